@@ -1,0 +1,100 @@
+"""Every exception that greentx raises on purpose, under one root.
+
+What a caller can do about an error decides its class: mend the argument (:class:`LocalProtocolError`), drop the message
+that a peer sent (:class:`RemoteProtocolError`), look at the network (:class:`TransportError`), stop writing to somebody
+who has gone (:class:`ConnectionClosed`), look at the other side's control socket (:class:`ControlError`).
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BindError",
+    "ConnectTimeout",
+    "ConnectionClosed",
+    "ControlError",
+    "ForkError",
+    "GreentxError",
+    "LocalProtocolError",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "SendTimeout",
+    "TransportError",
+]
+
+
+class GreentxError(Exception):
+    """The root of all errors raised by greentx."""
+
+
+class ProtocolError(GreentxError):
+    """Bytes that the protocol does not allow, ours or the peer's."""
+
+
+class LocalProtocolError(ProtocolError, ValueError):
+    """The caller asked for a message that the other side would refuse. Nothing was sent.
+
+    Mongrel2 answers one invalid reply by delaying every following reply of that handler for 0.5 s (probed), so such a
+    message is refused where it is built.
+    """
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent something malformed. That message is over; the socket it came from stays usable.
+
+    Attributes:
+        status: The HTTP status that answers it best, where an answer is possible.
+        close_code: The RFC 6455 close code (section 7.4.1) that answers it, where the peer is a WebSocket.
+    """
+
+    def __init__(self, message: str, *, status: int = 400, close_code: int = 1002) -> None:
+        super().__init__(message)
+        self.status = status
+        self.close_code = close_code
+
+
+class TransportError(GreentxError):
+    """A ZeroMQ socket could not do what was asked of it.
+
+    Attributes:
+        address: The endpoint it happened on, ``None`` where no single one is to blame.
+        errno: The number ZeroMQ or the system gave, ``None`` where there is none.
+    """
+
+    def __init__(self, message: str, *, address: str | None = None, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.address = address
+        self.errno = errno
+
+
+class BindError(TransportError):
+    """An address could not be bound: in use, not ours, or not permitted. The message names it."""
+
+
+class ConnectTimeout(TransportError, TimeoutError):
+    """The other side did not show itself in time. Nothing was left open."""
+
+
+class SendTimeout(TransportError, TimeoutError):
+    """The pipe to the server stayed full for ``send_timeout`` seconds. The message was not sent, not even in part."""
+
+
+class ForkError(TransportError):
+    """A forked child touched its parent's sockets. The child has to build objects of its own."""
+
+
+class ConnectionClosed(GreentxError):
+    """The WebSocket has ended; nothing can be sent to it any more.
+
+    Attributes:
+        code: The close code that the application sees; 1006 where no close frame came (RFC 6455, section 7.1.5).
+        reason: The text beside it, ``""`` where there is none.
+    """
+
+    def __init__(self, code: int = 1006, reason: str = "") -> None:
+        super().__init__(f"the connection is closed ({code}{': ' + reason if reason else ''})")
+        self.code = code
+        self.reason = reason
+
+
+class ControlError(GreentxError):
+    """The other side's control socket did not answer, or answered ``ERROR ...``. The message names its address."""
