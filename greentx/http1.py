@@ -1,7 +1,7 @@
 """HTTP/1.1 responses as bytes: heads, whole answers, chunks, dates, and when a connection ends.
 
-Mongrel2 passes on what a handler writes and never adds or mends anything: status line, Content-Length, Date, the missing
-body of a HEAD answer and the closing of the connection are all decided here. Reading the same bytes back is in
+Mongrel2 passes on what a handler writes and never adds or mends anything: status line, Content-Length, Date, the
+missing body of a HEAD answer and the closing of the connection are all decided here. Reading the same bytes back is in
 :mod:`greentx.http1_parser`.
 """
 
@@ -65,8 +65,8 @@ def build_head(code: int, reason: str | None, headers: HeaderFields, *, version:
         version: ``"HTTP/1.1"`` or ``"HTTP/1.0"``.
 
     Raises:
-        LocalProtocolError: A code out of range; a control byte (CR, LF, NUL and the others, HTAB apart) in the phrase or
-            a value; a name that is no token; text that latin-1 cannot hold. The message names the field.
+        LocalProtocolError: A code out of range; a control byte (CR, LF, NUL and the others, HTAB apart) in the phrase
+            or a value; a name that is no token; text that latin-1 cannot hold. The message names the field.
 
     Source: RFC 9112, sections 4 and 5; RFC 9110, section 5.
     """
@@ -87,8 +87,8 @@ def build_response(
 ) -> bytes:
     """Build a whole answer whose length is known.
 
-    ``Content-Length`` is added unless the caller gave it. The answers that may not have a body (HEAD, 1xx, 204, 304) are
-    built without one: what was handed in as *body* is then not sent, since a client would take it for its next
+    ``Content-Length`` is added unless the caller gave it. The answers that may not have a body (HEAD, 1xx, 204, 304)
+    are built without one: what was handed in as *body* is then not sent, since a client would take it for its next
     answer (RFC 9110, section 6.4.1). 1xx and 204 lose a ``Content-Length`` or ``Transfer-Encoding`` of the caller too
     (RFC 9110, section 8.6; RFC 9112, section 6.1); 304 keeps them and gets none added.
 
