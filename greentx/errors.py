@@ -15,6 +15,8 @@ __all__ = [
     "ForkError",
     "GreentxError",
     "LocalProtocolError",
+    "Mongrel2Error",
+    "Mongrel2NotFound",
     "ProtocolError",
     "RemoteProtocolError",
     "SendTimeout",
@@ -98,3 +100,11 @@ class ConnectionClosed(GreentxError):
 
 class ControlError(GreentxError):
     """The other side's control socket did not answer, or answered ``ERROR ...``. The message names its address."""
+
+
+class Mongrel2Error(GreentxError):
+    """Our own ``mongrel2`` process refused to start. The message has what it said."""
+
+
+class Mongrel2NotFound(Mongrel2Error):
+    """There is no ``mongrel2`` on this machine. The message says what to install."""

@@ -1,0 +1,137 @@
+"""A child process whose output is read line by line, and which cannot outlive us."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+import gevent
+from gevent import socket
+
+__all__ = ["ChildProcess"]
+
+# What runs between us and the program: it asks Linux for SIGKILL when its parent dies (prctl(2), PR_SET_PDEATHSIG = 1,
+# which survives execve), looks whether that has happened already, takes back the signals that Python ignores, and
+# becomes the program. A preexec_fn would run Python in a fork of a process with threads, which may deadlock.
+_GUARD = """
+import ctypes, os, signal, sys
+if ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0) or os.getppid() != int(sys.argv[1]):
+    sys.exit("the parent process is gone")
+for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+    signal.signal(ignored, signal.SIG_DFL)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+# The most that Linux grants without privileges: some 8000 lines may wait until our hub runs again.
+_PIPE_SIZE = 1 << 20
+_READ_SIZE = 1 << 16
+
+
+class ChildProcess:
+    """A process that was started by the constructor.
+
+    It is killed when we die, in whatever way. Linux counts the death of the *thread* that started it, so start it from
+    the main thread or from one that lives as long. It is in a session of its own: Ctrl-C reaches us and not it.
+
+    Its output, stdout and stderr joined, is read by a greenlet of the hub in which it was started. Waiting blocks only
+    the calling greenlet, monkey-patched or not.
+
+    Args:
+        args: The program, with its absolute path, and its arguments.
+        cwd: The folder it runs in.
+        on_line: Called with each line of output, without its end.
+        on_end: Called once, after the last line, when the process was reaped.
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str],
+        *,
+        cwd: str,
+        on_line: Callable[[str], object],
+        on_end: Callable[[], object] | None = None,
+    ) -> None:
+        self._on_line = on_line
+        self._on_end = on_end
+        self._owner = os.getpid()
+        output, theirs = os.pipe()
+        try:
+            with contextlib.suppress(OSError):  # a user near the limit for pipes keeps the size of 64 KiB
+                fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+            os.set_blocking(output, False)
+            self._popen = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _GUARD, str(self._owner), *args],
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=theirs,
+                stderr=theirs,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(output)
+            raise
+        finally:
+            os.close(theirs)
+        self._reader = gevent.Greenlet(self._read, output)
+        self._reader.name = f"output of {args[0]} ({self._popen.pid})"
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._popen.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status, negative for a signal; ``None`` while it runs."""
+        return self._popen.poll()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended and its last line was handed on; return whether that is so within *timeout* s."""
+        self._reader.join(timeout)
+        return self._reader.dead and self._popen.poll() is not None
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal; nothing happens where it has ended."""
+        self._popen.send_signal(number)
+
+    def kill(self) -> None:
+        """End it at once and wait until it is gone."""
+        self._popen.kill()
+        self._reader.join()
+        self._reap()
+
+    def kill_without_waiting(self) -> None:
+        """End it at once, for when no greenlet can run any more."""
+        self._popen.kill()
+
+    def _read(self, output: int) -> None:
+        rest = b""
+        try:
+            while True:
+                socket.wait_read(output)
+                if os.getpid() != self._owner:
+                    return  # a forked copy of us would take away lines
+                data = os.read(output, _READ_SIZE)
+                if not data:
+                    break
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    self._on_line(line.decode("utf-8", "replace"))
+            if rest:
+                self._on_line(rest.decode("utf-8", "replace"))
+        finally:
+            os.close(output)
+        self._reap()
+        if self._on_end is not None:
+            self._on_end()
+
+    def _reap(self) -> None:
+        # The end of its output comes a moment before its exit status. Its own wait() would block the hub
+        # where subprocess is not patched.
+        while self._popen.poll() is None:
+            gevent.sleep(0.001)
