@@ -18,6 +18,7 @@ opaque. Source: RFC 9112, sections 4 to 7.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from enum import Enum
 
 from .errors import RemoteProtocolError
@@ -83,7 +84,7 @@ def parse_head(data: bytes) -> tuple[str, int, str, list[tuple[str, str]]]:
     return version.decode(), int(status), reason.decode("latin-1"), _parse_fields(lines, 1, "the head")
 
 
-class _Reader:
+class _Reader(ABC):
     """The state machine. What becomes of a head, a body and its trailers is up to the subclass."""
 
     __slots__ = ("_buffer", "_fed", "_head_only", "_left", "_max_head", "_state")
@@ -106,17 +107,17 @@ class _Reader:
         """True in a body that only the end of the connection ends."""
         return self._state is _State.UNTIL_CLOSE
 
+    @abstractmethod
     def _take_head(self, head: bytes) -> tuple[int, list[str], list[str]]:
         """Read a whole head; return the status, the Content-Length values and the Transfer-Encoding values."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _take_body(self, data: bytes, start: int, end: int) -> None:
         """Take ``data[start:end]``, which belongs to the body."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _take_trailers(self, lines: list[bytes]) -> None:
         """Take the lines between the last chunk and the empty line."""
-        raise NotImplementedError
 
     def _read(self, data: bytes) -> int:
         """Go through *data*; return how many of its bytes belong to this response, all of them unless it ended."""
