@@ -60,9 +60,9 @@ class Mongrel2:
     """A ``mongrel2`` process of our own, from :meth:`start` to :meth:`stop`; a context manager, too.
 
     It ends when we end, even if we are killed (see :class:`~greentx.edge.process.ChildProcess`; start it from a thread
-    that lives as long). Its log lines go to the logger ``greentx.edge.mongrel2`` at their own levels; those of its start,
-    whose errors :meth:`start` raises, and of its shutdown, full of errors by nature, at DEBUG. Waiting blocks only the
-    calling greenlet.
+    that lives as long). Its log lines go to the logger ``greentx.edge.mongrel2`` at their own levels; those of its
+    start, whose errors :meth:`start` raises, and of its shutdown, full of errors by nature, at DEBUG. Waiting blocks
+    only the calling greenlet.
 
     Args:
         routes: Paths (``"/"``, ``"@chat"``, ``"<chat"``) and the handlers that answer them; ``None`` is ``"/"`` and a

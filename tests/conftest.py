@@ -1,0 +1,182 @@
+"""What holds for every test: nothing is left behind, no greenlet dies unseen, nothing is skipped silently."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import shutil
+import signal
+import tempfile
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import gevent
+import gevent.hub
+import pytest
+from greenlet import greenlet
+
+if TYPE_CHECKING:
+    from greentx.edge import Mongrel2
+
+# How long what a test started may take to end after it.
+GRACE = 2.0
+
+_failed = pytest.StashKey[bool]()
+_greenlets: weakref.WeakSet[greenlet] = weakref.WeakSet()
+_errors: list[tuple[object, BaseException]] = []
+_print_exception = gevent.hub.Hub.print_exception
+_spawn_raw = gevent.spawn_raw
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch gevent, and give the session a temporary folder of its own, so that ours can be told from others'."""
+    gevent.Greenlet.add_spawn_callback(_greenlets.add)
+    gevent.spawn_raw = gevent.hub.spawn_raw = _spawn_raw_seen
+    gevent.hub.Hub.print_exception = _keep_exception
+    # A test's timeout may strike while some greenlet runs: it ends the test, not that greenlet alone.
+    gevent.hub.Hub.SYSTEM_ERROR = (*gevent.hub.Hub.SYSTEM_ERROR, *_OUTCOMES)
+    # File descriptors that the hub opens when they are first needed belong to no test.
+    hub = gevent.get_hub()
+    hub.threadpool.apply(int)
+    gevent.sleep(0)
+    folder = tempfile.mkdtemp(prefix="gt-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ["TMPDIR"] = folder
+    tempfile.tempdir = None
+
+
+_OUTCOMES = (pytest.fail.Exception, pytest.skip.Exception, pytest.exit.Exception)
+
+
+def _spawn_raw_seen(function: Callable[..., object], *args: Any, **options: Any) -> greenlet:
+    one = _spawn_raw(function, *args, **options)
+    _greenlets.add(one)
+    return one
+
+
+def _keep_exception(hub: Any, context: object, kind: Any, value: Any, tb: Any) -> None:
+    if isinstance(value, BaseException) and not isinstance(value, _OUTCOMES):
+        _errors.append((context, value))
+    _print_exception(hub, context, kind, value, tb)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse to go on without mongrel2 where a test needs it, unless that was said to be meant."""
+    if item.get_closest_marker("mongrel2") and not (shutil.which("mongrel2") and shutil.which("m2sh")):
+        if os.environ.get("GREENTX_WITHOUT_MONGREL2") == "1":
+            pytest.skip("no mongrel2, and GREENTX_WITHOUT_MONGREL2=1 is set")
+        pytest.fail(
+            "mongrel2 is missing: install it (Debian, Ubuntu: apt-get install mongrel2-core), "
+            "or set GREENTX_WITHOUT_MONGREL2=1 to go without",
+            pytrace=False,
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Remember which tests failed: what they left behind is a consequence."""
+    report = yield
+    item.stash[_failed] = item.stash.get(_failed, False) or report.failed
+    return report
+
+
+@pytest.fixture
+def greenlet_errors() -> list[tuple[object, BaseException]]:
+    """The exceptions that greenlets died of in this test. A test that expects one looks at it and clears the list."""
+    return _errors
+
+
+@pytest.fixture
+def start_mongrel2() -> Iterator[Callable[..., Mongrel2]]:
+    """A function that makes and starts a ``Mongrel2`` with its arguments; it is stopped after the test."""
+    # Not at the top: what cannot be imported there would fail the tests that do without it, too.
+    from greentx.edge import Mongrel2
+
+    with contextlib.ExitStack() as stack:
+        yield lambda *args, **options: stack.enter_context(Mongrel2(*args, **options))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test after which a greenlet, a child process, a file descriptor or a folder of ours is still there."""
+    _errors.clear()
+    before = _Things()
+    yield
+    left = before.left_over()
+    if left:
+        gc.collect()  # a traceback that the test looked at holds what its frames held
+    deadline = time.monotonic() + GRACE
+    while left and time.monotonic() < deadline:
+        gevent.sleep(0.005)
+        left = before.left_over()
+    before.end_left_over()
+    died = [f"{context!r} died of {''.join(traceback.format_exception(value))}" for context, value in _errors]
+    if (left or died) and not request.node.stash.get(_failed, False):
+        pytest.fail("\n".join([*(f"left behind: {thing}" for thing in left), *died]), pytrace=False)
+
+
+class _Things:
+    """What there is now that a test could leave behind."""
+
+    def __init__(self) -> None:
+        self.greenlets = _living_greenlets()
+        self.children = set(_children())
+        self.descriptors = _descriptors()
+        self.folders = set(_folders())
+
+    def left_over(self) -> list[str]:
+        left = [f"greenlet {one!r}" for one in _living_greenlets() - self.greenlets]
+        left += [f"process {pid} ({_command(pid)})" for pid in set(_children()) - self.children]
+        descriptors = _descriptors()
+        if len(descriptors) > len(self.descriptors):
+            left += [f"file descriptor {number} ({target})" for number, target in descriptors - self.descriptors]
+        left += [f"folder {name}" for name in set(_folders()) - self.folders]
+        return left
+
+    def end_left_over(self) -> None:
+        """Keep it from disturbing the tests that follow."""
+        for one in _living_greenlets() - self.greenlets:
+            gevent.kill(one)
+        for pid in set(_children()) - self.children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _living_greenlets() -> set[greenlet]:
+    return {one for one in list(_greenlets) if not one.dead and one is not gevent.getcurrent()}
+
+
+def _children() -> Iterable[int]:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return
+    own = str(os.getpid())
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
+                # pid (command) state parent ...; the command may have spaces and brackets
+                if file.read().rpartition(")")[2].split()[1] == own:
+                    yield int(name)
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline") as file:
+        return file.read().replace("\0", " ").strip()
+    return "gone"
+
+
+def _descriptors() -> set[tuple[int, str]]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the one that lists the folder
+            found.add((int(name), os.readlink(f"/proc/self/fd/{name}")))
+    return found
+
+
+def _folders() -> Iterable[str]:
+    return (name for name in os.listdir(tempfile.gettempdir()) if name.startswith("greentx-"))
