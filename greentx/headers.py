@@ -1,8 +1,8 @@
 """Header maps of Mongrel2 requests.
 
 Mongrel2 lower-cases every name that a client sent and writes its own names (``METHOD``, ``PATH``, ``URL_SCHEME``, ...)
-in upper case, so the two cannot be confused and a client cannot forge the server's (manual, rule 5; probed). A name that
-was sent more than once has a list of values, in the order of arrival; the server keeps the first five (probed).
+in upper case, so the two cannot be confused and a client cannot forge the server's (manual, rule 5; probed). A name
+that was sent more than once has a list of values, in the order of arrival; the server keeps the first five (probed).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def text_headers(raw: RawHeaders) -> Headers:
     """Build the map that applications see from what the codec decoded.
 
     Args:
-        raw: The decoded headers; not changed. A value that is no string (no Mongrel2 sends one) appears as its ``str``.
+        raw: The decoded headers; not changed. What is no string (no Mongrel2 sends that) appears as its ``str``.
     """
     headers = Headers()
     for name, value in raw.items():
@@ -76,7 +76,7 @@ def text_headers(raw: RawHeaders) -> Headers:
             value = [_text(one) for one in value]
         elif not isinstance(value, str):
             value = str(value)
-        headers[name.decode("latin-1") if isinstance(name, bytes) else name] = value
+        headers[_text(name)] = value
     if "PATH" in headers or "QUERY" in headers:
         query = headers.get("QUERY", "")
         query_str = query if isinstance(query, str) else ""

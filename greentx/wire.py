@@ -29,11 +29,13 @@ from .headers import Headers, text_headers
 
 __all__ = [
     "CANCEL",
+    "CONTROL_ID",
     "KEEP_ALIVE",
     "MAX_CONN_IDS",
     "Request",
     "Response",
     "batch_conn_ids",
+    "build_control_reply",
     "build_credits_notice",
     "build_disconnect_notice",
     "build_extended_reply",
@@ -55,10 +57,14 @@ except ImportError:
 #: Ids in one reply. Mongrel2 drops a message with more of them whole (``limits.handler_targets``, probed).
 MAX_CONN_IDS = 128
 
+#: The connection id in messages of the control socket and their answers: no browser has it.
+CONTROL_ID = "-1"
+
 _SENDER = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
-_CONN_ID = re.compile(r"[0-9]+", re.ASCII)
+# Mongrel2's ids and credits are 32-bit numbers; int() of thousands of digits would raise.
+_CONN_ID = re.compile(r"[0-9]{1,20}", re.ASCII)
 _REPLY = re.compile(rb"([A-Za-z0-9-]+) ([0-9]{1,9}):")
-_IDS = re.compile(rb"(X )?[0-9]+(?: [0-9]+)* ?")
+_IDS = re.compile(rb"(X )?[0-9]+(?: [0-9]+)* ?|-1")
 # A netstring's length; Mongrel2 never writes one beyond ten digits, and a longer one must not cost us memory.
 _MAX_LENGTH_DIGITS = 10
 
@@ -74,7 +80,7 @@ def check_sender(sender: str | bytes) -> str:
 
     Raises:
         LocalProtocolError: *sender* is empty, or has other characters than letters, digits and ``-``. Mongrel2 takes
-            such a ``send_ident``, but then rejects every reply that begins with it, each with a stall of 0.5 s (probed).
+            such a ``send_ident``, but rejects every reply that begins with it, with a stall of 0.5 s each (probed).
     """
     text = sender.decode("latin-1") if isinstance(sender, bytes) else sender
     if not isinstance(text, str) or not _SENDER.fullmatch(text):
@@ -207,7 +213,7 @@ class Request:
         if len(self._raw) != 2 or not self.is_notice():
             return None
         value = self.header("DOWNLOAD_CREDITS")
-        return int(value) if isinstance(value, str) and value.isdecimal() else None
+        return int(value) if isinstance(value, str) and _CONN_ID.fullmatch(value) else None
 
     def should_close(self) -> bool:
         """True when the connection has to be closed after the reply.
@@ -230,19 +236,18 @@ class Request:
         return build_request(self.sender, self.conn_id, self.path, headers, self.body, protocol=protocol)
 
     def forward(self, socket: _Sender) -> None:
-        """Send the request on over a PUSH or PUB *socket* of the caller's, as one message; blocks as its ``send`` does."""
+        """Send the request on over a PUSH or PUB *socket* of the caller's, as one part; blocks as its ``send`` does."""
         socket.send(self.encode())
 
     def __repr__(self) -> str:
-        return (
-            f"<Request {self.method} {self.path} sender={self.sender} conn_id={self.conn_id} body={len(self.body)} bytes>"
-        )
+        where = f"sender={self.sender} conn_id={self.conn_id}"
+        return f"<Request {self.method} {self.path} {where} body={len(self.body)} bytes>"
 
 
 def _notice_type(body: bytes) -> object:
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value.get("type") if isinstance(value, dict) else None
 
@@ -267,10 +272,10 @@ def parse_request(message: bytes) -> Request:
     first = message.find(b" ")
     second = message.find(b" ", first + 1)
     third = message.find(b" ", second + 1)
-    if first < 1 or second < 0 or third < 0:
+    if first < 1 or second < 0 or third < second + 2:
         raise RemoteProtocolError(f"no 'sender conn_id path ' at the start of {_shown(message)}")
     conn_id = message[first + 1 : second].decode("latin-1")
-    if not conn_id.isdecimal() and conn_id != "-1":
+    if not conn_id.isdecimal() and conn_id != CONTROL_ID:
         raise RemoteProtocolError(f"conn_id {conn_id!r} is no decimal number in {_shown(message)}")
 
     start = third + 1
@@ -283,7 +288,7 @@ def parse_request(message: bytes) -> Request:
     if kind == b"}":
         try:
             raw = tnetstring.loads(message[start : end + 1])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RemoteProtocolError(f"headers at byte {start} are no tnetstring: {error}") from error
         method = raw.get(b"METHOD")
         if method.__class__ is not bytes:
@@ -306,8 +311,9 @@ def parse_request(message: bytes) -> Request:
         raise RemoteProtocolError(f"no length before the body, at byte {start} of {_shown(message)}")
     end = colon + 1 + int(size)
     if end + 1 != len(message) or message[end:] != b",":
+        left = len(message) - colon - 1
         raise RemoteProtocolError(
-            f"body at byte {start} should be {int(size)} bytes, a ',' and the end; {len(message) - colon - 1} bytes are left"
+            f"body at byte {start} should be {int(size)} bytes, a ',' and the end; {left} bytes are left"
         )
     return Request(
         message[:first].decode("latin-1"),
@@ -359,10 +365,12 @@ def build_request(
         LocalProtocolError: A field cannot be written so that the other side reads it back.
     """
     number = str(conn_id)
-    if not _CONN_ID.fullmatch(number) and number != "-1":
+    if not _CONN_ID.fullmatch(number) and number != CONTROL_ID:
         raise LocalProtocolError(f"conn_id {conn_id!r} is no decimal number")
     if " " in path or not path:
         raise LocalProtocolError(f"path {path!r} is empty or has a space: percent-encode it")
+    if isinstance(headers.get("QUERY"), dict) and "QUERY_STR" not in headers:
+        raise LocalProtocolError("header 'QUERY' is a dict: give the query string, as str, or as 'QUERY_STR' beside it")
     raw = {_encode(name): _encode_value(name, value) for name, value in headers.items()}
     if b"QUERY_STR" in raw:
         query = raw.pop(b"QUERY_STR")
@@ -383,7 +391,7 @@ def build_request(
         _encode(path),
         head,
         len(body),
-        body,
+        _checked_body(body),
     )
 
 
@@ -393,7 +401,14 @@ def _encode(text: str | bytes) -> bytes:
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError:
+        return _encode_utf8(text)
+
+
+def _encode_utf8(text: str) -> bytes:
+    try:
         return text.encode()
+    except UnicodeEncodeError as error:
+        raise LocalProtocolError(f"{text!r} cannot be written as UTF-8: {error.reason}") from error
 
 
 def _encode_value(name: str | bytes, value: object) -> bytes | list[bytes]:
@@ -424,7 +439,7 @@ def build_disconnect_notice(sender: str, conn_id: str | int, *, protocol: str = 
 
 
 def build_credits_notice(sender: str, conn_id: str | int, written: int, *, protocol: str = "tnetstring") -> bytes:
-    """Build what Mongrel2 sends after it wrote *written* bytes of a message, with ``download.flow_control`` (probed)."""
+    """Build what Mongrel2 sends once it wrote *written* bytes of a message, with ``download.flow_control`` (probed)."""
     headers = {"METHOD": "JSON", "DOWNLOAD_CREDITS": str(written)}
     return build_request(sender, conn_id, "@*", headers, b'{"type":"credits"}', protocol=protocol)
 
@@ -457,12 +472,23 @@ def build_extended_reply(sender: str, conn_ids: str | int | Iterable[str | int],
         LocalProtocolError: As for :func:`build_reply`; or ``ctl`` without a dict, which would kill the connection.
     """
     if key == "ctl" and not isinstance(value, dict):
-        raise LocalProtocolError(f"the value of 'ctl' is a dict, not {value!r}: Mongrel2 kills the connection otherwise")
+        raise LocalProtocolError(
+            f"the value of 'ctl' is a dict, not {value!r}: Mongrel2 kills the connection otherwise"
+        )
     try:
-        body = tnetstring.dumps([key.encode(), value])
-    except (TypeError, ValueError) as error:
-        raise LocalProtocolError(f"{value!r} cannot be written as a tnetstring: {error}") from error
+        body: bytes = tnetstring.dumps([key.encode(), value])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise LocalProtocolError(f"the value of {key!r} cannot be written as a tnetstring: {error}") from error
     return _head(sender, conn_ids, "X ") + body
+
+
+def build_control_reply(sender: str, body: bytes) -> bytes:
+    """Build the proof that a handler's replies arrive: *body* to :data:`CONTROL_ID`.
+
+    Only a :class:`~greentx.Server` reads it. Mongrel2 would reject it as invalid, so it goes only to a server that
+    asked for it on the control socket.
+    """
+    return b"%s %d:%s, %s" % (check_sender(sender).encode(), len(CONTROL_ID), CONTROL_ID.encode(), _checked_body(body))
 
 
 #: Bodies of extended replies (``X``): reset the idle timer; close at once and drop what is queued.
@@ -502,7 +528,7 @@ def _head(sender: str, conn_ids: str | int | Iterable[str | int], kind: str) -> 
 
 def _checked_body(body: bytes) -> bytes:
     if not isinstance(body, (bytes, bytearray, memoryview)):
-        raise LocalProtocolError(f"a reply's body is bytes, not {type(body).__name__}")
+        raise LocalProtocolError(f"a body is bytes, not {type(body).__name__}")
     return bytes(body)
 
 
@@ -538,6 +564,8 @@ class Response:
 
     def encode(self) -> bytes:
         """Build the message again."""
+        if self.conn_ids == [CONTROL_ID]:
+            return build_control_reply(self.sender, self.body)
         return _head(self.sender, self.conn_ids, "" if self.extended is None else "X ") + self.body
 
     def __repr__(self) -> str:
@@ -546,7 +574,7 @@ class Response:
 
 
 def parse_reply(message: bytes) -> Response:
-    """Parse one reply as Mongrel2 does, with the same limits.
+    """Parse one reply as Mongrel2 does, with the same limits; or what :func:`build_control_reply` builds.
 
     Raises:
         RemoteProtocolError: Mongrel2 would reject it, and stall this handler's replies for 0.5 s (probed).
@@ -570,7 +598,7 @@ def parse_reply(message: bytes) -> Response:
     if extended:
         try:
             value = tnetstring.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RemoteProtocolError(f"the body of an extended reply is no tnetstring: {error}") from error
         if not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], bytes)):
             raise RemoteProtocolError("the body of an extended reply is no list of a key and a value")
