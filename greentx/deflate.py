@@ -49,8 +49,8 @@ _TOO_BIG: Final = 1009
 class DeflateConfig:
     """What this side wants of permessage-deflate. The names of parameters are those of RFC 7692, section 7.1.
 
-    The defaults keep a connection that has both sent and received compressed messages at about 43 KB: see
-    :class:`PerMessageDeflate`. With 15, 15 and 8 (zlib's own) it would be 295 KB.
+    The defaults keep a connection that has both sent and received compressed messages at about 49 KB: see
+    :class:`PerMessageDeflate`. With 15, 15 and 8 (zlib's own) it would be 301 KB.
 
     Attributes:
         server_no_context_takeover: The server forgets after each message what it sent. It compresses less and holds no
@@ -94,11 +94,12 @@ class DeflateConfig:
 class PerMessageDeflate:
     """The extension as it was agreed on for one connection: compresses what we send, inflates what comes.
 
-    Memory (zlib's own formulas, zconf.h): the compressor takes ``2 ** (window_bits + 2) + 2 ** (mem_level + 9)`` bytes,
-    the decompressor ``2 ** window_bits`` and about 7 KB. Either exists only from its first message on, and, without
-    context takeover in its direction, only while one message is worked on. So an idle connection that was never used
-    costs the object alone; with the defaults of :class:`DeflateConfig` a busy one costs 32 KB and 11 KB, whatever
-    comes in. Inflating a message takes no more than *max_size* + 1 bytes for the result.
+    Memory (zlib's own formulas, zconf.h): the compressor takes ``2 ** (encoding_bits + 2) + 2 ** (mem_level + 9)``
+    bytes and about 6 KB, the decompressor ``2 ** decoding_bits`` and about 7 KB. Either exists only from its first
+    message on, and, without context takeover in its direction, only while one message is worked on. So a connection
+    that was never used costs the object alone; with the defaults of :class:`DeflateConfig` a busy one costs 38 KB and
+    11 KB, the latter 39 KB where the client cannot be asked for a smaller window. Inflating a message takes no more
+    than *max_size* + 1 bytes for the result.
 
     Not to be shared by connections. Messages are decoded in the order of their arrival, and sent in the order in which
     they were encoded.
