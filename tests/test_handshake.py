@@ -315,8 +315,8 @@ def test_a_refusal_is_a_whole_answer() -> None:
         (
             Refused(302, "Elsewhere", {"Location": "/login", "Set-Cookie": ["a=1", "b=2"]}),
             (
-                b"HTTP/1.1 302 Elsewhere\r\nLocation: /login\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Length: 0\r\n"
-                b"Connection: close\r\n\r\n"
+                b"HTTP/1.1 302 Elsewhere\r\nLocation: /login\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n"
+                b"Content-Length: 0\r\nConnection: close\r\n\r\n"
             ),
         ),
         (
