@@ -27,14 +27,14 @@ install: $(STAMP)
 
 # Debian's package is installed where apt-get and the right to use it are there; else one line says what is missing.
 mongrel2:
-	@if [ "$$GREENTX_WITHOUT_MONGREL2" = 1 ] || { command -v mongrel2 && command -v m2sh; } >/dev/null; then exit 0; fi; \
+	@if [ "$$GREENTX_WITHOUT_MONGREL2" = 1 ] || command -v mongrel2 >/dev/null; then exit 0; fi; \
 	sudo=; [ "$$(id -u)" = 0 ] || sudo='sudo -n'; \
 	if command -v apt-get >/dev/null && $$sudo true 2>/dev/null; then \
 		echo 'installing mongrel2-core with apt-get'; \
 		install() { $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends mongrel2-core; }; \
 		{ install || { $$sudo apt-get update -qq && install; }; } >/dev/null 2>&1; \
 	fi; \
-	command -v mongrel2 >/dev/null && command -v m2sh >/dev/null || { \
+	command -v mongrel2 >/dev/null || { \
 		echo 'mongrel2 is missing: install it (Debian, Ubuntu: apt-get install mongrel2-core), or set GREENTX_WITHOUT_MONGREL2=1 to go without' >&2; \
 		exit 1; }
 

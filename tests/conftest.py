@@ -66,7 +66,7 @@ def _keep_exception(hub: Any, context: object, kind: Any, value: Any, tb: Any) -
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Refuse to go on without mongrel2 where a test needs it, unless that was said to be meant."""
-    if item.get_closest_marker("mongrel2") and not (shutil.which("mongrel2") and shutil.which("m2sh")):
+    if item.get_closest_marker("mongrel2") and not shutil.which("mongrel2"):
         if os.environ.get("GREENTX_WITHOUT_MONGREL2") == "1":
             pytest.skip("no mongrel2, and GREENTX_WITHOUT_MONGREL2=1 is set")
         pytest.fail(

@@ -1,15 +1,18 @@
-"""Mongrel2's configuration as text, made from values that were checked. No I/O."""
+"""Mongrel2's configuration: what may be said, checked, and the database that it is read from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import os
+import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..endpoints import bind_endpoint, endpoint_address
 from ..errors import LocalProtocolError
 from ..wire import check_sender
 
-__all__ = ["DEFAULT_SETTINGS", "SERVER_UUID", "Handler", "checked_settings", "render"]
+__all__ = ["DEFAULT_SETTINGS", "SERVER_UUID", "Handler", "checked_settings", "write_database"]
 
 #: Names the server in its database, and its certificate's files. One database has one server here.
 SERVER_UUID = "greentx"
@@ -35,6 +38,27 @@ DEFAULT_SETTINGS: Mapping[str, int | str] = {
     # Seconds between two looks at the limits above, for those who set them: 120 s then means 120 to 130 s.
     "limits.tick_timer": 10,
 }
+
+# The tables that the server reads, with the columns that its queries name. mimetype, directory and proxy stay empty.
+_SCHEMA = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+BEGIN;
+CREATE TABLE server (id INTEGER PRIMARY KEY, uuid TEXT, access_log TEXT, error_log TEXT, chroot TEXT, pid_file TEXT,
+    control_port TEXT, default_host TEXT, name TEXT, bind_addr TEXT, port INTEGER, use_ssl INTEGER);
+CREATE TABLE host (id INTEGER PRIMARY KEY, server_id INTEGER, maintenance BOOLEAN, name TEXT, matching TEXT);
+CREATE TABLE handler (id INTEGER PRIMARY KEY, send_spec TEXT, send_ident TEXT, recv_spec TEXT, recv_ident TEXT,
+    raw_payload INTEGER, protocol TEXT);
+CREATE TABLE route (id INTEGER PRIMARY KEY, path TEXT, reversed BOOLEAN DEFAULT 0, host_id INTEGER, target_id INTEGER,
+    target_type TEXT);
+CREATE TABLE setting (id INTEGER PRIMARY KEY, key TEXT, value TEXT);
+CREATE TABLE proxy (id INTEGER PRIMARY KEY, addr TEXT, port INTEGER);
+CREATE TABLE directory (id INTEGER PRIMARY KEY, base TEXT, index_file TEXT, default_ctype TEXT, cache_ttl INTEGER);
+CREATE TABLE mimetype (id INTEGER PRIMARY KEY, mimetype TEXT, extension TEXT);
+CREATE TABLE filter (id INTEGER PRIMARY KEY, server_id INTEGER, name TEXT, settings TEXT);
+CREATE TABLE xrequest (id INTEGER PRIMARY KEY, server_id INTEGER, name TEXT, settings TEXT);
+COMMIT;
+"""
 
 
 @dataclass(frozen=True)
@@ -102,7 +126,8 @@ def checked_settings(overrides: Mapping[str, int | str] | None) -> dict[str, int
     return settings
 
 
-def render(
+def write_database(
+    path: str,
     routes: Mapping[str, Handler],
     *,
     host: str,
@@ -110,8 +135,11 @@ def render(
     folder: str,
     settings: Mapping[str, int | str],
     tls: bool = False,
-) -> str:
-    """Return the text that ``m2sh load`` reads.
+) -> None:
+    """Write the SQLite database that ``mongrel2`` is started with; what is at *path* is replaced.
+
+    It is written here, not by Mongrel2's own tool ``m2sh``, because that one ends with a double free when two handlers
+    have ``raw_payload=1`` (probed, 1.12.2).
 
     Args:
         routes: Handlers with their endpoints filled in, by path.
@@ -120,51 +148,44 @@ def render(
             ``greentx.crt`` and ``greentx.key``.
 
     Raises:
-        LocalProtocolError: A value that the syntax cannot hold; the message shows it.
+        LocalProtocolError: (a ``ValueError``) a path or a setting has control characters; the message shows it.
+
+    Source: mongrel2 src/config/module.c, the queries; m2sh's config.sql.
     """
-    names = {handler: f"handler{_letters(number)}" for number, handler in enumerate(_distinct(routes.values()))}
-    lines = [
-        f"{name} = Handler(send_spec={_quote(handler.send_spec)}, send_ident={_quote(handler.sender)},\n"
-        f"    recv_spec={_quote(handler.recv_spec)}, recv_ident={_quote(handler.recv_ident)},\n"
-        f"    raw_payload={handler.raw_payload}, protocol={_quote(handler.protocol)})"
-        for handler, name in names.items()
-    ]
-    targets = ",\n    ".join(f"{_quote(path)}: {names[handler]}" for path, handler in routes.items())
+    handlers = {handler: number for number, handler in enumerate(dict.fromkeys(routes.values()), 1)}
     if tls:
         settings = {**settings, "certdir": f"{folder}/"}
-    values = ",\n    ".join(f"{_quote(name)}: {_value(value)}" for name, value in settings.items())
-    lines.append(
-        # Its log goes to where its first lines go anyway, so that one reader gets all of it in order.
-        f'main = Server(uuid="{SERVER_UUID}", name="main", access_log="/dev/null", error_log="/dev/stderr",\n'
-        f"    pid_file={_quote(folder + '/pid')}, control_port={_quote(f'ipc://{folder}/control')},\n"
-        f'    default_host="localhost", bind_addr={_quote(host)}, port={port}, use_ssl={int(tls)},\n'
-        f'    hosts=[Host(name="localhost", routes={{\n    {targets}}})])\n'
-        f"settings = {{\n    {values}}}\n"
-        "servers = [main]\n"
-    )
-    return "\n".join(lines)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.executescript(_SCHEMA)
+        # Its log goes to where its first lines go anyway, so that one reader gets all of it in order. No chroot.
+        database.execute(
+            "INSERT INTO server VALUES (1, ?, '/dev/null', '/dev/stderr', '', ?, ?, 'localhost', 'main', ?, ?, ?)",
+            (SERVER_UUID, f"{folder}/pid", f"ipc://{folder}/control", host, port, int(tls)),
+        )
+        database.execute("INSERT INTO host VALUES (1, 1, 0, 'localhost', 'localhost')")
+        database.executemany(
+            "INSERT INTO handler VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (number, one.send_spec, one.sender, one.recv_spec, one.recv_ident, one.raw_payload, one.protocol)
+                for one, number in handlers.items()
+            ],
+        )
+        database.executemany(
+            "INSERT INTO route (path, host_id, target_id, target_type) VALUES (?, 1, ?, 'handler')",
+            [(_checked(route), handlers[handler]) for route, handler in routes.items()],
+        )
+        database.executemany(
+            "INSERT INTO setting (key, value) VALUES (?, ?)",
+            [
+                (_checked(name), str(int(value)) if isinstance(value, int) else _checked(value))
+                for name, value in settings.items()
+            ],
+        )
 
 
-def _distinct(handlers: Iterable[Handler]) -> list[Handler]:
-    return list(dict.fromkeys(handlers))
-
-
-def _letters(number: int) -> str:
-    # Names in a configuration are letters only (probed): a, b, ... z, ba, bb, ...
-    text = ""
-    while True:
-        number, digit = divmod(number, 26)
-        text = chr(ord("a") + digit) + text
-        if not number:
-            return text
-
-
-def _value(value: int | str) -> str:
-    return str(int(value)) if isinstance(value, int) else _quote(value)
-
-
-def _quote(value: str | None) -> str:
-    # The syntax has no escapes: a backslash stays one, except before a quote (probed).
-    if not isinstance(value, str) or '"' in value or value.endswith("\\") or not value.isprintable():
-        raise LocalProtocolError(f"{value!r} cannot stand in Mongrel2's configuration: no quotes or control characters")
-    return f'"{value}"'
+def _checked(text: str) -> str:
+    if not isinstance(text, str) or not text.isprintable():
+        raise LocalProtocolError(f"{text!r} cannot stand in Mongrel2's configuration: it has control characters")
+    return text

@@ -34,7 +34,7 @@ from ..errors import (
     Mongrel2Error,
     Mongrel2NotFound,
 )
-from .config import SERVER_UUID, Handler, checked_settings, render
+from .config import SERVER_UUID, Handler, checked_settings, write_database
 from .process import ChildProcess
 
 __all__ = ["Mongrel2"]
@@ -53,6 +53,7 @@ _NOT_PERMITTED = "authbind"
 
 # How often a port that was free a moment ago may turn out taken before we give up.
 _ATTEMPTS = 10
+_DATABASE = "config.sqlite"
 _POLL_INTERVAL = 0.005
 
 
@@ -189,8 +190,8 @@ class Mongrel2:
         Raises:
             BindError: An address is in use, not of this machine, or not permitted; the message names it.
             ConnectTimeout: It was not ready after *timeout* seconds.
-            Mongrel2NotFound: There is no ``mongrel2`` or ``m2sh``; the message says what to install.
-            Mongrel2Error: It refused its configuration, or ended; the message has what it said.
+            Mongrel2NotFound: There is no ``mongrel2``; the message says what to install.
+            Mongrel2Error: It ended for another reason; the message has what it said.
             OSError: A file of the certificate cannot be read.
 
             After each of them, nothing runs and the temporary folder is gone.
@@ -198,13 +199,13 @@ class Mongrel2:
         self._check_owner()
         if self.started:
             return
-        binaries = _binary("mongrel2"), _binary("m2sh")
+        program = _program()
         deadline = time.monotonic() + timeout
         try:
             for attempt in range(1, _ATTEMPTS + 1):
                 chosen = self._choose_addresses()
                 try:
-                    self._start_once(*binaries, deadline=deadline, timeout=timeout)
+                    self._start_once(program, deadline=deadline, timeout=timeout)
                 except BindError as error:
                     if error.address not in chosen or attempt == _ATTEMPTS:
                         raise
@@ -293,7 +294,7 @@ class Mongrel2:
                 chosen.update(set(specs) - {handler.send_spec, handler.recv_spec})
         return chosen
 
-    def _start_once(self, mongrel2: str, m2sh: str, *, deadline: float, timeout: float) -> None:
+    def _start_once(self, program: str, *, deadline: float, timeout: float) -> None:
         self._owner = os.getpid()
         self._ending = self._ready = False
         self._lines.clear()
@@ -303,9 +304,8 @@ class Mongrel2:
         for spec in specs:
             _check_free(spec)
         self._write_folder()
-        self._load(m2sh)
         process = self._process = ChildProcess(
-            [mongrel2, "config.sqlite", SERVER_UUID], cwd=self._folder, on_line=self._log, on_end=self._log_end
+            [program, _DATABASE, SERVER_UUID], cwd=self._folder, on_line=self._log, on_end=self._log_end
         )
         # It listens on its port before it binds the first endpoint, and ends where it cannot: so the endpoints are the
         # sign for both. Trying the port as well would put a failed TLS handshake into its log.
@@ -338,7 +338,8 @@ class Mongrel2:
             for path, suffix in zip(self._certificate, ("crt", "key"), strict=True):
                 with open(path, "rb"):
                     os.symlink(os.path.abspath(path), f"{self._folder}/{SERVER_UUID}.{suffix}")
-        text = render(
+        write_database(
+            f"{self._folder}/{_DATABASE}",
             self.routes,
             host=self._numeric_host(),
             port=self._port,
@@ -346,16 +347,6 @@ class Mongrel2:
             settings=self.settings,
             tls=self._certificate is not None,
         )
-        with open(f"{self._folder}/mongrel2.conf", "w", encoding="utf-8") as file:
-            file.write(text)
-
-    def _load(self, m2sh: str) -> None:
-        said: list[str] = []
-        args = [m2sh, "load", "-db", "config.sqlite", "-config", "mongrel2.conf"]
-        process = self._process = ChildProcess(args, cwd=self._folder, on_line=said.append)
-        process.wait()
-        if process.returncode != 0:
-            raise Mongrel2Error(f"m2sh refused the configuration (status {process.returncode}): " + "; ".join(said))
 
     def _numeric_host(self) -> str:
         # IPv4 first: Mongrel2 binds one address, and "localhost" means 127.0.0.1 to most.
@@ -411,11 +402,11 @@ class Mongrel2:
             logger.error("mongrel2 (pid %s) ended by itself with status %s%s", self.pid, self.returncode, self._said())
 
 
-def _binary(name: str) -> str:
-    path = shutil.which(name)
+def _program() -> str:
+    path = shutil.which("mongrel2")
     if path is None:
         raise Mongrel2NotFound(
-            f"there is no {name!r} on the PATH: install Mongrel2 (Debian and Ubuntu: apt-get install mongrel2-core; "
+            "there is no mongrel2 on the PATH; install it (Debian, Ubuntu: apt-get install mongrel2-core; "
             "elsewhere see https://mongrel2.org)"
         )
     return os.path.abspath(path)
