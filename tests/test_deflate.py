@@ -10,7 +10,6 @@ from itertools import product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from websockets.exceptions import NegotiationError
 from websockets.extensions import permessage_deflate as peer
 from websockets.frames import Frame as PeerFrame
 from websockets.frames import Opcode as PeerOpcode
@@ -392,14 +391,6 @@ def test_servers_of_the_websockets_package_talk_with_us(config: DeflateConfig) -
         ours = accept(value, config)
         assert ours is not None
         talk(ours, theirs)
-
-
-def test_the_websockets_package_refuses_what_we_refuse() -> None:
-    """Both decline an offer of a server window of 8."""
-    ((_, parameters),) = parse_extension("permessage-deflate; server_max_window_bits=8")
-    with pytest.raises(NegotiationError):
-        peer.ServerPerMessageDeflateFactory().process_request_params(parameters, [])  # type: ignore[arg-type]
-    assert negotiate("permessage-deflate; server_max_window_bits=8", FULL) is None
 
 
 # --- messages -----------------------------------------------------------------------------------------------------
