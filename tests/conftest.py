@@ -92,12 +92,19 @@ def greenlet_errors() -> list[tuple[object, BaseException]]:
 
 @pytest.fixture
 def start_mongrel2() -> Iterator[Callable[..., Mongrel2]]:
-    """A function that makes and starts a ``Mongrel2`` with its arguments; it is stopped after the test."""
+    """A function that makes and starts a ``Mongrel2`` with its arguments; it is killed after the test."""
     # Not at the top: what cannot be imported there would fail the tests that do without it, too.
     from greentx.edge import Mongrel2
 
     with contextlib.ExitStack() as stack:
-        yield lambda *args, **options: stack.enter_context(Mongrel2(*args, **options))
+
+        def start(*args: Any, **options: Any) -> Mongrel2:
+            server = Mongrel2(*args, **options)
+            server.start()
+            stack.callback(server.stop, 0)  # a polite end takes Mongrel2 half a second
+            return server
+
+        yield start
 
 
 @pytest.fixture(autouse=True)
