@@ -1,0 +1,16 @@
+"""Greet over HTTP, echo over WebSockets; for a Mongrel2 whose handler "echo" has the ports 9999 and 9998."""
+
+from greentx import Transceiver
+
+
+def hello(conn, req):
+    conn.reply_http(req, f"Hello from {req.path}\n")
+
+
+def echo(ws):
+    for message in ws:
+        ws.send(message)
+
+
+with Transceiver("echo", ("127.0.0.1", 9999), ("127.0.0.1", 9998)) as trans:
+    trans.serve(hello, websocket=echo)

@@ -1,0 +1,178 @@
+"""What holds for the project as a whole: its layers, its package, its two commands."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "greentx").rglob("*.py"))
+SANS_IO = ("deflate", "errors", "frames", "handshake", "headers", "http1", "http1_parser", "registry", "wire")
+HANDLER_SIDE = {"control", "pinger", "transceiver"}
+SERVER_SIDE = {"client", "connector", "server"}
+
+
+def name_of(path: Path) -> str:
+    """Return the dotted name of the module at *path*."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Return the full names of all that a module imports, wherever in it."""
+    found = set()
+    name = name_of(path)
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join(
+                    [*package.split(".")[: len(package.split(".")) - node.level + 1], *filter(None, [base])]
+                )
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+            found.add(base)
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_says_what_it_is_and_exports(path):
+    """A docstring, postponed annotations, and an __all__ (whose order ruff looks after)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree)
+    assert "__future__.annotations" in imports(path)
+    targets = [ast.unparse(node.targets[0]) for node in tree.body if isinstance(node, ast.Assign)]
+    assert targets.count("__all__") == 1
+
+
+@pytest.mark.parametrize("module", SANS_IO)
+def test_what_is_decided_from_bytes_does_no_io(module):
+    """The sans-I/O modules import neither sockets, greenlets, clocks nor anything above them."""
+    found = imports(ROOT / "greentx" / f"{module}.py")
+    assert not {"gevent", "greenlet", "select", "socket", "subprocess", "threading", "time", "zmq"} & {
+        name.partition(".")[0] for name in found
+    }
+    ours = {name.split(".")[1] for name in found if name.startswith("greentx.")}
+    assert ours <= set(SANS_IO)
+
+
+def test_only_the_transport_knows_zeromq():
+    """Another transport, or a fake one, replaces one place."""
+    users = {name_of(path) for path in MODULES if any(name.split(".")[0] == "zmq" for name in imports(path))}
+    assert all(user.startswith("greentx.transport") for user in users), users
+
+
+def test_the_two_sides_meet_in_messages_only():
+    """The handler side never imports the stand-in for the server, nor the other way round."""
+    for path in MODULES:
+        own = name_of(path).split(".")[-1]
+        other = SERVER_SIDE if own in HANDLER_SIDE else HANDLER_SIDE if own in SERVER_SIDE else set()
+        found = {name.split(".")[1] for name in imports(path) if name.startswith("greentx.")}
+        assert not found & other, own
+
+
+def test_only_the_command_line_patches():
+    """Nothing else calls gevent's monkey.patch_...: whether a program is patched is its own decision."""
+    users = {
+        name_of(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2].startswith("patch_")
+    }
+    assert users <= {"greentx.cli", "greentx.__main__"}
+
+
+def test_an_import_opens_and_patches_nothing():
+    """No descriptor, no thread, no handler of a logger, no patched module."""
+    script = (
+        "import os, logging, socket\n"
+        "def things():\n"
+        "    counts = [os.listdir(f'/proc/self/{name}') for name in ('fd', 'task')]\n"
+        "    return counts, socket.socket, logging.root.handlers[:]\n"
+        "before = things()\n"
+        "import greentx, greentx.edge\n"
+        "assert before == things(), (before, things())\n"
+        "assert not logging.getLogger('greentx').handlers\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_version_is_the_packages():
+    """setup.py reads the version that the package has, without importing it."""
+    import greentx
+
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "setup.py", "--version"], cwd=ROOT, capture_output=True, text=True, timeout=50
+    )
+    assert done.stdout.split()[-1:] == [greentx.__version__], done.stderr
+
+
+def make(target: str, tools: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run one target on a machine that has the few programs in *tools* only."""
+    for name in ("sh", "id", "env", "make"):
+        program = shutil.which(name)
+        assert program is not None, name
+        (tools / name).symlink_to(program)
+    return subprocess.run(
+        [tools / "make", "--no-print-directory", "--no-builtin-rules", target],
+        cwd=ROOT,
+        env={"PATH": str(tools), **environ},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+
+
+def test_without_mongrel2_and_apt_one_line_says_what_to_install(tmp_path):
+    """Where the program can be neither found nor installed, make stops and names the package."""
+    done = make("mongrel2", tmp_path)
+    said = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
+    assert done.returncode != 0
+    assert (done.stdout, len(said)) == ("", 1)
+    assert "apt-get install mongrel2-core" in said[0]
+
+
+def test_going_without_mongrel2_has_to_be_said(tmp_path):
+    """GREENTX_WITHOUT_MONGREL2=1 lets make go on."""
+    done = make("mongrel2", tmp_path, GREENTX_WITHOUT_MONGREL2="1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_apt_installs_mongrel2_where_it_may(tmp_path):
+    """With apt-get and the right to use it, the package is installed, after an update where its list is stale."""
+    calls = tmp_path / "calls"
+    script = (
+        f'#!/bin/sh\necho "$*" >> {calls}\n'
+        # The first attempt finds no list of packages.
+        f'case "$*" in *install*) grep -q update {calls} || exit 100; '
+        f'printf "#!/bin/sh\\n" > {tmp_path}/mongrel2; {shutil.which("chmod")} +x {tmp_path}/mongrel2;; esac\n'
+    )
+    (tmp_path / "apt-get").write_text(script)
+    (tmp_path / "apt-get").chmod(0o755)
+    (tmp_path / "grep").symlink_to(str(shutil.which("grep")))
+    (tmp_path / "sudo").write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    (tmp_path / "sudo").chmod(0o755)
+    (tmp_path / "true").symlink_to(str(shutil.which("true")))
+    done = make("mongrel2", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0 if "update" in line else -1] for line in calls.read_text().splitlines()] == [
+        "mongrel2-core",
+        "update",
+        "mongrel2-core",
+    ]
+
+
+def test_tests_and_benchmarks_are_not_shipped():
+    """What is installed is the package alone, with its mark that it is typed."""
+    text = (ROOT / "setup.py").read_text(encoding="utf-8")
+    assert 'include=["greentx", "greentx.*"]' in text
+    assert os.path.getsize(ROOT / "greentx" / "py.typed") == 0
