@@ -106,14 +106,12 @@ def test_an_import_opens_and_patches_nothing():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_version_is_the_packages():
-    """setup.py reads the version that the package has, without importing it."""
+def test_setup_can_read_the_version():
+    """setup.py looks for this very line, since it cannot import the package before its requirements are there."""
     import greentx
 
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "setup.py", "--version"], cwd=ROOT, capture_output=True, text=True, timeout=50
-    )
-    assert done.stdout.split()[-1:] == [greentx.__version__], done.stderr
+    line = f'__version__ = "{greentx.__version__}"'
+    assert line in (ROOT / "greentx" / "__init__.py").read_text(encoding="utf-8").splitlines()
 
 
 def make(target: str, tools: Path, **environ: str) -> subprocess.CompletedProcess[str]:
