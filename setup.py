@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 def read_version() -> str:
     """Return ``__version__`` of the package without importing it: its requirements are not there yet."""
-    path = HERE / "greentx" / "__init__.py"
+    path = HERE / "greentx" / "version.py"
     match = re.search(r'^__version__ = "([^"]+)"$', path.read_text(encoding="utf-8"), re.MULTILINE)
     if match is None:
         raise RuntimeError(f'{path} has no line of the form: __version__ = "1.2.3"')
