@@ -1,0 +1,13 @@
+"""Everything that touches ZeroMQ: contexts, the receiving and the sending half of a connection set, teardown.
+
+The only part of greentx that imports ``zmq``; its errors become :class:`~greentx.errors.TransportError` here.
+"""
+
+from __future__ import annotations
+
+from .context import Context, SocketClosed, SocketKind, native_thread_id
+from .receiver import Receiver
+from .replier import Replier
+from .writer import Writer
+
+__all__ = ["Context", "Receiver", "Replier", "SocketClosed", "SocketKind", "Writer", "native_thread_id"]

@@ -1,0 +1,280 @@
+"""One receiving ZeroMQ socket, drained in batches by a greenlet of its own.
+
+A ``zmq.green`` socket asks for its events after every message. Here the greenlet sleeps on the socket's descriptor,
+receives until EAGAIN, which also re-arms the descriptor, and lets the hub run after every :data:`BATCH` messages.
+
+A receiver that connects uses one socket for one TCP connection: when that is gone, what it still holds is received,
+then a new socket is made. ZeroMQ's own reconnection would mix the messages of a server's two lives in one queue, and the
+connection ids of a restarted Mongrel2 begin at 1 again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import zmq
+from gevent.hub import get_hub
+
+from ..errors import TransportError
+from .context import Context
+
+__all__ = ["BATCH", "RETRY_SECONDS", "Receiver"]
+
+log = logging.getLogger("greentx.transport")
+
+#: Messages taken before other greenlets get their turn; 64 of them are about a millisecond.
+BATCH = 64
+
+#: Between two attempts to connect; ZeroMQ's own default.
+RETRY_SECONDS = 0.1
+
+# A server under load fills the socket faster than it is emptied: an end needs a bound.
+_LAST_BATCHES = 64
+
+_LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+_LOST |= zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+
+
+class Receiver:
+    """Calls *on_message* with each message, in the receiver's own greenlet.
+
+    Args:
+        context: Owner of the socket.
+        kind: ``zmq.PULL`` or ``zmq.SUB``.
+        on_message: Called with the bytes of one message. It may block (the receiver then waits) and should not raise:
+            what it raises is logged with its traceback, and the next message is taken.
+        on_drained: Called without arguments each time no message is left, before the greenlet sleeps.
+        name: For the greenlet and the logs.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        kind: int,
+        on_message: Callable[[bytes], None],
+        *,
+        on_drained: Callable[[], None] | None = None,
+        name: str = "receiver",
+    ) -> None:
+        self.name = name
+        self.drained_at = float("-inf")
+        """``time.monotonic()`` when no message was left for the last time: all that came before has been seen."""
+        self._context = context
+        self._kind = kind
+        self._on_message = on_message
+        self._on_drained = on_drained
+        self._endpoint: str | None = None
+        self._topics: list[bytes] = []
+        self._socket: zmq.Socket[bytes] | None = None
+        self._watcher: Any = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._monitor_watcher: Any = None
+        self._lost = False
+        self._dropped = False
+        self._parked = False
+        self._stopping = False
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    @property
+    def connected(self) -> bool:
+        """True while it has a socket that did not lose its connection (which may still be coming up)."""
+        return self._socket is not None and not self._lost
+
+    def caught_up(self) -> bool:
+        """True when everything that has come was handed on: the greenlet sleeps and the socket has nothing for it."""
+        if not self._parked:
+            return False
+        if self._socket is not None and self._context.has_message(self._socket):
+            self._wake_soon()  # asking may have used up what the descriptor had to tell
+            return False
+        return True
+
+    def bind(self, endpoint: str) -> str:
+        """Bind, start receiving and return the endpoint it got. Raises :class:`~greentx.errors.BindError`."""
+        socket = self._context.socket(self._kind)
+        for topic in self._topics:
+            socket.setsockopt(zmq.SUBSCRIBE, topic)
+        bound = self._context.bind(socket, endpoint)
+        self._adopt(socket)
+        self._start()
+        return bound
+
+    def connect(self, endpoint: str) -> None:
+        """Connect, now and whenever the connection is lost, and start receiving; after :meth:`drop`, connect anew.
+
+        Does not block, so the hub may call it: the receiver's greenlet makes the socket. An endpoint that ZeroMQ does
+        not take is logged, and tried again.
+        """
+        self._endpoint = endpoint
+        self._dropped = False
+        self._start()
+        self._wake_soon()
+
+    def subscribe(self, topic: bytes) -> None:
+        """Receive messages that begin with *topic* (``zmq.SUB`` only), also on the connections to come."""
+        self._topics.append(topic)
+        if self._socket is not None:
+            self._socket.setsockopt(zmq.SUBSCRIBE, topic)
+
+    def drop(self) -> None:
+        """Give up the present connection and what it still holds, until :meth:`connect` is called again.
+
+        For what belongs to a life of the server that is over. Does not block.
+        """
+        dropped = 0
+        self._dropped = True
+        if self._socket is not None:
+            try:
+                while True:
+                    self._socket.recv(zmq.NOBLOCK)
+                    dropped += 1
+            except zmq.Again:
+                pass
+            self._close()
+        if dropped:
+            log.warning("%s: %d messages of a server that has gone were dropped", self.name, dropped)
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Take what has arrived, then close the socket and end the greenlet; safe to call twice.
+
+        Blocks until *on_message* returned for the last message, for *timeout* seconds at the most.
+        """
+        self._stopping = True
+        greenlet = self._greenlet
+        if greenlet is not None and gevent.getcurrent() is not greenlet:
+            self._wake_soon()
+            greenlet.join(timeout)
+            greenlet.kill()
+        self._close()
+
+    def _start(self) -> None:
+        if self._greenlet is None:
+            self._greenlet = gevent.Greenlet(self._run)
+            self._greenlet.name = self.name
+            self._greenlet.start()
+
+    def _open(self) -> None:
+        assert self._endpoint is not None
+        socket = self._context.socket(self._kind)
+        socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        for topic in self._topics:
+            socket.setsockopt(zmq.SUBSCRIBE, topic)
+        monitor_endpoint = f"inproc://monitor-{id(socket)}"
+        socket.monitor(monitor_endpoint, _LOST)
+        monitor = self._context.socket(zmq.PAIR)
+        monitor.connect(monitor_endpoint)
+        self._lost = False
+        self._monitor = monitor
+        self._monitor_watcher = self._context.watch(monitor, self._monitor_changed)
+        self._context.connect(socket, self._endpoint)
+        self._adopt(socket)
+
+    def _adopt(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+        self._watcher = self._context.watch(socket, self._wake)
+
+    def _close(self) -> None:
+        if self._watcher is not None:
+            self._context.unwatch(self._watcher)
+            self._watcher = None
+        if self._monitor_watcher is not None:
+            self._context.unwatch(self._monitor_watcher)
+            self._monitor_watcher = None
+        socket, self._socket = self._socket, None
+        if socket is not None and not socket.closed:
+            if self._monitor is not None:
+                socket.disable_monitor()
+            self._context.close_socket(socket, linger=0)
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            self._context.close_socket(monitor, linger=0)
+
+    def _monitor_changed(self) -> None:
+        assert self._monitor is not None
+        try:
+            while True:
+                self._monitor.recv_multipart(zmq.NOBLOCK)
+                self._lost = True
+        except zmq.Again:
+            pass
+        if self._lost:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._parked:
+            self._parked = False
+            assert self._greenlet is not None
+            self._greenlet.switch()
+
+    def _wake_soon(self) -> None:
+        get_hub().loop.run_callback(self._wake)
+
+    def _park(self) -> None:
+        self._parked = True
+        try:
+            get_hub().switch()
+        finally:
+            self._parked = False
+
+    def _run(self) -> None:
+        batches_left = _LAST_BATCHES
+        try:
+            while True:
+                drained = self._drain()
+                if self._stopping:
+                    batches_left -= 1
+                    if drained or not batches_left:
+                        return
+                if not drained:
+                    gevent.sleep(0)
+                elif self._lost:
+                    self._close()
+                    self._lost = False
+                    gevent.sleep(RETRY_SECONDS)
+                elif self._socket is None and not self._dropped:
+                    self._reopen()
+                else:
+                    self._park()
+        finally:
+            self._close()
+
+    def _reopen(self) -> None:
+        try:
+            self._open()
+        except TransportError as error:  # a name that does not resolve, for now
+            log.warning("%s: %s", self.name, error)
+            gevent.sleep(RETRY_SECONDS * 10)
+
+    def _drain(self) -> bool:
+        """Receive until EAGAIN, or a batch; return True when nothing was left."""
+        socket = self._socket
+        if socket is None:
+            return True
+        receive, on_message = socket.recv, self._on_message
+        for _ in range(BATCH):
+            try:
+                message = receive(zmq.NOBLOCK)
+            except zmq.Again:
+                self.drained_at = time.monotonic()
+                if self._on_drained is not None:
+                    self._on_drained()
+                return True
+            except zmq.ZMQError:
+                if socket.closed:
+                    return True
+                raise
+            try:
+                on_message(message)
+            except Exception:
+                log.exception("%s: a message of %d bytes was not handled", self.name, len(message))
+        if self._on_drained is not None:
+            self._on_drained()
+        return False
+
+    def __repr__(self) -> str:
+        state = "stopped" if self._stopping else "connected" if self.connected else "waiting"
+        return f"<Receiver {self.name} {self._endpoint or 'bound'}: {state}>"
