@@ -105,9 +105,11 @@ class Request:
     """
 
     __slots__ = (
+        "_entry",
         "_epoch",
         "_headers",
         "_raw",
+        "_text",
         "body",
         "close_code",
         "close_reason",
@@ -140,6 +142,10 @@ class Request:
         self.opcode: int | None = None
         self.close_code: int | None = None
         self.close_reason = ""
+        # The registry's entry, on the event with which a WebSocket begins.
+        self._entry: Any = None
+        # A text message as text, where it was decoded already to see that it is UTF-8.
+        self._text: str | None = None
         # Which life of the server the id belongs to; set by the connection set that took the message in.
         self._epoch = 0
 
