@@ -49,7 +49,7 @@ class Pusher:
         self._peers: set[int] = set()  # by the descriptor of the connection
         self._peers_changed = Event()
         self._waiting: deque[_Waiting] = deque()
-        self._poll_timer: Any = context.hub.loop.timer(_BLOCKED_POLL_SECONDS, _BLOCKED_POLL_SECONDS)
+        self._poll_timer: Any = context.timer(_BLOCKED_POLL_SECONDS, _BLOCKED_POLL_SECONDS)
         self._socket = context.socket(zmq.PUSH)
         monitor_endpoint = f"inproc://monitor-{id(self)}"
         self._socket.monitor(
@@ -60,6 +60,7 @@ class Pusher:
         self.endpoint = context.bind(self._socket, endpoint)
         self._monitor_watcher = context.watch(self._monitor, self._monitor_changed)
         self._watcher = context.watch(self._socket, self._check)
+        self._monitor_changed()  # a pipe that was never read from wakes nobody
 
     @property
     def peers(self) -> int:
@@ -119,10 +120,8 @@ class Pusher:
 
     def close(self) -> None:
         """Close the socket; what waits is dropped. Safe to call twice."""
-        self._poll_timer.stop()
-        self._poll_timer.close()
-        self._context.unwatch(self._watcher)
-        self._context.unwatch(self._monitor_watcher)
+        for watcher in (self._poll_timer, self._watcher, self._monitor_watcher):
+            self._context.unwatch(watcher)
         if not self._socket.closed:
             self._socket.disable_monitor()
         self._context.close_socket(self._socket, linger=0)

@@ -1,0 +1,612 @@
+"""A pretend browser: what it does becomes the messages that Mongrel2 would make of it, and replies are read back.
+
+Three ways of reading: :class:`Mongrel2Client` takes replies as they are, :class:`HTTPClient` reads HTTP responses out
+of them, :class:`WebSocketClient` shakes hands and then speaks messages. All timeouts are milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from gevent.event import Event
+
+from .deflate import DeflateConfig, PerMessageDeflate
+from .errors import ConnectionClosed, ConnectTimeout, LocalProtocolError, RemoteProtocolError
+from .frames import (
+    Frame,
+    FrameParser,
+    MessageAssembler,
+    Opcode,
+    build_close,
+    build_flags,
+    parse_close,
+    validate_message,
+)
+from .handshake import accept_key, check_answer, new_key, request_headers
+from .headers import Headers
+from .http1_parser import ResponseParser
+from .wire import Response, build_disconnect_notice, build_request
+
+if TYPE_CHECKING:
+    from .server import Server
+
+__all__ = ["Client", "HTTPClient", "HTTPResponse", "Mongrel2Client", "WebSocketClient"]
+
+#: The names that Mongrel2 writes itself; a caller may give them, in upper case, to send something else.
+_SERVER_NAMES = frozenset(
+    {
+        "DOWNLOAD_CREDITS",
+        "FLAGS",
+        "FRAGMENT",
+        "METHOD",
+        "PATH",
+        "PATTERN",
+        "PEER_CERT_SHA1",
+        "QUERY",
+        "REMOTE_ADDR",
+        "UPLOAD_STREAM",
+        "UPLOAD_STREAM_DONE",
+        "URI",
+        "URL_SCHEME",
+        "VERSION",
+    }
+)
+
+_WITH_LENGTH = frozenset({"PATCH", "POST", "PUT"})
+
+RequestHeaders = Mapping[str, "str | list[str] | None"]
+
+
+class Client:
+    """One browser's connection at a :class:`~greentx.Server`, which makes it: ``server.client(protocol)``.
+
+    In a ``with`` block, the browser goes away at its end. Any number of Clients may wait in :meth:`recv` at once; each
+    gets the replies to its own ``conn_id``.
+
+    Attributes:
+        server: The server it belongs to.
+        conn_id: Its number there, a decimal string.
+        closed: The connection has ended, by the handler, by :meth:`disconnect` or with the server. What came before
+            can still be received.
+    """
+
+    __slots__ = ("_arrived", "_inbox", "_known", "closed", "conn_id", "server")
+
+    def __init__(self, server: Server, conn_id: str) -> None:
+        self.server = server
+        self.conn_id = conn_id
+        self.closed = False
+        self._inbox: deque[Any] = deque()
+        self._arrived: Event | None = None
+        self._known = False  # a handler has heard of it, so it is told of the end
+
+    def disconnect(self, timeout: int | None = 1000) -> None:
+        """The browser vanishes: the handler gets Mongrel2's notice. Nothing where the connection has ended already.
+
+        Raises:
+            SendTimeout: No handler took the notice within *timeout* milliseconds. The connection has ended all the
+                same.
+        """
+        if self._end() and self._known:
+            self.server.send(self._notice(), timeout)
+
+    def deliver(self, response: Response) -> None:
+        """Take one reply; the server's reader calls it, so it neither blocks nor raises."""
+        if response.is_close or _kills(response):
+            self._end()
+        self._take(response)
+        self._wake()
+
+    def server_gone(self) -> None:
+        """Take note that the server has stopped."""
+        self._end()
+        self._wake()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # Whether or not a handler is there to be told: the block may have ended because there is none.
+        if self._end() and self._known and self.server.started:
+            self.server.post(self._notice())
+
+    def _take(self, response: Response) -> None:
+        raise NotImplementedError
+
+    def _receive(self, timeout: int | None) -> Any:
+        """Return what came next, ``None`` after *timeout* milliseconds without; raise what the reader left to raise."""
+        deadline = None if timeout is None else monotonic() + timeout / 1000
+        inbox = self._inbox
+        while not inbox:
+            if self.closed:
+                raise self._closed_error()
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                return None
+            if self._arrived is None:
+                self._arrived = Event()
+            self._arrived.clear()
+            self._arrived.wait(left)
+        item = inbox.popleft()
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def _closed_error(self) -> ConnectionClosed:
+        return ConnectionClosed(1006, f"connection {self.conn_id} of {self.server.sender}")
+
+    def _wake(self) -> None:
+        if self._arrived is not None:
+            self._arrived.set()
+
+    def _end(self) -> bool:
+        """Mark it closed; return False where it was."""
+        if self.closed:
+            return False
+        self.closed = True
+        self.server.release(self)
+        return True
+
+    def _fail(self, error: RemoteProtocolError) -> None:
+        """Give up on a handler that broke the protocol, as a browser does: ``recv`` raises, the handler is told."""
+        self._inbox.append(error)
+        if self._end():
+            self.server.post(self._notice())
+
+    def _notice(self) -> bytes:
+        return build_disconnect_notice(self.server.sender, self.conn_id, protocol=self.server.encoding)
+
+    def _push(self, path: str, headers: Mapping[str, Any], body: bytes, timeout: int | None) -> None:
+        if self.closed:
+            raise self._closed_error()
+        server = self.server
+        message = build_request(server.sender, self.conn_id, path, headers, body, protocol=server.encoding)
+        server.send(message, timeout)
+        self._known = True
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return f"<{type(self).__name__} {self.conn_id} of {self.server.sender}: {state}, {len(self._inbox)} received>"
+
+
+class Mongrel2Client(Client):
+    """Reads replies as they are: protocol ``"mongrel2"``."""
+
+    __slots__ = ()
+
+    def send(
+        self,
+        path: str,
+        headers: RequestHeaders | None = None,
+        body: bytes = b"",
+        *,
+        method: str | None = None,
+        timeout: int | None = 1000,
+    ) -> None:
+        """Send one request as Mongrel2 would hand it on.
+
+        Args:
+            path: As in the request line, with the query if there is one.
+            headers: More than Mongrel2 makes itself; a name of its own (``METHOD``, ``REMOTE_ADDR``, ...) replaces what
+                it would have made, other names are lower-cased, ``None`` leaves a name out.
+            body: Bytes.
+            method: ``None`` is ``GET``, or ``POST`` with a body.
+            timeout: Milliseconds to wait while no handler takes it.
+
+        Raises:
+            SendTimeout: None did. The request was not sent.
+            ConnectionClosed: The connection has ended.
+        """
+        target, full = build_headers(path, headers, body, method)
+        self._push(target, full, body, timeout)
+
+    def recv(self, timeout: int | None = 1000) -> Response | None:
+        """Return the next reply to this connection, ``None`` when *timeout* milliseconds brought none.
+
+        A reply to several connections comes to each of them. The one that closes comes too, as ``is_close``.
+
+        Raises:
+            ConnectionClosed: The connection has ended, and all that came before was returned.
+        """
+        item: Response | None = self._receive(timeout)
+        return item
+
+    def _take(self, response: Response) -> None:
+        self._inbox.append(response)
+
+
+class HTTPResponse:
+    """One HTTP response, whole.
+
+    Attributes:
+        status: The code.
+        reason: The phrase, ``""`` where there is none.
+        headers: Names in lower case; a repeated name has the list of its values.
+        body: Without the framing of chunks.
+        trailers: The fields after a chunked body.
+        version: ``"HTTP/1.1"``.
+    """
+
+    __slots__ = ("body", "headers", "reason", "status", "trailers", "version")
+
+    def __init__(self, parser: ResponseParser) -> None:
+        self.status = parser.status
+        self.reason = parser.reason
+        self.headers: Headers = parser.headers
+        self.body = parser.body
+        self.trailers: Headers = parser.trailers
+        self.version = parser.version
+
+    def json(self) -> Any:
+        """Return the decoded body. Raises ``ValueError`` where it is no JSON."""
+        return json.loads(self.body)
+
+    def __repr__(self) -> str:
+        return f"<HTTPResponse {self.status} {self.reason} body={len(self.body)} bytes>"
+
+
+class HTTPClient(Client):
+    """Reads HTTP responses: protocol ``"http"``. Requests may be pipelined; responses come in their order."""
+
+    __slots__ = ("_methods", "_parser")
+
+    def __init__(self, server: Server, conn_id: str) -> None:
+        super().__init__(server, conn_id)
+        self._methods: deque[str] = deque()  # of the requests that wait for their response
+        self._parser: ResponseParser | None = None
+
+    def send(
+        self,
+        path: str,
+        headers: RequestHeaders | None = None,
+        body: bytes = b"",
+        *,
+        method: str | None = None,
+        timeout: int | None = 1000,
+    ) -> None:
+        """Send one request; arguments and errors are those of :meth:`Mongrel2Client.send`."""
+        target, full = build_headers(path, headers, body, method)
+        asked = str(full.get("METHOD", ""))
+        self._methods.append(asked)
+        try:
+            self._push(target, full, body, timeout)
+        except BaseException:
+            self._methods.reverse()  # it was the last of its kind that was added
+            self._methods.remove(asked)
+            self._methods.reverse()
+            raise
+
+    def recv(self, timeout: int | None = 1000) -> HTTPResponse | None:
+        """Return the next whole response, ``None`` when *timeout* milliseconds did not complete one.
+
+        What came of an unfinished one is kept, so the next call may return it.
+
+        Raises:
+            RemoteProtocolError: The handler wrote something else than HTTP/1.1, or closed before a response was whole.
+            ConnectionClosed: The connection has ended, and no request waits for a response.
+        """
+        item: HTTPResponse | None = self._receive(timeout)
+        return item
+
+    def _take(self, response: Response) -> None:
+        try:
+            if response.extended is None and response.body:
+                self._read(response.body)
+            if self.closed:
+                self._finish()
+        except RemoteProtocolError as error:
+            self._methods.clear()
+            self._parser = None
+            self._fail(error)
+
+    def _read(self, data: bytes) -> None:
+        while data:
+            parser = self._parser
+            if parser is None:
+                if not self._methods:
+                    raise RemoteProtocolError(f"{len(data)} bytes came that no request asked for: {data[:40]!r}")
+                parser = self._parser = ResponseParser(self._methods[0])
+            if not parser.feed(data):
+                return
+            data = parser.trailing
+            self._complete(parser)
+
+    def _finish(self) -> None:
+        if self._parser is not None:
+            self._parser.close()
+            self._complete(self._parser)
+        elif self._methods:
+            raise RemoteProtocolError("the handler closed the connection without a response")
+
+    def _complete(self, parser: ResponseParser) -> None:
+        self._parser = None
+        self._methods.popleft()
+        self._inbox.append(HTTPResponse(parser))
+
+
+class WebSocketClient(Client):
+    """Speaks WebSocket messages: protocol ``"websocket"``. Begin with :meth:`handshake`.
+
+    Mongrel2 unmasks and joins what a browser sends, and repeats the headers of the handshake with each message; so does
+    this.
+
+    Attributes:
+        response: The handler's answer to the handshake, also where it refused; ``None`` before.
+        subprotocol: What was agreed on, ``None`` for none.
+        deflate: The compression that was agreed on, ``None`` for none.
+        pings: How many pings the handler sent.
+        auto_pong: True answers them at once, as browsers do, and ``recv`` does not show them; False leaves them
+            unanswered and shows them.
+        close_code, close_reason: Of the handler's close frame; ``None`` and ``""`` before it.
+    """
+
+    __slots__ = (
+        "_assembler",
+        "_check",
+        "_close_sent",
+        "_headers",
+        "_parser",
+        "_path",
+        "auto_pong",
+        "close_code",
+        "close_reason",
+        "deflate",
+        "pings",
+        "response",
+        "subprotocol",
+    )
+
+    def __init__(self, server: Server, conn_id: str) -> None:
+        super().__init__(server, conn_id)
+        self.response: HTTPResponse | None = None
+        self.subprotocol: str | None = None
+        self.deflate: PerMessageDeflate | None = None
+        self.pings = 0
+        self.auto_pong = True
+        self.close_code: int | None = None
+        self.close_reason = ""
+        self._parser: ResponseParser | FrameParser | None = None
+        self._assembler = MessageAssembler()
+        self._check: Callable[..., tuple[str | None, PerMessageDeflate | None]] | None = None
+        self._path = ""
+        self._headers: dict[str, Any] = {}
+        self._close_sent = False
+
+    def handshake(
+        self,
+        path: str,
+        headers: RequestHeaders | None = None,
+        subprotocols: Sequence[str] = (),
+        *,
+        deflate: DeflateConfig | bool | None = None,
+        origin: str | None = None,
+        timeout: int = 5000,
+    ) -> HTTPResponse:
+        """Open the WebSocket and return the handler's answer, a 101.
+
+        Args:
+            path: As in the request line.
+            headers: More or other than a browser sends; ``None`` leaves a name out.
+            subprotocols: To offer, in order of preference.
+            deflate: The compression to offer; True is the default one.
+            origin: The page's, as browsers send it.
+            timeout: Milliseconds for the answer.
+
+        Raises:
+            RemoteProtocolError: The handler refused (``status`` is its own, ``response`` has the whole answer) or
+                answered badly. The connection is of no more use.
+            ConnectTimeout: No answer within *timeout*.
+            ConnectionClosed: The handler closed without one.
+        """
+        if self._parser is not None:
+            raise LocalProtocolError(f"connection {self.conn_id} shook hands already: make another client")
+        config = DeflateConfig() if deflate is True else deflate or None
+        offered = request_headers(new_key(), subprotocols=subprotocols, deflate=config, origin=origin)
+        target, full = build_headers(path, {**offered, **_lower(headers)}, b"", "WEBSOCKET_HANDSHAKE")
+        sent = full.get("sec-websocket-key", "")
+        key = sent if isinstance(sent, str) else sent[0]
+        self._path, self._headers = target, {**full, "METHOD": "WEBSOCKET"}
+        self._parser = ResponseParser()
+        self._check = partial(check_answer, key=key, subprotocols=subprotocols, deflate=config)
+        self._push(target, full, accept_key(key), timeout)
+        try:
+            response: HTTPResponse | None = self._receive(timeout)
+        except ConnectionClosed as error:
+            raise ConnectionClosed(1006, f"no answer to the handshake of {path}") from error
+        if response is None:
+            raise ConnectTimeout(f"{path} did not answer the handshake within {timeout} ms")
+        if response.status != 101:
+            raise RemoteProtocolError(
+                f"{path} answered the handshake with {response.status} {response.reason}", status=response.status
+            )
+        return response
+
+    def send(
+        self, message: str | bytes, opcode: int | None = None, rsvd: int = 0, *, timeout: int | None = 1000
+    ) -> None:
+        """Send one message: str as text, bytes as binary, unless *opcode* says otherwise; deflated where negotiated.
+
+        Raises:
+            ConnectionClosed: The connection has ended, or the closing handshake has begun.
+            SendTimeout: No handler took it within *timeout* milliseconds.
+        """
+        payload = message.encode() if isinstance(message, str) else message
+        if opcode is None:
+            opcode = Opcode.TEXT if isinstance(message, str) else Opcode.BINARY
+        if self.deflate is not None and opcode in (Opcode.TEXT, Opcode.BINARY) and not rsvd:
+            payload, compressed = self.deflate.encode(payload)
+            rsvd = 4 if compressed else 0
+        if self._close_sent:
+            raise ConnectionClosed(self.close_code or 1006, "the closing handshake has begun")
+        self._push(self._path, self._frame_headers(opcode, rsvd), payload, timeout)
+
+    def recv(self, timeout: int | None = 1000) -> Frame | None:
+        """Return the next message as a frame, ``None`` when *timeout* milliseconds brought none.
+
+        Payloads are inflated and fragments joined. Pongs and the handler's close frame come too, pings where
+        ``auto_pong`` is False.
+
+        Raises:
+            RemoteProtocolError: The handler wrote something that no browser would take; ``close_code`` says how it
+                would close.
+            ConnectionClosed: The connection has ended, and all that came before was returned.
+        """
+        item: Frame | None = self._receive(timeout)
+        return item
+
+    def ping(self, payload: bytes = b"", *, timeout: int | None = 1000) -> None:
+        """Send a ping; the pong comes by :meth:`recv`."""
+        self.send(payload, Opcode.PING, timeout=timeout)
+
+    def close(self, code: int | None = 1000, reason: str = "", *, timeout: int = 1000) -> bool:
+        """Begin the closing handshake, and wait until the handler has closed the connection.
+
+        Returns:
+            False when it did not within *timeout* milliseconds; :meth:`disconnect` then ends it alone. What came
+            meanwhile can be received.
+        """
+        if not self.closed and not self._close_sent:
+            self.send(build_close(code, reason), Opcode.CLOSE, timeout=timeout)
+            self._close_sent = True
+        deadline = monotonic() + timeout / 1000
+        while not self.closed and (left := deadline - monotonic()) > 0:
+            if self._arrived is None:
+                self._arrived = Event()
+            self._arrived.clear()
+            self._arrived.wait(left)
+        return self.closed
+
+    def _closed_error(self) -> ConnectionClosed:
+        if self.close_code is None:
+            return super()._closed_error()
+        return ConnectionClosed(self.close_code, self.close_reason)
+
+    def _frame_headers(self, opcode: int, rsvd: int = 0) -> dict[str, Any]:
+        if self.response is None:
+            raise LocalProtocolError(f"connection {self.conn_id} did not shake hands: call handshake() first")
+        return {**self._headers, "FLAGS": build_flags(opcode, rsvd)}
+
+    def _take(self, response: Response) -> None:
+        try:
+            if response.extended is None and response.body:
+                self._read(response.body)
+            parser = self._parser
+            if self.closed and isinstance(parser, ResponseParser) and parser.until_close:
+                parser.close()
+                self._answer(parser)
+        except RemoteProtocolError as error:
+            self._fail(error)
+
+    def _read(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None:
+            raise RemoteProtocolError(f"{len(data)} bytes came before a handshake")
+        if isinstance(parser, ResponseParser):
+            if not parser.feed(data):
+                return
+            data = parser.trailing
+            if not self._answer(parser):
+                return
+            parser = self._parser = FrameParser(require_mask=False)
+        for frame in parser.feed(data):
+            message = self._assembler.add(frame)
+            if message is not None:
+                self._take_message(message)
+
+    def _answer(self, parser: ResponseParser) -> bool:
+        """Take the answer to the handshake; return whether it opens the WebSocket.
+
+        The handler may have written frames right behind it, so what was agreed on has to be known here already.
+        """
+        response = self.response = HTTPResponse(parser)
+        if response.status == 101 and self._check is not None:
+            self.subprotocol, self.deflate = self._check(response.status, response.headers)
+        self._inbox.append(response)
+        return response.status == 101
+
+    def _take_message(self, message: Frame) -> None:
+        payload, _ = validate_message(
+            message.opcode, message.rsvd, message.payload, max_size=None, deflate=self.deflate
+        )
+        opcode = message.opcode
+        if opcode == Opcode.PING:
+            self.pings += 1
+            if self.auto_pong:
+                self._post(Opcode.PONG, payload)
+                return
+        elif opcode == Opcode.CLOSE:
+            self.close_code, self.close_reason = parse_close(payload)
+            if not self._close_sent:
+                self._close_sent = True
+                self._post(Opcode.CLOSE, payload)
+        self._inbox.append(Frame(payload, opcode))
+
+    def _post(self, opcode: int, payload: bytes) -> None:
+        """Answer from the server's reader, which must not wait for a handler."""
+        server = self.server
+        server.post(
+            build_request(
+                server.sender,
+                self.conn_id,
+                self._path,
+                self._frame_headers(opcode),
+                payload,
+                protocol=server.encoding,
+            )
+        )
+
+
+def build_headers(
+    path: str, headers: RequestHeaders | None, body: bytes, method: str | None
+) -> tuple[str, dict[str, str | list[str]]]:
+    """Return the path without its query, and the headers that Mongrel2 would make of a request.
+
+    Args:
+        path: As in the request line: with ``?query`` and ``#fragment`` if there are any.
+        headers: See :meth:`Mongrel2Client.send`.
+        body: Its length becomes ``content-length``, where the method or the body asks for one.
+        method: ``None`` is ``GET``, or ``POST`` with a body.
+    """
+    given = _lower(headers)
+    uri, _, fragment = path.partition("#")
+    target, mark, query = uri.partition("?")
+    made: dict[str, str | list[str] | None] = {
+        "PATH": target,
+        "x-forwarded-for": "127.0.0.1",
+        "host": "localhost",
+        "METHOD": method or ("POST" if body else "GET"),
+        "VERSION": "HTTP/1.1",
+        "URI": uri,
+        "PATTERN": "/",
+        "URL_SCHEME": "http",
+        "REMOTE_ADDR": "127.0.0.1",
+    }
+    if mark:
+        made["QUERY"] = query
+    if fragment:
+        made["FRAGMENT"] = fragment
+    made.update(given)
+    if body or made["METHOD"] in _WITH_LENGTH:
+        made.setdefault("content-length", str(len(body)))
+    return target, {name: value for name, value in made.items() if value is not None}
+
+
+def _lower(headers: RequestHeaders | None) -> dict[str, str | list[str] | None]:
+    """As Mongrel2 does, so that no browser can set one of the server's names by accident."""
+    return {name if name in _SERVER_NAMES else name.lower(): value for name, value in (headers or {}).items()}
+
+
+def _kills(response: Response) -> bool:
+    """Whether an extended reply ends the connection at once: ``cancel``, a ``ctl`` without a dict, an unknown key."""
+    if response.extended is None:
+        return False
+    key, value = response.extended
+    return key != b"ctl" or not isinstance(value, dict) or b"cancel" in value

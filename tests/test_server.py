@@ -1,0 +1,532 @@
+"""The stand-in for Mongrel2: its life, its handlers, and whom a reply goes to."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import time
+
+import gevent
+import pytest
+from plain_handler import PlainHandler
+
+from greentx import endpoints
+from greentx.client import HTTPClient, Mongrel2Client, WebSocketClient
+from greentx.errors import (
+    BindError,
+    ConnectionClosed,
+    ConnectTimeout,
+    ControlError,
+    LocalProtocolError,
+    SendTimeout,
+    TransportError,
+)
+from greentx.server import Server
+from greentx.wire import Request, build_request, parse_request
+
+LOCAL = "127.0.0.1"
+
+
+@contextlib.contextmanager
+def handlers(count, answer=None, **options):
+    """That many plain handlers."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(PlainHandler(answer, **options)) for _ in range(count)]
+
+
+def closed_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as one:
+        one.bind((LOCAL, 0))
+        return one.getsockname()[1]
+
+
+def wait_until(fact, timeout=5.0):
+    """Return once *fact* is true."""
+    with gevent.Timeout(timeout):
+        while not fact():
+            gevent.sleep(0.002)
+
+
+# -- life ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_started_server_tells_its_ports():
+    """None and 0 become real ones, and both are bound."""
+    server = Server(ip=LOCAL)
+    assert (server.started, server.push_port, server.sub_port) == (False, 0, 0)
+    with server:
+        assert server.started
+        for port in (server.push_port, server.sub_port):
+            socket.create_connection((LOCAL, port)).close()
+        assert repr(server.push_port) in repr(server)
+    assert not server.started
+    assert "not started" in repr(server)
+    server.stop()
+
+
+def test_a_server_may_start_again():
+    """Ports that were asked for are the same, others are new; ids go on."""
+    port = closed_port()
+    server = Server(ip=LOCAL, push_port=port)
+    for _ in range(3):
+        with server:
+            server.start()
+            assert server.push_port == port
+            assert server.sub_port not in (0, port)
+
+
+def test_the_sender_is_a_uuid_unless_given():
+    """It can be parsed back either way."""
+    assert len(Server(ip=LOCAL).sender) == 36
+    assert Server("my-server", ip=LOCAL).sender == "my-server"
+    assert Server(ip=LOCAL).sender != Server(ip=LOCAL).sender
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sender": "a_b"},
+        {"sender": ""},
+        {"ip": "*"},
+        {"ip": "a b"},
+        {"push_port": 65536},
+        {"sub_port": -1},
+        {"encoding": "xml"},
+        {"connect": "a:b:c"},
+        {"connect": ["localhost", ("localhost", 0)]},
+        {"connect": 17},
+    ],
+)
+def test_a_bad_argument_is_refused_at_once(options):
+    """Not when starting, and not when the first client is made."""
+    with pytest.raises((LocalProtocolError, TypeError)):
+        Server(**options)
+
+
+@pytest.mark.parametrize("name", ["push_port", "sub_port"])
+def test_a_port_in_use_is_named(name):
+    """The error has the address, and nothing stays open."""
+    with socket.socket() as one:
+        one.bind((LOCAL, 0))
+        one.listen()
+        port = one.getsockname()[1]
+        with pytest.raises(BindError, match=f"127.0.0.1:{port}"):
+            Server(ip=LOCAL, **{name: port}).start()
+
+
+def test_the_default_address_is_bound(monkeypatch):
+    """Without ip, the machine's own address is asked for when starting."""
+    monkeypatch.setattr(endpoints, "_interfaces", lambda: {"eth0": [LOCAL]})
+    with Server() as server:
+        assert server.ip == LOCAL
+    monkeypatch.setattr(endpoints, "_interfaces", dict)
+    with pytest.raises(TransportError, match="there are: none"):
+        Server().start()
+
+
+def test_a_server_that_is_not_started_says_so():
+    """Each method that needs the sockets."""
+    server = Server(ip=LOCAL)
+    for use in (
+        server.client,
+        server.recv,
+        lambda: server.send(b"x"),
+        lambda: server.connect("localhost"),
+        lambda: server.disconnect("localhost"),
+    ):
+        with pytest.raises(TransportError, match="is not started"):
+            use()
+
+
+def test_the_log_level_lowers_that_of_the_package_only():
+    """The default leaves the application's logging alone."""
+    logger = logging.getLogger("greentx")
+    level = logger.level
+    try:
+        Server(ip=LOCAL)
+        assert logger.level == level
+        Server(ip=LOCAL, log_level=logging.DEBUG)
+        assert logger.level == logging.DEBUG
+    finally:
+        logger.setLevel(level)
+
+
+def test_fifty_servers_leave_nothing_behind():
+    """The file descriptors are counted after the test."""
+    for _ in range(50):
+        with Server(ip=LOCAL):
+            pass
+
+
+# -- handlers --------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_s_first_request_is_answered():
+    """When client() returns, the connection works in both directions."""
+    for _ in range(5):
+        with PlainHandler() as handler, Server(ip=LOCAL, connect=handler.addr) as server:
+            client = server.client()
+            assert server.handlers == (f"tcp://{handler.addr}",)
+            client.send("/", body=b"hello")
+            assert client.recv().body == b"hello"
+
+
+def test_lost_proofs_are_asked_for_again():
+    """A PUB socket that is not connected yet loses what it publishes."""
+    with PlainHandler(lost_proofs=3) as handler, Server(ip=LOCAL, connect=handler.addr) as server:
+        server.client()
+        assert handler.commands.count("/__ping__") >= 4
+        assert handler.commands.count("/__add_connection__") == 1
+
+
+def test_all_addresses_of_connect_are_connected():
+    """Text, pairs, endpoints; one or several."""
+    with handlers(3) as (one, two, three):
+        addresses = [one.addr, (LOCAL, two.port), f"tcp://127.0.0.1:{three.port}"]
+        with Server(ip=LOCAL, connect=addresses) as server:
+            server.client()
+            assert len(server.handlers) == 3
+        with Server(ip=LOCAL, connect=(LOCAL, one.port)) as server:
+            server.client()
+            assert server.handlers == (f"tcp://127.0.0.1:{one.port}",)
+
+
+def test_requests_go_to_the_handlers_in_turn():
+    """As Mongrel2's PUSH hands them out; all of them were connected when client() returned."""
+    with handlers(3) as all_of_them:
+        with Server(ip=LOCAL, connect=[one.addr for one in all_of_them]) as server:
+            client = server.client()
+            for number in range(9):
+                client.send("/", body=b"%d" % number)
+            assert sorted(client.recv().body for _ in range(9)) == [b"%d" % number for number in range(9)]
+            assert [len(one.requests) for one in all_of_them] == [3, 3, 3]
+
+
+def test_handlers_are_connected_side_by_side():
+    """Twenty that each answer only the second question take no longer than one."""
+    with handlers(20, lost_proofs=4) as all_of_them:
+        with Server(ip=LOCAL, connect=[one.addr for one in all_of_them]) as server:
+            started = time.monotonic()
+            server.client()
+            took = time.monotonic() - started
+            assert len(server.handlers) == 20
+    assert took < 20 * 4 * 0.05 / 2
+
+
+def test_fifty_handlers_are_connected_in_two_seconds():
+    """Each is proven."""
+    with handlers(50) as all_of_them, Server(ip=LOCAL, connect=[one.addr for one in all_of_them]) as server:
+        started = time.monotonic()
+        server.client()
+        assert time.monotonic() - started < 2
+        assert len(server.handlers) == 50
+
+
+def test_a_handler_that_is_not_there_is_named_with_the_time():
+    """The others are connected, and the next client tries again."""
+    port = closed_port()
+    with PlainHandler() as handler:
+        with Server(ip=LOCAL, connect=[handler.addr, f"127.0.0.1:{port}"], connect_timeout=200) as server:
+            with pytest.raises(ControlError, match=f"127.0.0.1:{port} did not answer within 200 ms"):
+                server.client()
+            assert server.handlers == (f"tcp://{handler.addr}",)
+            with pytest.raises(ControlError, match="200 ms"):
+                server.client()
+            assert handler.commands.count("/__add_connection__") == 1
+
+
+def test_several_missing_handlers_are_all_named():
+    """One error for them together."""
+    ports = [closed_port(), closed_port()]
+    with Server(ip=LOCAL, connect=[(LOCAL, port) for port in ports], connect_timeout=100) as server:
+        with pytest.raises(ControlError, match="2 of 2 handlers") as raised:
+            server.client()
+    assert all(str(port) in str(raised.value) for port in ports)
+
+
+def test_a_handler_that_starts_late_is_waited_for():
+    """Within the timeout the order of starting does not matter."""
+    port = closed_port()
+    with Server(ip=LOCAL, connect=(LOCAL, port)) as server:
+        making = gevent.spawn(server.client)
+        gevent.sleep(0.15)
+        assert not making.ready()
+        with PlainHandler(port=port):
+            client = making.get(timeout=5)
+            client.send("/", body=b"x")
+            assert client.recv().body == b"x"
+            server.stop()
+
+
+def test_a_handler_that_proves_nothing_is_given_up():
+    """It answers, but its proof does not come; it is told to let go again."""
+    with PlainHandler(lost_proofs=10**6) as handler, Server(ip=LOCAL) as server:
+        with pytest.raises(ConnectTimeout, match=f"{handler.addr} is not connected after [0-9]+ ms"):
+            server.connect(handler.addr, timeout=300)
+        assert server.handlers == ()
+        assert handler.commands[-1] == "/__remove_connection__"
+
+
+def test_a_handler_that_does_not_pull_is_given_up():
+    """Replies would arrive, requests would not."""
+    with PlainHandler(pull=False) as handler, Server(ip=LOCAL) as server:
+        with pytest.raises(ConnectTimeout, match=r"did not pull from tcp://127.0.0.1:\d+ after 300 ms"):
+            server.connect(handler.addr, timeout=300)
+        assert handler.commands[-1] == "/__remove_connection__"
+        with PlainHandler() as other:
+            server.connect(other.addr)
+            assert len(server.handlers) == 1
+            server.stop()
+
+
+def test_a_refusal_is_passed_on():
+    """In the handler's own words."""
+    with PlainHandler(refuse=b"ERROR not today") as handler, Server(ip=LOCAL) as server:
+        with pytest.raises(ControlError, match="'ERROR not today'"):
+            server.connect(handler.addr)
+
+
+def test_handlers_come_and_go_while_running():
+    """A handler that was disconnected gets no further request."""
+    with handlers(2) as (one, two), Server(ip=LOCAL) as server:
+        server.connect(one.addr)
+        server.connect(two.addr)
+        server.connect(two.addr)
+        assert two.commands.count("/__add_connection__") == 1
+        server.disconnect(one.addr)
+        assert server.handlers == (f"tcp://{two.addr}",)
+        client = server.client()
+        for _ in range(4):
+            client.send("/", body=b"x")
+            assert client.recv().body == b"x"
+        assert (len(one.requests), len(two.requests)) == (0, 4)
+        assert one.commands[-2:] == ["/__remove_connection__", "/__disconnect_ping__"]
+        server.connect(one.addr)
+        assert len(server.handlers) == 2
+
+
+def test_only_a_connected_handler_can_be_disconnected():
+    """Others are a slip of the caller's."""
+    with Server(ip=LOCAL) as server, pytest.raises(LocalProtocolError, match="connected are"):
+        server.disconnect("127.0.0.1:1")
+
+
+def test_a_disconnected_handler_is_not_connected_again_by_a_client():
+    """It was meant."""
+    with PlainHandler() as handler, Server(ip=LOCAL, connect=handler.addr) as server:
+        server.client()
+        server.disconnect(handler.addr)
+        server.client()
+        assert server.handlers == ()
+
+
+def test_leaving_tells_every_handler():
+    """Each lets go before the sockets close."""
+    with handlers(3) as all_of_them:
+        with Server(ip=LOCAL, connect=[one.addr for one in all_of_them]) as server:
+            server.client()
+        for one in all_of_them:
+            assert one.commands[-1] == "/__remove_connection__"
+            assert not one._pubs
+
+
+def test_leaving_takes_less_than_three_seconds_where_handlers_are_dead():
+    """They are asked side by side, and for two seconds only."""
+    with handlers(5) as all_of_them:
+        server = Server(ip=LOCAL, connect=[one.addr for one in all_of_them])
+        server.start()
+        server.client()
+    started = time.monotonic()
+    server.stop()
+    assert time.monotonic() - started < 3
+
+
+def test_a_block_that_ends_with_an_error_passes_it_on():
+    """And closes all the same."""
+    with pytest.raises(KeyError), Server(ip=LOCAL) as server:
+        raise KeyError
+    assert not server.started
+
+
+def test_a_killed_greenlet_closes_its_server():
+    """Also while a handler is being waited for."""
+    server = Server(ip=LOCAL, connect=(LOCAL, closed_port()))
+
+    def run():
+        with server:
+            server.client()
+
+    running = gevent.spawn(run)
+    wait_until(lambda: server.started)
+    gevent.sleep(0.01)
+    running.kill()
+    assert not server.started
+
+
+# -- messages --------------------------------------------------------------------------------------------------------
+
+
+def test_send_without_a_handler_times_out_and_says_why():
+    """The message is not sent later, either; other greenlets go on meanwhile."""
+    with Server(ip=LOCAL) as server:
+        ticks = []
+        ticking = gevent.spawn(lambda: [ticks.append(gevent.sleep(0.01)) for _ in range(100)])
+        with pytest.raises(SendTimeout, match="within 200 ms: no handler is connected"):
+            server.send(build_request(server.sender, 1, "/", {"METHOD": "GET"}), timeout=200)
+        assert len(ticks) > 5
+        ticking.kill()
+        with PlainHandler() as handler:
+            server.connect(handler.addr)
+            client = server.client()
+            client.send("/", body=b"x")
+            assert client.recv().body == b"x"
+            assert len(handler.requests) == 1
+            server.stop()
+
+
+def test_send_to_full_handlers_times_out_and_says_why():
+    """A handler that reads nothing fills up."""
+    with PlainHandler(lambda request: gevent.sleep(60)) as handler, Server(ip=LOCAL) as server:
+        server.connect(handler.addr)
+        message = build_request(server.sender, 1, "/", {"METHOD": "GET"}, b"x" * 100_000)
+
+        def fill():
+            while True:
+                server.send(message, timeout=50)
+
+        with pytest.raises(SendTimeout, match="all 1 connected handlers have their fill"):
+            fill()
+
+
+def test_a_message_that_waits_goes_when_a_handler_comes():
+    """In the order of the calls, from any number of greenlets."""
+    with PlainHandler() as handler, Server(ip=LOCAL) as server:
+        clients = [server.client() for _ in range(20)]
+        sending = [gevent.spawn(one.send, "/", None, b"x", timeout=5000) for one in clients]
+        gevent.sleep(0.05)
+        server.connect(handler.addr)
+        gevent.joinall(sending, raise_error=True)
+        for one in clients:
+            assert one.recv().body == b"x"
+        assert [request.conn_id for request in handler.requests] == [one.conn_id for one in clients]
+
+
+def test_raw_messages_and_replies_pass_through_send_and_recv():
+    """A reply to a connection that no Client has is what recv returns; no notice follows, ids are the caller's."""
+    with PlainHandler() as handler, Server("raw", ip=LOCAL) as server:
+        server.connect(handler.addr)
+        server.send(build_request("raw", 77, "/", {"METHOD": "GET"}, b"one"))
+        assert server.recv() == b"raw 2:77, one"
+        server.send(Request("raw", "78", "/", {"METHOD": "GET"}, b"two"))
+        assert server.recv() == b"raw 2:78, two"
+        assert server.recv(timeout=20) is None
+        assert server.unclaimed == 2
+        assert len(handler.requests) == 2
+
+
+def test_a_late_reply_is_counted_and_answered_by_a_notice():
+    """As Mongrel2 does for a connection that has gone."""
+    with PlainHandler(lambda request: None) as handler, Server("late", ip=LOCAL) as server:
+        server.connect(handler.addr)
+        client = server.client()
+        client.send("/")
+        client.disconnect()
+        wait_until(lambda: len(handler.requests) == 2)
+        handler.publish("late", client.conn_id, b"too late")
+        wait_until(lambda: len(handler.requests) == 3)
+        assert server.unclaimed == 1
+        for request in handler.requests[1:]:
+            assert request.is_disconnect()
+            assert request.conn_id == client.conn_id
+
+
+def test_a_reply_to_several_connections_goes_to_each_of_them():
+    """Those that nobody has are counted; the others are not kept waiting by them."""
+    with PlainHandler(lambda request: None) as handler, Server("many", ip=LOCAL) as server:
+        server.connect(handler.addr)
+        clients = [server.client() for _ in range(50)]
+        handler.publish("many", [*(one.conn_id for one in clients), 999], b"to all")
+        for one in clients:
+            assert one.recv().body == b"to all"
+        assert server.unclaimed == 1
+        handler.publish("many", [clients[0].conn_id] * 2, b"twice")
+        assert [clients[0].recv().body for _ in range(2)] == [b"twice"] * 2
+
+
+def test_a_reply_that_mongrel2_would_refuse_is_counted(caplog):
+    """It is logged, and the next one is delivered."""
+    with PlainHandler(lambda request: None) as handler, Server("bad", ip=LOCAL) as server:
+        server.connect(handler.addr)
+        client = server.client()
+        with caplog.at_level(logging.WARNING, "greentx.server"):
+            handler.publish_raw("bad", b"garbage")
+            handler.publish_raw("bad", b"bad 1:12, x")
+            handler.publish("bad", client.conn_id, b"good")
+            assert client.recv().body == b"good"
+        assert server.bad_replies == 2
+        assert caplog.text.count("stall") == 2
+
+
+def test_clients_have_numbers_of_their_own():
+    """One counter for all, whatever they read."""
+    with Server(ip=LOCAL) as server:
+        clients = [server.client("mongrel2"), server.client("http"), server.client("websocket"), server.client()]
+        assert [type(one) for one in clients] == [Mongrel2Client, HTTPClient, WebSocketClient, Mongrel2Client]
+        assert [one.conn_id for one in clients] == ["1", "2", "3", "4"]
+        assert server.clients == 4
+        clients[1].disconnect()
+        assert server.clients == 3
+        with pytest.raises(LocalProtocolError, match="'mongrel2', 'http', 'websocket'"):
+            server.client("ftp")
+
+
+def test_two_hundred_clients_get_their_own_answers():
+    """None is lost, none doubled."""
+    rounds = 50
+    with handlers(2, lambda request: b"%s for %s" % (request.body, request.conn_id.encode())) as all_of_them:
+        with Server(ip=LOCAL, connect=[one.addr for one in all_of_them]) as server:
+
+            def browse():
+                client = server.client()
+                for number in range(rounds):
+                    client.send("/", body=b"%d" % number)
+                    assert client.recv(timeout=20_000).body == b"%d for %s" % (number, client.conn_id.encode())
+                assert client.recv(timeout=1) is None
+                client.disconnect()
+
+            browsing = [gevent.spawn(browse) for _ in range(200)]
+            gevent.joinall(browsing, raise_error=True)
+            assert server.unclaimed == 0
+        answered = [request for one in all_of_them for request in one.requests if not request.is_disconnect()]
+        assert len(answered) == 200 * rounds
+        assert len({(request.conn_id, request.body) for request in answered}) == 200 * rounds
+
+
+def test_clients_of_a_stopped_server_are_closed():
+    """Whoever waits wakes up."""
+
+    def wait_for(client):
+        with pytest.raises(ConnectionClosed):
+            client.recv(timeout=60_000)
+
+    with Server(ip=LOCAL) as server:
+        clients = [server.client("mongrel2"), server.client("http"), server.client("websocket")]
+        waiting = [gevent.spawn(wait_for, one) for one in clients]
+        gevent.sleep(0.01)
+    gevent.joinall(waiting, timeout=1, raise_error=True)
+    assert all(one.closed for one in clients)
+
+
+def test_json_headers_can_be_chosen():
+    """The handler sees which; the answer is the same."""
+    for encoding in ("tnetstring", "json"):
+        with PlainHandler() as handler, Server(ip=LOCAL, connect=handler.addr, encoding=encoding) as server:
+            client = server.client()
+            client.send("/a?x=1", {"Cookie": ["a=b", "c=d"]}, b"body")
+            assert client.recv().body == b"body"
+            kind = bytes if encoding == "tnetstring" else str
+            assert {type(name) for name in handler.requests[0]._raw} == {kind}
+            assert handler.requests[0].headers["cookie"] == ["a=b", "c=d"]
+            assert parse_request(handler.requests[0].encode()).query == {"x": ["1"]}
