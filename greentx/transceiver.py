@@ -462,7 +462,8 @@ class Transceiver:
         Raises:
             SendTimeout: A pipe stayed full; others may have got the message.
         """
-        self._running()
+        if self._runtime is None:
+            self._running()  # says why not; while stopping nobody is left to reach, which is no error
         if isinstance(message, str):
             payload, opcode = message.encode(), Opcode.TEXT
         else:
