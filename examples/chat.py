@@ -48,7 +48,7 @@ class Chat:
                     ws.close(1008, "that is not what the page sends")
         finally:
             name = self.people.pop(ws, None)
-            if name is not None and self.trans.started:
+            if name is not None:
                 self.tell("leave", name, people=self.names())
 
     def hear(self, ws, message) -> bool:
