@@ -520,6 +520,8 @@ class WebSocketClient(Client):
             message = self._assembler.add(frame)
             if message is not None:
                 self._take_message(message)
+        if parser.error is not None:  # behind the good ones
+            raise parser.error
 
     def _answer(self, parser: ResponseParser) -> bool:
         """Take the answer to the handshake; return whether it opens the WebSocket.

@@ -213,7 +213,7 @@ class Server:
             deadline = monotonic() + milliseconds / 1000
             connector.disconnect(milliseconds)
             connector.verify_disconnect(max(1, round((deadline - monotonic()) * 1000)))
-            if not pusher.wait_peers(lambda: pusher.peers < before, _GONE_SECONDS):
+            if not pusher.wait_departure(before, _GONE_SECONDS):
                 log.warning("%s let go of %s, but no PULL socket left", connector.endpoint, pusher.endpoint)
 
     def _connect_all(self, connectors: Iterable[Connector], timeout: int | None) -> None:
@@ -265,8 +265,9 @@ class Server:
             log.warning("%s may go on to connect: %s", connector.endpoint, error)
 
     def _leave(self, sockets: _Sockets) -> None:
+        pusher = sockets.pusher
+        before = pusher.peers
         deadline = monotonic() + _LEAVE_SECONDS
-        before, connectors = sockets.pusher.peers, [Connector(one, self) for one in self.handlers]
 
         def leave(connector: Connector) -> bool:
             try:
@@ -276,13 +277,13 @@ class Server:
                 return False
             return True
 
-        greenlets = [gevent.spawn(leave, one) for one in connectors]
+        greenlets = [gevent.spawn(leave, Connector(one, self)) for one in self.handlers]
         try:
-            gevent.joinall(greenlets, _LEAVE_SECONDS)
+            gevent.joinall(greenlets)
         finally:
             gevent.killall(greenlets)
         told = sum(one.value is True for one in greenlets)
-        pusher, left = sockets.pusher, max(0.0, min(_GONE_SECONDS, deadline - monotonic()))
+        left = max(0.0, min(_GONE_SECONDS, deadline - monotonic()))
         if told and not pusher.wait_peers(lambda: pusher.peers <= max(0, before - told), left):
             log.warning("%s ends with %d PULL sockets connected", self.sender, pusher.peers)
 

@@ -137,8 +137,8 @@ class PlainHandler:
             while True:
                 request = parse_request(pull.recv())
                 self.requests.append(request)
-                bodies = self.answer(request)
-                if bodies is None or request.is_disconnect():
+                bodies = None if request.is_disconnect() else self.answer(request)
+                if bodies is None:
                     continue
                 for body in [bodies] if isinstance(bodies, bytes) else bodies:
                     self.publish(sender, request.conn_id, body)

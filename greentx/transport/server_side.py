@@ -20,6 +20,9 @@ __all__ = ["Pusher", "ask", "bind_subscriber"]
 # The descriptor should tell when a full pipe has room again; this bounds what a lost wake-up costs.
 _BLOCKED_POLL_SECONDS = 0.1
 
+# From the word that a connection ended to the end of its pipe: microseconds, on a busy machine some milliseconds.
+_PIPE_SECONDS = 0.01
+
 _MONITOR_EVENT = struct.Struct("=HI")
 
 
@@ -84,6 +87,19 @@ class Pusher:
                 self._peers_changed.wait()
             return True
         return enough()
+
+    def wait_departure(self, before: int, timeout: float) -> bool:
+        """Block this greenlet until fewer than *before* peers are connected, and nothing more goes to who left.
+
+        Returns:
+            False when *timeout* seconds did not bring it.
+        """
+        if not self.wait_peers(lambda: self.peers < before, timeout):
+            return False
+        # ZeroMQ tells of a connection's end and then takes its pipe away; until it has, messages go in there.
+        gevent.sleep(_PIPE_SECONDS)
+        self._socket.getsockopt(zmq.EVENTS)
+        return True
 
     def send(self, message: bytes, timeout: float | None) -> None:
         """Send one message; blocks this greenlet while no peer has room for it.
