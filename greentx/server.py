@@ -358,7 +358,8 @@ class Server:
 
     def ask(self, endpoint: str, message: bytes, timeout: float) -> bytes | None:
         """Ask the control socket at *endpoint*; ``None`` without an answer in *timeout* seconds. A Connector's way."""
-        return ask(self._running().context, endpoint, message, timeout)
+        sockets = self._running()
+        return ask(sockets.context, endpoint, message, timeout, sockets.ended)
 
     @contextlib.contextmanager
     def expect_proof(self, guid: bytes | None) -> Iterator[Event]:
@@ -442,6 +443,7 @@ class _Sockets:
         self.context = context
         self.pusher = pusher
         self.receiver = receiver
+        self.ended = Event()
 
     @property
     def forked(self) -> bool:
@@ -460,6 +462,7 @@ class _Sockets:
                 self.pusher.close()
         finally:
             self.context.close(linger=0)
+            self.ended.set()
 
 
 def _listed(connect: Address | Iterable[Address] | None) -> list[Address]:

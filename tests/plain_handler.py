@@ -27,6 +27,7 @@ class PlainHandler:
         refuse: Words to answer every command with, instead of obeying.
         lost_proofs: Proofs that are promised and not sent, from the first on.
         pull: False never connects PULL.
+        keep_pull: True keeps it connected when told to let go.
         port: Of the control socket; 0 is any.
 
     Attributes:
@@ -42,6 +43,7 @@ class PlainHandler:
         refuse: bytes = b"",
         lost_proofs: int = 0,
         pull: bool = True,
+        keep_pull: bool = False,
         port: int = 0,
     ) -> None:
         self.answer = answer or (lambda request: request.body)
@@ -49,6 +51,7 @@ class PlainHandler:
         self.refuse = refuse
         self.lost_proofs = lost_proofs
         self.pull = pull
+        self.keep_pull = keep_pull
         self.port = port
         self.commands: list[str] = []
         self.requests: list[Request] = []
@@ -67,8 +70,7 @@ class PlainHandler:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for sender in list(self._pubs):
-            self._remove(sender)
+        gevent.killall(list(self._pullers.values()))
         self._control.kill()
         self._context.destroy(0)
 
@@ -128,9 +130,8 @@ class PlainHandler:
         pub = self._pubs.pop(sender, None)
         if pub is not None:
             pub.close(0)
-        puller = self._pullers.pop(sender, None)
-        if puller is not None:
-            puller.kill()
+        if sender in self._pullers and not self.keep_pull:
+            self._pullers.pop(sender).kill()
 
     def _serve(self, pull: zmq.Socket, sender: str) -> None:
         try:

@@ -332,15 +332,76 @@ def test_leaving_tells_every_handler():
             assert not one._pubs
 
 
-def test_leaving_takes_less_than_three_seconds_where_handlers_are_dead():
-    """They are asked side by side, and for two seconds only."""
+def test_leaving_takes_less_than_three_seconds_where_handlers_are_dead(caplog):
+    """They are asked side by side, and for two seconds only; each is named in the log."""
     with handlers(5) as all_of_them:
         server = Server(ip=LOCAL, connect=[one.addr for one in all_of_them])
         server.start()
         server.client()
     started = time.monotonic()
-    server.stop()
+    with caplog.at_level(logging.WARNING, "greentx.server"):
+        server.stop()
     assert time.monotonic() - started < 3
+    assert all(f"{one.addr} was not told" in caplog.text for one in all_of_them)
+
+
+def test_a_handler_that_keeps_pulling_is_named_in_the_log(caplog):
+    """It said that it let go, but goes on to take requests."""
+    with PlainHandler(keep_pull=True) as handler, Server("S", ip=LOCAL) as server:
+        with caplog.at_level(logging.WARNING, "greentx.server"):
+            server.connect(handler.addr)
+            server.disconnect(handler.addr)
+            assert f"{handler.addr} let go of tcp://{LOCAL}:{server.push_port}, but no PULL" in caplog.text
+            with PlainHandler(keep_pull=True) as other:
+                server.connect(other.addr)
+                server.stop()
+                assert "S ends with 2 PULL sockets connected" in caplog.text
+
+
+def test_a_handler_that_cannot_be_taken_back_is_named_in_the_log(caplog):
+    """It did not prove itself, and then did not answer any more: it may connect later."""
+    with PlainHandler(lost_proofs=10**6) as handler, Server(ip=LOCAL) as server:
+
+        def connect():
+            with pytest.raises(ConnectTimeout):
+                server.connect(handler.addr, timeout=200)
+
+        connecting = gevent.spawn(connect)
+        wait_until(lambda: "/__ping__" in handler.commands)
+        handler.mute = 10**6
+        with caplog.at_level(logging.WARNING, "greentx.server"):
+            connecting.get()
+        assert f"{handler.addr} may go on to connect" in caplog.text
+
+
+def test_stopping_wakes_those_who_wait_to_send_and_to_receive():
+    """With an error that says why."""
+
+    def raises(use):
+        with pytest.raises(TransportError):
+            use()
+
+    server = Server(ip=LOCAL)
+    server.start()
+    waiting = [gevent.spawn(raises, use) for use in (lambda: server.send(b"x", None), lambda: server.recv(None))]
+    waiting.append(gevent.spawn(raises, lambda: server.connect(("127.0.0.1", 1))))
+    server.post(b"y")
+    gevent.sleep(0.01)
+    server.stop()
+    gevent.joinall(waiting, timeout=1, raise_error=True)
+    assert all(one.successful() for one in waiting)
+
+
+def test_a_killed_sender_takes_its_message_back():
+    """It does not go out later."""
+    with PlainHandler() as handler, Server("S", ip=LOCAL) as server:
+        sending = [gevent.spawn(server.send, build_request("S", n, "/", {"METHOD": "GET"}), None) for n in (1, 2)]
+        gevent.sleep(0.01)
+        sending[0].kill()
+        server.connect(handler.addr)
+        sending[1].get()
+        wait_until(lambda: handler.requests)
+        assert [request.conn_id for request in handler.requests] == ["2"]
 
 
 def test_a_block_that_ends_with_an_error_passes_it_on():

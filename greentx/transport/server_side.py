@@ -212,14 +212,18 @@ def bind_subscriber(context: Context, endpoint: str, on_message: Callable[[bytes
     return receiver, receiver.bind(endpoint)
 
 
-def ask(context: Context, endpoint: str, message: bytes, timeout: float) -> bytes | None:
+def ask(context: Context, endpoint: str, message: bytes, timeout: float, ended: Event) -> bytes | None:
     """Ask the REP socket at *endpoint* and return its answer; ``None`` when there was none within *timeout* seconds.
 
     Each question has a REQ socket of its own: one that waits for an answer that was lost could never ask again. Blocks
     this greenlet.
 
+    Args:
+        ended: Set when *context* is closed, so that nobody waits on.
+
     Raises:
         TransportError: The endpoint names no known host.
+        SocketClosed: The context was closed meanwhile.
     """
     socket = context.socket(zmq.REQ)
     answers: list[bytes] = []
@@ -240,7 +244,7 @@ def ask(context: Context, endpoint: str, message: bytes, timeout: float) -> byte
     try:
         socket.send(message, zmq.NOBLOCK)
         check()
-        answered.wait(timeout)
+        gevent.wait((answered, ended), timeout, count=1)
         context.check()
     finally:
         context.unwatch(watcher)
