@@ -93,9 +93,10 @@ class Outbox:
         size: Bytes that wait.
         closing: The connection is to be closed behind them.
         window: Bytes that may still be sent before credits come; ``None`` without ``download.flow_control``.
+        confirmed: Bytes that the server reported as written.
     """
 
-    __slots__ = ("_parts", "closing", "head", "size", "window")
+    __slots__ = ("_parts", "closing", "confirmed", "head", "size", "window")
 
     def __init__(self, head: bytes, window: int | None = None) -> None:
         self.head = head
@@ -103,6 +104,14 @@ class Outbox:
         self.size = 0
         self.closing = False
         self.window = window
+        self.confirmed = 0
+
+    def spend(self, size: int) -> bool:
+        """Return whether *size* bytes may be sent right now, in a message of the caller's, and count them if so."""
+        if self._parts or self.closing or self.window is None or size > self.window:
+            return False
+        self.window -= size
+        return True
 
     def put(self, data: bytes) -> None:
         """Add bytes behind what waits."""
@@ -139,6 +148,7 @@ class Outbox:
         """The server wrote *count* bytes: as many more may be sent, never more than :data:`CREDITS`."""
         if self.window is not None:
             self.window = min(CREDITS, self.window + count)
+            self.confirmed += count
 
     @property
     def idle(self) -> bool:

@@ -27,7 +27,7 @@ import zmq
 from gevent.event import Event
 
 from ..errors import ConnectionClosed, LocalProtocolError, SendTimeout
-from ..wire import MAX_CONN_IDS, check_sender
+from ..wire import MAX_CONN_IDS, build_control_reply, check_sender
 from .context import Context
 from .outbox import CREDITS, Outbox, Pacer
 
@@ -141,25 +141,45 @@ class Writer:
         if outbox.size > OUTBOX_LIMIT and wait and self._may_block():
             self._wait_for_outbox(conn_id, outbox)
 
-    def write_many(self, sender: str, conn_ids: Sequence[str], data: bytes) -> None:
+    def write_many(self, sender: str, conn_ids: Sequence[str], data: bytes) -> list[str]:
         """Send the same *data* to many browsers, in messages of 128 ids; for whom something waits, behind that.
 
-        Blocks this greenlet while the pipe to the server is full; raises ``SendTimeout`` as :meth:`write` does.
+        Blocks this greenlet while the pipe to the server is full; raises ``SendTimeout`` as :meth:`write` does. It does
+        not wait for browsers: the caller has to see to the bounds.
+
+        Returns:
+            Those for which more than :data:`OUTBOX_LIMIT` bytes waited before, to which *data* was added all the same.
         """
         prefix = self._prefixes.get(sender) or self._find_prefix(sender)
         if self.flow_control:
-            allowed: Sequence[str] = ()
-            refused = conn_ids
+            allowed, refused = self._split_by_credits(prefix, conn_ids, len(data))
         else:
             allowed, refused = self._pacer.split(conn_ids, monotonic(), self._outboxes)
         for start in range(0, len(allowed), MAX_CONN_IDS):
             ids = " ".join(allowed[start : start + MAX_CONN_IDS]).encode()
             self._send(b"%b %d:%b, %b" % (prefix, len(ids), ids, data))
+        slow: list[str] = []
         for conn_id in refused:
             outbox = self._outboxes.get(conn_id) or self._new_outbox(prefix, conn_id)
             if not outbox.closing:
+                if outbox.size > OUTBOX_LIMIT:
+                    slow.append(conn_id)
                 outbox.put(data)
                 self._progress(conn_id, outbox)
+        return slow
+
+    def _split_by_credits(self, prefix: bytes, conn_ids: Sequence[str], size: int) -> tuple[list[str], list[str]]:
+        """With flow control, who may be sent *size* bytes at once (they are counted), and who may not."""
+        outboxes = self._outboxes
+        allowed: list[str] = []
+        refused: list[str] = []
+        for conn_id in conn_ids:
+            outbox = outboxes.get(conn_id) or self._new_outbox(prefix, conn_id)
+            if outbox.spend(size):
+                allowed.append(conn_id)
+            else:
+                refused.append(conn_id)
+        return allowed, refused
 
     def close(self, sender: str, conn_ids: Sequence[str], *, wait: bool = True) -> None:
         """Have the server close connections, behind what waits for them; what is written later is dropped."""
@@ -169,6 +189,9 @@ class Writer:
             outbox = self._outboxes.get(conn_id)
             if outbox is not None and outbox.size:
                 outbox.closing = True
+                drained = self._drained.pop(conn_id, None)
+                if drained is not None:
+                    drained.set()  # who waits to write more waits in vain
                 self._progress(conn_id, outbox, wait)
             else:
                 self.forget(conn_id)
@@ -183,6 +206,10 @@ class Writer:
         ids = ("X " + " ".join(conn_ids)).encode()
         self._send(b"%b %d:%b, %b" % (prefix, len(ids), ids, body))
 
+    def prove(self, sender: str, body: bytes) -> None:
+        """Send *body* to no browser, as a message of its own, for a server that asked for it."""
+        self._send(build_control_reply(sender, body))
+
     def credit(self, conn_id: str, count: int) -> None:
         """The server reports that it wrote *count* bytes to this connection."""
         outbox = self._outboxes.get(conn_id)
@@ -193,6 +220,19 @@ class Writer:
     def unconfirmed(self) -> list[str]:
         """Return the connections that were sent bytes which the server, with flow control, did not report yet."""
         return [conn_id for conn_id, outbox in self._outboxes.items() if outbox.window is not None]
+
+    def confirmed(self, conn_id: str) -> int | None:
+        """Return a number that grows while this browser takes what it was sent; ``None`` when all of it was taken.
+
+        Only known with flow control; without it ``None``, too.
+        """
+        outbox = self._outboxes.get(conn_id)
+        return None if outbox is None or outbox.window is None else outbox.confirmed
+
+    @property
+    def pipe_full(self) -> bool:
+        """True while messages wait for room in the pipe to the server."""
+        return bool(self._blocked)
 
     def waiting(self, conn_id: str) -> int:
         """Return how many bytes wait for one connection."""
@@ -266,6 +306,8 @@ class Writer:
             if drained is None:
                 drained = self._drained[conn_id] = Event()
             in_time = drained.wait(self.send_timeout)
+            if outbox.closing:
+                raise ConnectionClosed(1006, "the connection is being closed")
             if self._outboxes.get(conn_id) is not outbox and outbox.size:
                 raise ConnectionClosed(1006, "the browser went away")
             if not in_time and outbox.size >= before:
