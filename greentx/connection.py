@@ -13,30 +13,61 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from time import time
 from typing import Any
 
 from .endpoints import Address, connect_endpoint
-from .errors import LocalProtocolError, RemoteProtocolError
+from .errors import GreentxError, LocalProtocolError, RemoteProtocolError
 from .frames import Opcode, parse_close
 from .http1 import HeaderFields, build_response, connection_options, format_date
 from .inbox import Inbox
-from .pipeline import CLOSE, OpenRequests
-from .registry import Entry, Registry
+from .pipeline import GONE, OpenRequests
+from .registry import Registry
 from .session import Sessions, WebSocketOptions
-from .transport import Context, Receiver, SocketKind, Writer
+from .transport import Context, Receiver, SocketKind, Writer, native_thread_id
 from .wire import KEEP_ALIVE, Request, batch_conn_ids, check_sender, parse_request
 
-__all__ = ["Connection", "Runtime"]
+__all__ = ["Attachment", "Connection", "Runtime"]
 
 log = logging.getLogger("greentx.connection")
 
 #: METHODs that only Mongrel2 and greentx make up. As the method of an HTTP request they are somebody's forgery.
-_RESERVED = frozenset({"WEBSOCKET", "WEBSOCKET_CONNECT", "WEBSOCKET_CLOSE", "DISCONNECT"})
+_RESERVED = frozenset(
+    {"JSON", "XML", "WEBSOCKET_HANDSHAKE", "WEBSOCKET", "WEBSOCKET_CONNECT", "WEBSOCKET_CLOSE", "DISCONNECT"}
+)
+
+#: What Mongrel2 knows an opening handshake by: METHOD says it only where all of these were sent (probed).
+_HANDSHAKE_HEADERS = ("host", "upgrade", "connection", "sec-websocket-key", "sec-websocket-version")
+
+_WEBSOCKET = frozenset({"WEBSOCKET", "WEBSOCKET_CONNECT", "WEBSOCKET_CLOSE"})
+
+_JSON_TYPE = {"Content-Type": "application/json"}
 
 #: Seconds after which a WARNING names a server that has not shown itself.
 READY_WARNING_SECONDS = 5.0
+
+
+class Attachment:
+    """Something that works on a Transceiver's messages beside the application, such as a relay. This one does nothing.
+
+    It is in ``Runtime.attachments``; its methods may be called in the hub, so they do not block, but the last two.
+    """
+
+    def notice(self, connection: Connection, request: Request) -> None:
+        """The server sent a notice; the connection set has not acted on it yet."""
+
+    def websocket_ended(self, connection: Connection, event: Request) -> None:
+        """A WebSocket has ended; *event* is the ``WEBSOCKET_CLOSE`` that the application gets."""
+
+    def lost(self, connection: Connection) -> None:
+        """The server of *connection* has gone, with all its ids."""
+
+    def stop_intake(self, timeout: float) -> None:
+        """The Transceiver stops: take in no more. Blocks for *timeout* seconds at the most."""
+
+    def stop(self, linger: float) -> None:
+        """The handlers have finished: send what waits, for *linger* seconds at the most, and let go."""
 
 
 class Runtime:
@@ -48,6 +79,7 @@ class Runtime:
         inbox: Where events wait for the application.
         options: What the application said about its WebSockets.
         send_timeout: Seconds that a sender waits on a full pipe; ``None`` for ever.
+        attachments: What else works on the messages.
     """
 
     def __init__(
@@ -64,6 +96,7 @@ class Runtime:
         self.inbox = Inbox(max_pending)
         self.options = options
         self.send_timeout = send_timeout
+        self.attachments: list[Attachment] = []
 
 
 class Connection:
@@ -73,6 +106,7 @@ class Connection:
         runtime: What it shares with the Transceiver's other connection sets.
         sender: The entry's ``send_ident``; letters, digits and ``-``.
         pull_addr: The entry's ``send_spec``, where the server pushes requests: ``(host, port)`` or an endpoint.
+            ``None`` pulls from nowhere: its requests come another way.
         pub_addr: The entry's ``recv_spec``, where the server subscribes to replies.
 
     Raises:
@@ -84,9 +118,9 @@ class Connection:
         stale_replies: How many answers were not sent because the server that asked has gone.
     """
 
-    def __init__(self, runtime: Runtime, sender: str, pull_addr: Address, pub_addr: Address) -> None:
+    def __init__(self, runtime: Runtime, sender: str, pull_addr: Address | None, pub_addr: Address) -> None:
         self.sender = check_sender(sender)
-        self.pull_endpoint = connect_endpoint(pull_addr)
+        self.pull_endpoint = None if pull_addr is None else connect_endpoint(pull_addr)
         self.pub_endpoint = connect_endpoint(pub_addr)
         self.bad_messages = 0
         self.stale_replies = 0
@@ -95,9 +129,11 @@ class Connection:
         self._context = runtime.context
         self._inbox = runtime.inbox
         self._private_inbox = False
-        # Counts the lives of the server. Ids begin at 1 again in each, so an answer to an older one must not go out.
-        self._epoch = 0
-        self._open = OpenRequests()
+        self._stopped = False
+        self._thread_id = self._context.thread_id
+        # A new one for each life of the server. Ids begin at 1 again in each, so that an answer to a request of an
+        # older one would reach a stranger.
+        self._open = OpenRequests(self.release)
         self._sockets: dict[str, None] = {}
         self._probed: dict[str, Request | None] = {}
         self._ready_timer: Any = None
@@ -115,7 +151,12 @@ class Connection:
             name=f"receiver of {self.sender}",
         )
         self.sessions = Sessions(
-            self._context, self._writer, runtime.registry, runtime.options, self._emit, name=f"sender {self.sender}"
+            self._context,
+            self._writer,
+            runtime.registry,
+            runtime.options,
+            self._emit_websocket,
+            name=f"sender {self.sender}",
         )
 
     def __repr__(self) -> str:
@@ -147,13 +188,18 @@ class Connection:
         self._receiver.stop(timeout)
 
     def stop(self, *, linger: float) -> None:
-        """Send what waits, for *linger* seconds at the most, and close the sockets; safe to call twice."""
+        """Send what waits, for *linger* seconds at the most, and close the sockets; safe to call twice.
+
+        Requests that are answered later are passed over.
+        """
         if self._ready_timer is not None:
             self._context.unwatch(self._ready_timer)
             self._ready_timer = None
         self._receiver.stop(0)
         self.sessions.stop()
         self._writer.stop(linger=linger)
+        self._stopped = True
+        self._open = OpenRequests()
 
     def _warn_not_ready(self) -> None:
         if not self.ready:
@@ -168,19 +214,22 @@ class Connection:
         log.info("%s: Mongrel2 at %s is there", self.sender, self.pub_endpoint)
         if self._ready_timer is not None:
             self._ready_timer.stop()
-        self._receiver.connect(self.pull_endpoint)
+        if self.pull_endpoint is not None:
+            self._receiver.connect(self.pull_endpoint)
 
     def _on_lost(self) -> None:
         log.warning("%s: Mongrel2 at %s has gone, and all its connections", self.sender, self.pub_endpoint)
-        self._epoch += 1
         self._receiver.drop()
         self._probed.clear()
-        for request in self._open.clear():
-            self._emit(self._disconnect_of(request.sender, request.conn_id))
-        for conn_id in list(self._sockets):
-            self._emit(self._disconnect_of(self.sender, conn_id))
+        old, self._open = self._open, OpenRequests(self.release)
+        senders = dict.fromkeys(self._sockets, self.sender)
+        senders.update((conn_id, request.sender) for conn_id, request in old.heads.items())
         self._sockets.clear()
+        for conn_id, sender in senders.items():
+            self._emit_disconnect(sender, conn_id)
         self.sessions.lost()
+        for attachment in self._runtime.attachments:
+            attachment.lost(self)
         if self._ready_timer is not None:
             self._ready_timer.again(self._warn_not_ready)
 
@@ -193,42 +242,73 @@ class Connection:
             self.bad_messages += 1
             log.warning("%s: bad message number %d: %s", self.sender, self.bad_messages, error)
             return
-        request._epoch = self._epoch
         self.requests += 1
-        method = request.method
+        pending = self._open
         raw = request._raw
         if b"DOWNLOAD_CREDITS" in raw or "DOWNLOAD_CREDITS" in raw:
             self._writer.flow_control = True
-        if method == "WEBSOCKET_HANDSHAKE":
+        inbox = self._inbox
+        if request.method in _RESERVED:
+            request._books = pending
+            self._on_reserved(request)
+        elif pending.add(request):
+            inbox.items.append((self, request))
+            if inbox.consumers_wait:
+                inbox.wake()
+            if request.conn_id in pending.behind and pending.overfull(request.conn_id):
+                self._drop_pipeline(request)
+        else:
+            log.info("%s: connection %s sent more after its last request", self.sender, request.conn_id)
+        if len(inbox.items) >= inbox.limit:
+            inbox.wait_for_space()
+
+    def _on_reserved(self, request: Request) -> None:
+        method = request.method
+        if method == "WEBSOCKET" and request.header("FLAGS") is not None:
+            self.sessions.message(request)
+        elif method == "WEBSOCKET_HANDSHAKE" and all(request.header(name) is not None for name in _HANDSHAKE_HEADERS):
             self.sessions.handshake(request)
-        elif method in _RESERVED:
-            if method == "WEBSOCKET" and request.header("FLAGS") is not None:
-                self.sessions.message(request)
-            else:
-                self._refuse(request)
-        elif method == "JSON" or method == "XML":
+        elif method in ("JSON", "XML") and request.header("VERSION") is None:
             if request.is_notice():
                 self._on_notice(request)
             else:
                 self._sockets[request.conn_id] = None
                 self._emit(request)
         else:
-            self._open.add(request)
-            self._emit(request)
-        inbox = self._inbox
-        if len(inbox.items) >= inbox.limit:
-            inbox.wait_for_space()
+            self._refuse(request)
 
     def _emit(self, request: Request) -> None:
         self._inbox.put(self, request)
 
+    def _emit_websocket(self, request: Request) -> None:
+        if request.method == "WEBSOCKET_CLOSE":
+            request._books = GONE
+        self._inbox.put(self, request)
+
+    def _emit_disconnect(self, sender: str, conn_id: str) -> None:
+        request = Request(sender, conn_id, "@*", {"METHOD": "JSON"}, b'{"type":"disconnect"}', "DISCONNECT")
+        request._books = GONE
+        self._emit(request)
+
     def _refuse(self, request: Request) -> None:
         """An HTTP request whose method is one of our own words: it must not look like an event to the application."""
         log.warning("%s: connection %s sent the METHOD %s over HTTP", self.sender, request.conn_id, request.method)
-        self._writer.write(request.sender, request.conn_id, build_response(b"", 501, close=True), wait=False)
-        self._writer.close(request.sender, [request.conn_id], wait=False)
+        if self._open.add(request):
+            answer = build_response(b"", 501, date=_date(), close=True)
+            data, close = self._open.answer(request, answer, complete=True, close=True)
+            self._put(request, data, close, wait=False)
+
+    def _drop_pipeline(self, request: Request) -> None:
+        """A client sends requests without end and does not wait for the answers."""
+        conn_id = request.conn_id
+        log.warning("%s: connection %s has too many requests open, closing it", self.sender, conn_id)
+        self._open.remove(conn_id)
+        self._writer.close(request.sender, [conn_id], wait=False)
+        self._emit_disconnect(request.sender, conn_id)
 
     def _on_notice(self, request: Request) -> None:
+        for attachment in self._runtime.attachments:
+            attachment.notice(self, request)
         written = request.credits()
         if written is not None:
             self._writer.credit(request.conn_id, written)
@@ -237,19 +317,12 @@ class Connection:
             self._writer.forget(conn_id)
             if self.sessions.gone(request):
                 return
-            was_open = self._open.remove(conn_id)
+            was_open = bool(self._open.remove(conn_id))
             if conn_id in self._sockets:
                 del self._sockets[conn_id]
             elif not was_open:
                 return  # idle keep-alive, our own close, or the answer to something sent to a dead id
-            request.method = "DISCONNECT"
-            self._emit(request)
-
-    def _disconnect_of(self, sender: str, conn_id: str) -> Request:
-        body = b'{"type":"disconnect"}'
-        request = Request(sender, conn_id, "@*", {"METHOD": "JSON"}, body, "DISCONNECT")
-        request._epoch = self._epoch
-        return request
+            self._emit_disconnect(request.sender, conn_id)
 
     def recv(self, timeout: float | None = None) -> Request | None:
         """Return the next event of this connection set; ``None`` after *timeout* seconds, or when it was stopped.
@@ -259,13 +332,10 @@ class Connection:
         if not self._private_inbox:
             shared, self._inbox = self._inbox, Inbox(self._inbox.limit)
             self._private_inbox = True
-            for connection, request in list(shared.items):
-                if connection is self:
-                    shared.items.remove((connection, request))
-                    self._inbox.put(self, request)
-            self._inbox.ended = shared.ended
+            self._inbox.ended = shared.ended or self._stopped
+            shared.move(self, self._inbox)
         inbox = self._inbox
-        if not inbox.items and (inbox.ended or not inbox.wait(timeout) or not inbox.items):
+        if not inbox.wait(timeout) or not inbox.items:
             return None
         request = inbox.items.popleft()[1]
         if inbox.receivers_wait:
@@ -273,19 +343,26 @@ class Connection:
         return request
 
     def recv_json(self, timeout: float | None = None) -> Request | None:
-        """As :meth:`recv`, for messages of JSON sockets; ``request.data`` is the decoded body.
+        """As :meth:`recv`, and ``request.data`` is the decoded body, also that of an HTTP request.
 
-        A message whose body is no JSON is counted, logged and passed over.
+        A JSON socket's message whose body is no JSON is counted, logged and passed over; an HTTP request without JSON
+        is handed out with ``data == {}``, since its client waits for an answer.
         """
         while True:
             request = self.recv(timeout)
+            if request is None:
+                return None
             try:
-                if request is not None:
-                    _ = request.data
-                return request
+                if request.method not in _RESERVED:
+                    request._data = request.json()
+                _ = request.data
             except RemoteProtocolError as error:
+                if request.method not in _RESERVED:
+                    return request
                 self.bad_messages += 1
                 log.warning("%s: %s", self.sender, error)
+            else:
+                return request
 
     def end_inbox(self) -> None:
         """Nothing more comes: who waits in :meth:`recv` gets ``None`` once it has taken what is there."""
@@ -299,40 +376,49 @@ class Connection:
         req: Request,
         body: str | bytes,
         code: int = 200,
-        status: str | None = None,
+        status: str | None = "OK",
         headers: HeaderFields | None = None,
     ) -> None:
         """Answer an HTTP request, whole.
 
         ``Content-Length`` and ``Date`` are added. HEAD, 204 and 304 go out without the body; the connection is closed
         behind the answer where the client, HTTP/1.0 or *headers* ask for it. Answers to pipelined requests are put in
-        the order of the requests. A request whose client has gone is passed over.
+        the order of the requests. A request whose client or server has gone is passed over, as is a WebSocket's message
+        (which takes :meth:`reply_websocket`).
 
         Args:
             req: As it came out of ``recv``.
             body: ``str`` goes out as UTF-8.
-            code, status: The status; ``None`` is the standard phrase.
+            code, status: The status. ``None``, or the default beside another code than 200, is the standard phrase.
+                After an interim code (1xx) the request stays open.
             headers: A mapping of names to a value or a list of them, or pairs.
 
         Raises:
-            LocalProtocolError: Something that may not be sent, such as a CR or LF in a header. Nothing was sent.
-            SendTimeout: The pipe to the server stayed full for ``send_timeout`` seconds, which this greenlet waited.
+            LocalProtocolError: Something that may not be sent, such as a CR or LF in a header; or *req* was answered
+                before. Nothing was sent.
+            SendTimeout: The pipe to the server stayed full for ``send_timeout`` seconds, which this greenlet waited;
+                the connection is closed.
         """
-        close = req.should_close()
-        if headers:
-            close = close or _asks_to_close(headers)
-        keep_alive = not close and req.header("VERSION") == "HTTP/1.0"
+        close, keep_alive = req.persistence()
+        if headers and not close:
+            if not isinstance(headers, Mapping):
+                headers = list(headers)
+            if _asks_to_close(headers):
+                close, keep_alive = True, False
         data = build_response(
-            body.encode() if isinstance(body, str) else bytes(body),
+            body if body.__class__ is bytes else _as_bytes(body),
             code,
-            status,
+            None if status == "OK" else status,
             headers,
             date=_date(),
             head_only=req.method == "HEAD",
             close=close,
             keep_alive=keep_alive,
         )
-        self._answer(req, data, True, close)
+        if code >= 200:
+            self._answer(req, data, True, close)
+        else:
+            self._answer(req, data, None, False)
 
     def reply(self, req: Request, msg: str | bytes) -> None:
         """Send raw bytes in answer to *req*: a whole HTTP response or a part of it, frames, whatever the client takes.
@@ -340,25 +426,33 @@ class Connection:
         Where requests are pipelined the bytes are followed to see where the response ends, so that the next one does
         not run into it. An empty *msg* closes the connection, as :meth:`close` does. Raises as :meth:`reply_http`.
         """
-        data = msg.encode() if isinstance(msg, str) else bytes(msg)
-        if not data:
-            self.close(req)
-        else:
+        data = _as_bytes(msg)
+        if data:
             self._answer(req, data, None, False)
+        else:
+            self.close(req)
 
     def reply_json(self, req: Request, data: Any) -> None:
         """Send *data* as JSON: to a JSON or XML socket as it is, to an HTTP request as ``application/json``.
 
-        JSON sockets get no terminator, as with Mongrel2's own example: with ``raw_payload=0`` the server frames them.
+        A WebSocket gets it as a text message. JSON sockets get no terminator, as with Mongrel2's own example: with
+        ``raw_payload=0`` the server frames them. Raises ``LocalProtocolError`` for what JSON cannot express.
         """
-        self._write_json(req, req.sender, [req.conn_id], data)
+        body = _as_json(data)
+        if req.method in ("JSON", "XML"):
+            self._answer(req, body, None, False)
+        elif req.method in _RESERVED:
+            self.reply_websocket(req, body)
+        else:
+            self.reply_http(req, body, headers=_JSON_TYPE)
 
     def reply_websocket(self, req: Request, body: str | bytes, opcode: int = Opcode.TEXT, rsvd: int = 0) -> None:
         """Send one frame to the WebSocket of *req*; compressed where that was agreed on and *rsvd* is 0.
 
         A close frame (opcode 8, *body* its payload) begins the closing handshake. One that has gone is passed over.
         """
-        self.deliver_websocket(req.sender, [req.conn_id], body, opcode, rsvd)
+        if self._is_ours(req):
+            self.deliver_websocket(req.sender, [req.conn_id], body, opcode, rsvd)
 
     def close(self, req: Request) -> None:
         """Close the browser's connection behind what was written to it; a WebSocket gets a close frame (1000) first."""
@@ -368,9 +462,9 @@ class Connection:
 
     def send(self, sender: str, conn_id: str | int | Iterable[str | int], msg: str | bytes) -> None:
         """Send raw bytes to one connection, or to several; an empty *msg* closes them. The same as :meth:`deliver`."""
-        self.deliver(sender, [conn_id] if isinstance(conn_id, (str, int)) else conn_id, msg)
+        self.deliver(sender, conn_id, msg)
 
-    def deliver(self, sender: str, idents: Iterable[str | int], data: str | bytes) -> None:
+    def deliver(self, sender: str, idents: str | int | Iterable[str | int], data: str | bytes) -> None:
         """Send the same raw bytes to many connections, 128 ids a message; empty *data* closes them.
 
         For a connection with an open HTTP request they are (a part of) its answer, as with :meth:`reply`.
@@ -379,31 +473,45 @@ class Connection:
             LocalProtocolError: An id is no decimal number, or *sender* cannot be parsed by Mongrel2.
             SendTimeout: As :meth:`reply_http`.
         """
-        raw = data.encode() if isinstance(data, str) else bytes(data)
-        self._run(self._deliver, check_sender(sender), _checked_ids(idents), raw, None)
+        self._run(self._deliver, check_sender(sender), _checked_ids(idents), _as_bytes(data))
 
-    def deliver_json(self, sender: str, idents: Iterable[str | int], data: Any) -> None:
-        """As :meth:`reply_json`, to many connections."""
-        for conn_ids in batch_conn_ids(idents):
-            self._write_json(None, sender, conn_ids, data)
+    def deliver_json(self, sender: str, idents: str | int | Iterable[str | int], data: Any) -> None:
+        """As :meth:`reply_json`, to many connections, each in the way that it takes it."""
+        body = _as_json(data)
+        registry, heads = self._runtime.registry, self._open.heads
+        conn_ids = _checked_ids(idents)
+        websockets = [conn_id for conn_id in conn_ids if (sender, conn_id) in registry]
+        others = [conn_id for conn_id in conn_ids if conn_id not in heads and (sender, conn_id) not in registry]
+        self.deliver_http(sender, conn_ids, body, headers=_JSON_TYPE)
+        if websockets:
+            self.deliver_websocket(sender, websockets, body)
+        if others:
+            self.deliver(sender, others, body)
 
     def deliver_http(
         self,
         sender: str,
-        idents: Iterable[str | int],
+        idents: str | int | Iterable[str | int],
         body: str | bytes,
         code: int = 200,
-        status: str | None = None,
+        status: str | None = "OK",
         headers: HeaderFields | None = None,
     ) -> None:
         """Answer the open HTTP requests of many connections as :meth:`reply_http` would; others are passed over."""
+        if headers is not None and not isinstance(headers, Mapping):
+            headers = list(headers)
         for conn_id in _checked_ids(idents):
             request = self._open.heads.get(conn_id)
-            if request is not None:
+            if request is not None and request.sender == sender:
                 self.reply_http(request, body, code, status, headers)
 
     def deliver_websocket(
-        self, sender: str, idents: Iterable[str | int], data: str | bytes, opcode: int = Opcode.TEXT, rsvd: int = 0
+        self,
+        sender: str,
+        idents: str | int | Iterable[str | int],
+        data: str | bytes,
+        opcode: int = Opcode.TEXT,
+        rsvd: int = 0,
     ) -> None:
         """Send the same frame to many WebSockets, encoded once; ids without a live WebSocket are passed over.
 
@@ -411,101 +519,123 @@ class Connection:
             LocalProtocolError: A frame that RFC 6455 does not allow.
             SendTimeout: As :meth:`reply_http`.
         """
-        payload = data.encode() if isinstance(data, str) else bytes(data)
-        self._run(self._deliver_frame, check_sender(sender), _checked_ids(idents), payload, opcode, rsvd)
+        self._run(self._deliver_frame, check_sender(sender), _checked_ids(idents), _as_bytes(data), opcode, rsvd)
 
-    def deliver_close(self, sender: str, idents: Iterable[str | int]) -> None:
+    def deliver_close(self, sender: str, idents: str | int | Iterable[str | int]) -> None:
         """Close many connections behind what was written to them."""
-        self.deliver(sender, idents, CLOSE)
+        self.deliver(sender, idents, b"")
 
     # -- the way out -----------------------------------------------------------------------------------------------
 
     def _run(self, function: Any, *arguments: Any) -> None:
         """Call *function* here, or in the hub's thread when this is another one."""
-        if self._context.open and self._context.in_hub_thread():
-            function(*arguments)
-        else:
+        if native_thread_id() != self._thread_id or not self._context.open:
             self._context.hand_over(function, *arguments)
+        elif self._stopped:
+            self._refuse_to_send()
+        else:
+            function(*arguments)
 
     def _answer(self, request: Request, data: bytes, complete: bool | None, close: bool) -> None:
-        context = self._context
-        if not context.open or not context.in_hub_thread():
-            context.hand_over(self._answer, request, data, complete, close)
+        if native_thread_id() != self._thread_id or not self._context.open:
+            self._context.hand_over(self._answer, request, data, complete, close)
             return
-        if request._epoch != self._epoch:
-            self._stale(request)
-            return
-        conn_id = request.conn_id
         pending = self._open
-        writer = self._writer
-        if complete and not pending.behind and pending.heads.get(conn_id) is request:
-            # Nearly every answer: whole, and nothing pipelined anywhere.
-            pending.complete(conn_id)
-            writer.write(request.sender, conn_id, data)
+        if complete and pending.answer_whole(request):
             if close:
-                writer.close(request.sender, [conn_id])
+                request._books = GONE
+            self._put(request, data, close)
             return
-        ready = pending.answer(request, data, complete=complete)
-        if close:
-            ready += pending.answer(request, CLOSE, complete=True)
-        for piece in ready:
-            if piece == CLOSE:
-                writer.close(request.sender, [conn_id])
-            else:
-                writer.write(request.sender, conn_id, piece)
+        if not self._is_ours(request):
+            return
+        if complete and request.method in _WEBSOCKET:
+            log.warning("%s: %s was answered as if it were HTTP; this was not sent", self.sender, request)
+            return
+        data, close = pending.answer(request, data, complete=complete, close=close)
+        self._put(request, data, close)
+
+    def _put(self, request: Request, data: bytes, close: bool, *, wait: bool = True) -> None:
+        """Hand *data*, in one piece, to the writer: two pieces could be overtaken while the first one waits."""
+        writer = self._writer
+        try:
+            if data:
+                writer.write(request.sender, request.conn_id, data, wait=wait)
+            if close:
+                writer.close(request.sender, [request.conn_id], wait=wait)
+        except BaseException:
+            # An answer is missing: the client would take the next one for it.
+            self._open.remove(request.conn_id)
+            request._books = GONE
+            writer.close(request.sender, [request.conn_id], wait=False)
+            raise
+
+    def _is_ours(self, request: Request) -> bool:
+        """False where *request* is from a life of the server, or of a connection, that has ended."""
+        books = request._books
+        if books is None or books is self._open:
+            return True
+        if books is not GONE:
+            self.stale_replies += 1
+            log.warning(
+                "%s: the server restarted since %s %s came in, or the connection was removed; its answer was dropped",
+                self.sender,
+                request.method,
+                request.path,
+            )
+        return False
 
     def _close(self, request: Request) -> None:
-        if request._epoch != self._epoch:
-            self._stale(request)
+        if not self._is_ours(request):
             return
         entry = self._runtime.registry.get(request.sid)
         if entry is not None:
-            self._close_websocket(entry)
+            self.sessions.close(entry)
             return
-        for piece in self._open.answer(request, CLOSE, complete=True):
-            if piece == CLOSE:
-                self._sockets.pop(request.conn_id, None)
-                self._writer.close(request.sender, [request.conn_id])
+        _, close = self._open.answer(request, b"", complete=None, close=True)
+        if close:
+            self._sockets.pop(request.conn_id, None)
+            self._put(request, b"", True)
 
-    def _close_websocket(self, entry: Entry) -> None:
-        self.sessions.close(entry)
+    def release(self, request: Request) -> None:
+        """Somebody else answers *request*, or has: later ones of its connection do not wait for an answer from here."""
+        if native_thread_id() != self._thread_id:
+            self._context.hand_over(self.release, request)
+            return
+        data, close = self._open.release(request)
+        if data or close:
+            self._put(request, data, close)
 
-    def _stale(self, request: Request) -> None:
+    def _refuse_to_send(self) -> None:
         self.stale_replies += 1
-        log.warning(
-            "%s: the server restarted since %s %s came in, its answer was dropped",
-            self.sender,
-            request.method,
-            request.path,
-        )
+        log.warning("%s: the connection was removed; a reply was dropped", self.sender)
 
-    def _deliver(self, sender: str, conn_ids: list[str], data: bytes, complete: bool | None) -> None:
+    def _deliver(self, sender: str, conn_ids: list[str], data: bytes) -> None:
         heads = self._open.heads
-        rest: Collection[str] = conn_ids
+        rest: list[str] = conn_ids
         if heads and not heads.keys().isdisjoint(conn_ids):
             rest = []
             for conn_id in conn_ids:
                 request = heads.get(conn_id)
-                if request is None:
+                if request is None or request.sender != sender:
                     rest.append(conn_id)
-                elif data == CLOSE:
-                    self._close(request)
+                elif data:
+                    self._answer(request, data, None, False)
                 else:
-                    self._answer(request, data, complete, False)
-        if not rest:
-            return
-        if data != CLOSE:
-            self._writer.write_many(sender, list(rest), data)
+                    self._close(request)
+        if data:
+            if rest:
+                self._writer.write_many(sender, rest, data)
             return
         plain: list[str] = []
         for conn_id in rest:
             entry = self._runtime.registry.get((sender, conn_id))
             if entry is not None:
-                self._close_websocket(entry)
+                self.sessions.close(entry)
             else:
                 self._sockets.pop(conn_id, None)
                 plain.append(conn_id)
-        self._writer.close(sender, plain)
+        if plain:
+            self._writer.close(sender, plain)
 
     def _deliver_frame(self, sender: str, conn_ids: list[str], payload: bytes, opcode: int, rsvd: int) -> None:
         registry = self._runtime.registry
@@ -519,26 +649,17 @@ class Connection:
         entries = [entry for conn_id in conn_ids if (entry := registry.get((sender, conn_id))) is not None]
         self.sessions.send(entries, payload, opcode, rsvd)
 
-    def _write_json(self, request: Request | None, sender: str, conn_ids: list[str], data: Any) -> None:
-        try:
-            body = json.dumps(data)
-        except (TypeError, ValueError) as error:
-            raise LocalProtocolError(f"{type(data).__name__} cannot be written as JSON: {error}") from error
-        for conn_id in conn_ids:
-            head = request if request is not None else self._open.heads.get(conn_id)
-            if head is not None and head.method not in ("JSON", "XML"):
-                self.reply_http(head, body, headers={"Content-Type": "application/json"})
-            else:
-                self.deliver(sender, [conn_id], body)
-
     def started(self, request: Request) -> bool:
         """True when something was answered to *request* already, or nothing can be any more."""
-        return request._epoch != self._epoch or self._open.started(request)
+        return request._books is not self._open or self._open.started(request)
 
     def prove(self, text: str, timeout: float) -> None:
         """Send *text* to conn id -1, which no browser has, once the server has subscribed; for the control socket."""
-        if self.wait_ready(timeout):
-            self._writer.write(self.sender, "-1", text.encode())
+        try:
+            if self.wait_ready(timeout) and not self._stopped:
+                self._writer.prove(self.sender, text.encode())
+        except GreentxError as error:
+            log.warning("%s: the proof that replies arrive was not sent: %s", self.sender, error)
 
     # -- liveness --------------------------------------------------------------------------------------------------
 
@@ -580,7 +701,9 @@ class Connection:
         }
 
 
-def _checked_ids(idents: Iterable[str | int]) -> list[str]:
+def _checked_ids(idents: str | int | Iterable[str | int]) -> list[str]:
+    if isinstance(idents, (str, int)):
+        idents = (idents,)
     conn_ids = [ident if isinstance(ident, str) else str(ident) for ident in idents]
     for conn_id in conn_ids:
         if not (conn_id.isascii() and conn_id.isdecimal()):
@@ -596,10 +719,27 @@ def _close_payload(payload: bytes) -> tuple[int | None, str]:
     return (code, reason) if payload else (None, "")
 
 
+def _as_bytes(data: object) -> bytes:
+    if isinstance(data, str):
+        try:
+            return data.encode()
+        except UnicodeEncodeError as error:
+            raise LocalProtocolError(f"text that is no UTF-8 cannot be sent: {error}") from error
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    raise LocalProtocolError(f"what is sent is str or bytes, not {type(data).__name__}")
+
+
+def _as_json(data: object) -> bytes:
+    try:
+        return json.dumps(data).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise LocalProtocolError(f"{type(data).__name__} cannot be written as JSON: {error}") from error
+
+
 def _asks_to_close(headers: HeaderFields) -> bool:
-    pairs = headers.items() if hasattr(headers, "items") else headers
-    for name, value in pairs:
-        if (name if isinstance(name, str) else name.decode("latin-1")).lower() == "connection":
+    for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+        if name in ("Connection", b"Connection") or (len(name) == 10 and name.lower() in ("connection", b"connection")):
             values = value if isinstance(value, (list, tuple)) else [value]
             texts = [one.decode("latin-1") if isinstance(one, bytes) else str(one) for one in values]
             return "close" in connection_options(texts)

@@ -20,12 +20,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Protocol
 
 import tnetstring
 
 from .errors import LocalProtocolError, RemoteProtocolError
 from .headers import Headers, text_headers
+from .http1 import should_close
 
 __all__ = [
     "CANCEL",
@@ -65,8 +67,12 @@ _SENDER = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
 _CONN_ID = re.compile(r"[0-9]{1,20}", re.ASCII)
 _REPLY = re.compile(rb"([A-Za-z0-9-]+) ([0-9]{1,9}):")
 _IDS = re.compile(rb"(X )?[0-9]+(?: [0-9]+)* ?|-1")
+# The fields before the headers, and the length of these.
+_match_start = re.compile(rb"[^ ]+ (?:[0-9]{1,20}|-1) [^ ]+ [0-9]{1,10}:").match
 # A netstring's length; Mongrel2 never writes one beyond ten digits, and a longer one must not cost us memory.
 _MAX_LENGTH_DIGITS = 10
+
+_load = tnetstring.loads
 
 _METHODS = {name.encode(): name for name in ("GET", "POST", "HEAD", "PUT", "DELETE", "WEBSOCKET", "JSON", "XML")}
 
@@ -105,8 +111,10 @@ class Request:
     """
 
     __slots__ = (
+        "_answered",
+        "_books",
+        "_data",
         "_entry",
-        "_epoch",
         "_headers",
         "_raw",
         "_text",
@@ -146,8 +154,12 @@ class Request:
         self._entry: Any = None
         # A text message as text, where it was decoded already to see that it is UTF-8.
         self._text: str | None = None
-        # Which life of the server the id belongs to; set by the connection set that took the message in.
-        self._epoch = 0
+        # What greentx.pipeline keeps: which open requests this one belongs to, and so to which life of the server (None
+        # where no connection set took it in), and whether it was answered, whole.
+        self._books: Any = None
+        self._answered = False
+        # The decoded JSON, once it was asked for.
+        self._data: Any = None
 
     @classmethod
     def parse(cls, message: bytes) -> Request:
@@ -178,12 +190,16 @@ class Request:
         Raises:
             RemoteProtocolError: The body is no JSON. Mongrel2 does not validate it (probed).
         """
-        if self.method not in ("JSON", "DISCONNECT"):
-            return {}
+        if self._data is None:
+            self._data = self.json() if self.method in ("JSON", "DISCONNECT") else {}
+        return self._data
+
+    def json(self) -> Any:
+        """Decode the body as JSON, whatever the METHOD. Raises ``RemoteProtocolError`` where it is none."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
-            raise RemoteProtocolError(f"the body of JSON message {self.path!r} is no JSON: {error}") from error
+            raise RemoteProtocolError(f"the body of {self.method} {self.path!r} is no JSON: {error}") from error
 
     def header(self, name: str) -> str | list[str] | None:
         """Return the value of one header as it was sent, without building the whole map; ``None`` where absent."""
@@ -227,14 +243,16 @@ class Request:
         Mongrel2 keeps every connection open until the handler closes it, also for HTTP/1.0 and ``Connection: close``
         (probed), so the handler has to decide: RFC 9112, section 9.3.
         """
-        connection = self.header("connection")
-        if connection is None:
-            return self.header("VERSION") == "HTTP/1.0"
-        text = connection if isinstance(connection, str) else ",".join(connection)
-        tokens = {token.strip().lower() for token in text.split(",")}
-        if "close" in tokens:
-            return True
-        return self.header("VERSION") == "HTTP/1.0" and "keep-alive" not in tokens
+        return self.persistence()[0]
+
+    def persistence(self) -> tuple[bool, bool]:
+        """Return :meth:`should_close`, and whether ``Connection: keep-alive`` has to be said, to an HTTP/1.0 client."""
+        raw = self._raw
+        connection = raw.get(b"connection") or raw.get("connection")
+        return _persistence(
+            raw.get(b"VERSION") or raw.get("VERSION"),
+            tuple(connection) if connection.__class__ is list else connection,
+        )
 
     def encode(self, protocol: str = "tnetstring") -> bytes:
         """Build the message again, with the headers as they were received or changed."""
@@ -242,12 +260,29 @@ class Request:
         return build_request(self.sender, self.conn_id, self.path, headers, self.body, protocol=protocol)
 
     def forward(self, socket: _Sender) -> None:
-        """Send the request on over a PUSH or PUB *socket* of the caller's, as one part; blocks as its ``send`` does."""
+        """Send the request on over a PUSH or PUB *socket* of the caller's, as one part; blocks as its ``send`` does.
+
+        Who receives it answers it: later requests of its connection do not wait for an answer from here.
+        """
         socket.send(self.encode())
+        if self._books is not None and self._books.forwarded is not None:
+            self._books.forwarded(self)
 
     def __repr__(self) -> str:
         where = f"sender={self.sender} conn_id={self.conn_id}"
         return f"<Request {self.method} {self.path} {where} body={len(self.body)} bytes>"
+
+
+@lru_cache(maxsize=256)
+def _persistence(
+    version: str | bytes | None, connection: str | bytes | tuple[str | bytes, ...] | None
+) -> tuple[bool, bool]:
+    if version is None:  # no HTTP
+        return False, False
+    if isinstance(connection, tuple):
+        connection = ",".join(one.decode("latin-1") if isinstance(one, bytes) else one for one in connection)
+    close = should_close(version, connection)
+    return close, not close and version in ("HTTP/1.0", b"HTTP/1.0")
 
 
 def _notice_type(body: bytes) -> object:
@@ -275,25 +310,17 @@ def parse_request(message: bytes) -> Request:
 
     Source: Mongrel2's manual, "Message Format"; src/request.c.
     """
-    first = message.find(b" ")
-    second = message.find(b" ", first + 1)
-    third = message.find(b" ", second + 1)
-    if first < 1 or second < 0 or third < second + 2:
-        raise RemoteProtocolError(f"no 'sender conn_id path ' at the start of {_shown(message)}")
-    conn_id = message[first + 1 : second].decode("latin-1")
-    if not conn_id.isdecimal() and conn_id != CONTROL_ID:
-        raise RemoteProtocolError(f"conn_id {conn_id!r} is no decimal number in {_shown(message)}")
-
-    start = third + 1
-    colon = message.find(b":", start, start + _MAX_LENGTH_DIGITS + 1)
-    head = message[start:colon]
-    if colon < 0 or not head.isdigit():
-        raise RemoteProtocolError(f"no length before the headers, at byte {start} of {_shown(message)}")
-    end = colon + 1 + int(head)
+    match = _match_start(message)
+    if match is None:
+        raise _bad_start(message)
+    colon = match.end()
+    sender, conn_id, path, size = message[: colon - 1].decode("latin-1").split(" ")
+    start = colon - len(size) - 1
+    end = colon + int(size)
     kind = message[end : end + 1]
     if kind == b"}":
         try:
-            raw = tnetstring.loads(message[start : end + 1])
+            raw = _load(message[start : end + 1])
         except (ValueError, RecursionError) as error:
             raise RemoteProtocolError(f"headers at byte {start} are no tnetstring: {error}") from error
         method = raw.get(b"METHOD")
@@ -301,34 +328,44 @@ def parse_request(message: bytes) -> Request:
             raise RemoteProtocolError(f"no METHOD among the headers of {_shown(message)}")
         name = _METHODS.get(method) or method.decode("latin-1")
     elif kind == b",":
-        raw = _json_headers(message[colon + 1 : end], start)
+        raw = _json_headers(message[colon:end], start)
         name = raw.get("METHOD")
         if name.__class__ is not str:
             raise RemoteProtocolError(f"no METHOD among the headers of {_shown(message)}")
     else:
         raise RemoteProtocolError(
-            f"headers at byte {start} should end after {int(head)} bytes with '}}' or ',', not {kind!r}"
+            f"headers at byte {start} should end after {int(size)} bytes with '}}' or ',', not {kind!r}"
         )
-
     start = end + 1
+    if len(message) == start + 3 and message.endswith(b"0:,"):  # nearly every message
+        return Request(sender, conn_id, path, raw, b"", name)
+    return Request(sender, conn_id, path, raw, _body(message, start), name)
+
+
+def _bad_start(message: bytes) -> RemoteProtocolError:
+    """Find out why a message does not begin as one."""
+    fields = message.split(b" ", 3)
+    if len(fields) < 4 or not fields[0] or not fields[2]:
+        return RemoteProtocolError(f"no 'sender conn_id path ' at the start of {_shown(message)}")
+    conn_id = fields[1].decode("latin-1")
+    if not _CONN_ID.fullmatch(conn_id) and conn_id != CONTROL_ID:
+        return RemoteProtocolError(f"conn_id {conn_id!r} is no decimal number in {_shown(message)}")
+    start = len(message) - len(fields[3])
+    return RemoteProtocolError(f"no length before the headers, at byte {start} of {_shown(message)}")
+
+
+def _body(message: bytes, start: int) -> bytes:
     colon = message.find(b":", start, start + _MAX_LENGTH_DIGITS + 1)
     size = message[start:colon]
     if colon < 0 or not size.isdigit():
         raise RemoteProtocolError(f"no length before the body, at byte {start} of {_shown(message)}")
     end = colon + 1 + int(size)
-    if end + 1 != len(message) or message[end:] != b",":
+    if end + 1 != len(message) or not message.endswith(b","):
         left = len(message) - colon - 1
         raise RemoteProtocolError(
             f"body at byte {start} should be {int(size)} bytes, a ',' and the end; {left} bytes are left"
         )
-    return Request(
-        message[:first].decode("latin-1"),
-        conn_id,
-        message[second + 1 : third].decode("latin-1"),
-        raw,
-        message[colon + 1 : end],
-        name,
-    )
+    return message[colon + 1 : end]
 
 
 def _json_headers(data: bytes, start: int) -> Any:
