@@ -283,6 +283,8 @@ class Connection:
     def _emit_websocket(self, request: Request) -> None:
         if request.method == "WEBSOCKET_CLOSE":
             request._books = GONE
+            for attachment in self._runtime.attachments:
+                attachment.websocket_ended(self, request)
         self._inbox.put(self, request)
 
     def _emit_disconnect(self, sender: str, conn_id: str) -> None:

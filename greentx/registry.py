@@ -68,6 +68,9 @@ class Entry:
         "subprotocol",
     )
 
+    #: Its protocol is run by the transceiver that handed its messages on: it is not pinged, nor closed when we end.
+    relayed = False
+
     def __init__(self, sid: Sid, path: str = "/") -> None:
         self.sid = sid
         self.path = path

@@ -9,12 +9,15 @@ asks of a server is done here, on entries of the registry::
 
 Whatever ends an OPEN or CLOSING one goes through :meth:`Sessions._finish`, the only place that reports it, once. State
 changes come first and sending second, so that a full pipe cannot leave them half done.
+
+A closed connection is not forgotten at once. The server sends what is queued for it first, for ever where the client
+does not read, and frames that the client sent before it knew are still coming in. So for ``close_timeout`` seconds its
+frames are ignored, and at the end the server is told to cut it off, which an id that has gone does not mind (probed).
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import monotonic
@@ -23,10 +26,10 @@ from gevent.pool import Group
 
 from .errors import GreentxError, RemoteProtocolError
 from .frames import CloseCode, Opcode, build_close, build_frame, parse_close, parse_flags, validate_message
-from .handshake import Handshake, Refused
-from .registry import CLOSING, OPEN, Entry, Registry
+from .handshake import Accepted, Handshake, Refused, accept_key
+from .registry import CLOSED, CLOSING, OPEN, Entry, Registry, Sid
 from .transport import Context, Writer
-from .wire import Request
+from .wire import CANCEL, Request, batch_conn_ids
 
 __all__ = ["MAX_CLOSE_REASON", "Sessions", "WebSocketOptions"]
 
@@ -40,6 +43,12 @@ _MAX_EARLY = 64
 
 # Above this many bytes waiting for a client, its pings are not answered: it does not read.
 _MAX_UNREAD = 65536
+
+# A peer's fault ends its connection so many seconds later: what it sent before may still be answered meanwhile.
+_FAULT_DELAY = 0.02
+
+# How many paths are kept once for all entries that have them.
+_MAX_PATHS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +71,18 @@ class WebSocketOptions:
         )
 
 
+class _Opening:
+    """A handshake that is being decided about."""
+
+    __slots__ = ("adopted", "early", "request")
+
+    def __init__(self, request: Request, adopted: bool) -> None:
+        self.request = request
+        self.early: list[Request] = []
+        # Another process that shares the endpoint got the handshake, and answers it; this one got a message.
+        self.adopted = adopted
+
+
 class Sessions:
     """Runs the WebSocket protocol for one connection set.
 
@@ -73,6 +94,10 @@ class Sessions:
         emit: Called with each event for the application: a ``Request`` with METHOD ``WEBSOCKET_CONNECT``, ``WEBSOCKET``
             or ``WEBSOCKET_CLOSE``. Must not block.
         name: For logs.
+
+    Attributes:
+        failures: How many connections were ended for what their peers did.
+        senders: The senders of WebSockets seen so far.
     """
 
     def __init__(
@@ -87,60 +112,101 @@ class Sessions:
     ) -> None:
         self.name = name
         self.failures = 0
+        self.senders: dict[str, str] = {}
         self._writer = writer
         self._registry = registry
         self._options = options
         self._emit = emit
-        self.senders: set[str] = set()
-        self._connecting: dict[str, list[Request]] = {}
+        self._paths: dict[str, str] = {}
+        self._connecting: dict[Sid, _Opening] = {}
         self._decisions = Group()
-        self._closing: deque[Entry] = deque()
+        self._stopping = False
+        # Each in the order of their times, as the delay is the same for all.
+        self._faulty: dict[Sid, tuple[float, Entry, int, str]] = {}
+        self._closing: dict[Sid, Entry] = {}
+        self._closed: dict[Sid, float] = {}
+        # What had been taken of what was sent, when a ping was last found unanswered.
+        self._taken: dict[Sid, int] = {}
         self._context = context
-        self._closing_timer = context.timer(options.close_timeout)
+        self._fault_timer = context.timer(_FAULT_DELAY)
+        self._fault_timer_runs = False
+        seconds = max(options.close_timeout / 8, 0.01)
+        self._timer = context.timer(seconds, seconds)
+        self._timer_runs = False
 
     # -- what comes in ---------------------------------------------------------------------------------------------
 
     def handshake(self, request: Request) -> None:
         """A client asks to be let in (METHOD ``WEBSOCKET_HANDSHAKE``)."""
-        stale = self._registry.get(request.sid)
+        sid = request.sid
+        stale = self._registry.get(sid)
         if stale is not None:  # the server gave the number away again without telling us of the end
             self._finish(stale, CloseCode.ABNORMAL_CLOSURE, "")
-        if not self._options.may_block:
-            self._decide(request)
-            return
-        self._connecting[request.conn_id] = []
-        self._decisions.spawn(self._decide, request)
+        self._closed.pop(sid, None)
+        self._open(_Opening(request, adopted=False))
 
-    def _decide(self, request: Request) -> None:
-        conn_id = request.conn_id
-        options = self._options
+    def _open(self, opening: _Opening) -> None:
+        self._connecting[opening.request.sid] = opening
+        if self._options.may_block and not self._stopping:
+            self._decisions.spawn(self._decide, opening)
+        else:
+            self._decide(opening)
+
+    def _decide(self, opening: _Opening) -> None:
+        request = opening.request
+        sid = request.sid
         try:
-            refused = options.on_handshake(request) if options.on_handshake is not None else None
-            answer = refused or options.handshake.check(request.headers, request.body)
+            answer = self._judge(opening)
         except Exception:
-            log.exception("%s: the handshake of connection %s for %s failed", self.name, conn_id, request.path)
+            log.exception("%s: the handshake of connection %s for %s failed", self.name, sid[1], request.path)
             answer = Refused(500, body="the server failed\n")
-        early = self._connecting.pop(conn_id, None)
-        if options.may_block and early is None:
+        if self._connecting.get(sid) is not opening:
             return  # the client, or the server, has gone in the meantime
+        del self._connecting[sid]
         if isinstance(answer, Refused):
-            log.info("%s: handshake of connection %s refused with %d", self.name, conn_id, answer.status)
-            self._writer.write(request.sender, conn_id, answer.build(), wait=False)
-            self._writer.close(request.sender, [conn_id], wait=False)
+            self._refuse(opening, answer)
             return
-        entry = Entry(request.sid, request.path)
+        sender = self.senders.setdefault(sid[0], sid[0])
+        path = request.path
+        paths = self._paths
+        path = paths.setdefault(path, path) if len(paths) < _MAX_PATHS else paths.get(path, path)
+        entry = Entry((sender, sid[1]), path)
         entry.state = OPEN
         entry.deflate = answer.deflate
         entry.subprotocol = answer.subprotocol
-        self.senders.add(request.sender)
         self._registry.add(entry)
         request.method = "WEBSOCKET_CONNECT"
         request.body = b""
         request._entry = entry
-        self._writer.write(request.sender, conn_id, answer.head, wait=False)
+        if not opening.adopted:
+            self._writer.write(sender, sid[1], answer.head, wait=False)
         self._emit(request)
-        for message in early or ():
+        for message in opening.early:
             self.message(message)
+
+    def _judge(self, opening: _Opening) -> Accepted | Refused:
+        if self._stopping:
+            return Refused(503, body="the server is going away\n")
+        request = opening.request
+        options = self._options
+        accept = request.body
+        if opening.adopted:
+            key = request.header("sec-websocket-key")
+            accept = accept_key(key) if isinstance(key, str) and key.isascii() else b""
+        answer = options.handshake.check(request.headers, accept)
+        if isinstance(answer, Refused) or options.on_handshake is None:
+            return answer
+        refused = options.on_handshake(request)
+        if refused is not None and not isinstance(refused, Refused):
+            raise TypeError(f"on_handshake returned {refused!r}: it returns None, or a Refused")
+        return refused or answer
+
+    def _refuse(self, opening: _Opening, answer: Refused) -> None:
+        sender, conn_id = opening.request.sid
+        log.info("%s: handshake of connection %s refused with %d", self.name, conn_id, answer.status)
+        if not opening.adopted:
+            self._writer.write(sender, conn_id, answer.build(), wait=False)
+        self._hang_up(opening.request.sid)
 
     def message(self, request: Request) -> None:
         """A frame, or a whole message that the server joined (METHOD ``WEBSOCKET`` with FLAGS)."""
@@ -148,15 +214,19 @@ class Sessions:
         if entry is None:
             self._message_of_unknown(request)
             return
+        if entry.sid in self._faulty:
+            return
         try:
             opcode, rsvd = parse_flags(_flags(request))
+            if entry.state != OPEN and opcode < Opcode.CLOSE:
+                return  # our close frame is out: what the peer sent before it saw that has no reader any more
             data, text = validate_message(
                 opcode, rsvd, request.body, max_size=self._options.max_message_size, deflate=entry.deflate
             )
             if opcode == Opcode.CLOSE:
                 code, reason = parse_close(data)
         except RemoteProtocolError as error:
-            self.fail(entry, error.close_code, str(error))
+            self._fault(entry, error.close_code, str(error))
             return
         if opcode == Opcode.CLOSE:
             self._peer_closes(entry, code, reason)
@@ -164,66 +234,85 @@ class Sessions:
             entry.awaits_pong = False
             if entry.on_pong is not None:
                 entry.on_pong(data)
-        elif entry.state != OPEN:
-            pass  # our close frame is out: what the peer sent before it saw that has no reader any more
         elif opcode == Opcode.PING:
-            if self._writer.waiting(entry.conn_id) < _MAX_UNREAD:
-                self._writer.write(entry.sender, entry.conn_id, build_frame(data, Opcode.PONG), wait=False)
+            self._answer_ping(entry.sid, data)
         else:
             request.body = data
             request.opcode = opcode
             request._text = text
             self._emit(request)
 
+    def _answer_ping(self, sid: Sid, payload: bytes) -> None:
+        if self._writer.waiting(sid[1]) < _MAX_UNREAD:
+            self._writer.write(sid[0], sid[1], build_frame(payload, Opcode.PONG), wait=False)
+
     def _message_of_unknown(self, request: Request) -> None:
-        early = self._connecting.get(request.conn_id)
-        if early is not None:
-            if len(early) < _MAX_EARLY:
-                early.append(request)
+        sid = request.sid
+        opening = self._connecting.get(sid)
+        if opening is not None:
+            if len(opening.early) < _MAX_EARLY:
+                opening.early.append(request)
             else:
-                del self._connecting[request.conn_id]
-                self._writer.close(request.sender, [request.conn_id], wait=False)
-                log.warning("%s: connection %s sent too much before its 101", self.name, request.conn_id)
-            return
-        if self._options.shared:
+                del self._connecting[sid]
+                log.warning("%s: connection %s sent too much before its 101", self.name, sid[1])
+                self._hang_up(sid)
+        elif sid in self._closed:
+            pass  # sent before the client saw that it is over
+        elif self._options.shared:
             self._message_of_another_process(request)
-            return
-        # It was let in by a process that has gone, or its end crossed this frame: the client has to connect again.
-        log.info("%s: frame of unknown WebSocket %s, closing it", self.name, request.conn_id)
-        frame = build_frame(build_close(CloseCode.SERVICE_RESTART), Opcode.CLOSE)
-        self._writer.write(request.sender, request.conn_id, frame, wait=False)
-        self._writer.close(request.sender, [request.conn_id], wait=False)
+        else:
+            # It was let in by a process that has gone: the client has to connect again.
+            log.info("%s: frame of unknown WebSocket %s, closing it", self.name, sid[1])
+            self._send_close(sid, CloseCode.SERVICE_RESTART, "")
+            self._hang_up(sid)
 
     def _message_of_another_process(self, request: Request) -> None:
-        """Several handlers share the endpoint: the handshake was another's, this message is ours."""
-        entry = Entry(request.sid, request.path)
-        entry.state = OPEN
-        self.senders.add(request.sender)
-        self._registry.add(entry)
-        request._entry = entry
-        self.message(request)
+        """Several handlers share the endpoint: the handshake was another's, this message is ours.
+
+        Every message repeats the headers of the handshake (probed), so it can be judged here, too: the other process
+        may be about to refuse it.
+        """
+        try:
+            opcode, rsvd = parse_flags(_flags(request))
+        except RemoteProtocolError:
+            opcode, rsvd = Opcode.CLOSE, 0
+        if opcode == Opcode.PING and not rsvd:
+            self._answer_ping(request.sid, request.body)
+        elif opcode == Opcode.CLOSE:
+            self._send_close(request.sid, None, "")
+            self._hang_up(request.sid)
+        elif opcode != Opcode.PONG:
+            raw = {name: value for name, value in request._raw.items() if name not in ("FLAGS", b"FLAGS")}
+            connect = Request(request.sender, request.conn_id, request.path, raw, b"", "WEBSOCKET_CONNECT")
+            opening = _Opening(connect, adopted=True)
+            opening.early.append(request)
+            self._open(opening)
 
     def _peer_closes(self, entry: Entry, code: int, reason: str) -> None:
         answer = entry.state == OPEN
         self._finish(entry, code, reason)
         if answer:
-            payload = build_close(None if code == CloseCode.NO_STATUS_RECEIVED else code)
-            self._writer.write(entry.sender, entry.conn_id, build_frame(payload, Opcode.CLOSE), wait=False)
-        self._writer.close(entry.sender, [entry.conn_id], wait=False)
+            self._send_close(entry.sid, None if code == CloseCode.NO_STATUS_RECEIVED else code, "")
+        self._hang_up(entry.sid)
 
     def gone(self, request: Request) -> bool:
         """The server's notice: this client has disconnected. Returns whether it was a WebSocket of ours."""
-        if self._connecting.pop(request.conn_id, None) is not None:
-            return True
-        entry = self._registry.get(request.sid)
+        sid = request.sid
+        known = self._connecting.pop(sid, None) is not None or self._closed.pop(sid, None) is not None
+        entry = self._registry.get(sid)
         if entry is None:
-            return False
-        self._finish(entry, CloseCode.ABNORMAL_CLOSURE, "")
+            return known
+        fault = self._faulty.get(sid)
+        if fault is not None:
+            self._finish(entry, fault[2], fault[3])
+        else:
+            self._finish(entry, CloseCode.ABNORMAL_CLOSURE, "")
         return True
 
     def lost(self) -> None:
         """The server has gone, and all its connections with it."""
         self._connecting.clear()
+        self._closed.clear()
         for entry in self._entries():
             self._finish(entry, CloseCode.ABNORMAL_CLOSURE, "the server restarted")
 
@@ -233,45 +322,61 @@ class Sessions:
         """Send one frame to some WebSockets of one sender; those that are not OPEN are passed over.
 
         Text and binary messages (with *rsvd* 0) are compressed where that was agreed on: once for all connections with
-        the same parameters. Raises ``LocalProtocolError`` for a frame that RFC 6455 does not allow.
+        the same parameters. To a single one this blocks while its peer does not read. Of several, one that left more
+        than ``OUTBOX_LIMIT`` bytes unread is ended (1013), so that it holds up neither the others nor the memory.
+
+        Raises ``LocalProtocolError`` for a frame that RFC 6455 does not allow.
         """
+        is_data = opcode in (Opcode.TEXT, Opcode.BINARY) and not rsvd
+        if len(entries) == 1:
+            self._send_to_one(entries[0], payload, opcode, rsvd, is_data)
+            return
         plain: list[str] = []
         compressed: dict[object, tuple[bytes, list[str]]] = {}
         sender = ""
-        is_data = opcode in (Opcode.TEXT, Opcode.BINARY) and not rsvd
-        alone = len(entries) == 1
         for entry in entries:
             if entry.state != OPEN:
                 continue
-            sender = entry.sid[0]
+            sender, conn_id = entry.sid
             deflate = entry.deflate
             if deflate is None or not is_data:
-                plain.append(entry.sid[1])
-            elif alone:
-                data, is_compressed = deflate.encode(payload)
-                frame = build_frame(data, opcode, 4 if is_compressed else 0)
-                try:
-                    self._writer.write(sender, entry.sid[1], frame)
-                except BaseException:
-                    deflate.reset_encoder()  # the peer did not get what the context now refers to
-                    raise
-            else:
-                key = deflate.broadcast_key
-                known = compressed.get(key)
-                if known is None:
-                    data, is_compressed = deflate.encode_alone(payload)
-                    known = compressed[key] = (build_frame(data, opcode, 4 if is_compressed else 0), [])
-                known[1].append(entry.sid[1])
-                if known[0][0] & 0x40:
-                    deflate.reset_encoder()
+                plain.append(conn_id)
+                continue
+            key = deflate.broadcast_key
+            known = compressed.get(key)
+            if known is None:
+                data, is_compressed = deflate.encode_alone(payload)
+                known = compressed[key] = (build_frame(data, opcode, 4 if is_compressed else 0), [])
+            known[1].append(conn_id)
+            if known[0][0] & 0x40:
+                deflate.reset_encoder()
+        slow: list[str] = []
         if plain:
-            frame = build_frame(payload, opcode, rsvd)
-            if len(plain) == 1:
-                self._writer.write(sender, plain[0], frame)
-            else:
-                self._writer.write_many(sender, plain, frame)
+            slow += self._writer.write_many(sender, plain, build_frame(payload, opcode, rsvd))
         for frame, conn_ids in compressed.values():
-            self._writer.write_many(sender, conn_ids, frame)
+            slow += self._writer.write_many(sender, conn_ids, frame)
+        for conn_id in slow:
+            lagging = self._registry.get((sender, conn_id))
+            if lagging is not None:
+                self.fail(lagging, CloseCode.TRY_AGAIN_LATER, "what was broadcast is not read")
+
+    def _send_to_one(self, entry: Entry, payload: bytes, opcode: int, rsvd: int, is_data: bool) -> None:
+        if entry.state != OPEN:
+            return
+        sender, conn_id = entry.sid
+        deflate = entry.deflate
+        if deflate is None or not is_data:
+            self._writer.write(sender, conn_id, build_frame(payload, opcode, rsvd))
+            return
+        if self._writer.pipe_full:
+            # What waits there may yet be taken back, when its greenlet is killed or tired: do not refer to it.
+            deflate.reset_encoder()
+        data, is_compressed = deflate.encode(payload)
+        try:
+            self._writer.write(sender, conn_id, build_frame(data, opcode, 4 if is_compressed else 0))
+        except BaseException:
+            deflate.reset_encoder()  # the peer did not get what the context now refers to
+            raise
 
     def close(self, entry: Entry, code: int | None = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Begin the closing handshake; the peer's answer, or ``close_timeout``, ends it. Twice is once.
@@ -282,50 +387,85 @@ class Sessions:
         if entry.state != OPEN:
             return
         entry.state = CLOSING
+        entry.close_code = int(CloseCode.NO_STATUS_RECEIVED if code is None else code)
+        entry.close_reason = reason
         entry.deadline = monotonic() + self._options.close_timeout
-        self._closing.append(entry)
-        if len(self._closing) == 1:
-            self._watch_closing(self._options.close_timeout)
-        self._writer.write(entry.sender, entry.conn_id, frame)
+        self._closing[entry.sid] = entry
+        self._watch()
+        self._writer.write(entry.sid[0], entry.sid[1], frame, wait=False)
 
     def fail(self, entry: Entry, code: int, reason: str) -> None:
         """End a connection whose peer broke the protocol, or a bound of ours, with a close frame that says so."""
+        if entry.state == CLOSED:
+            return
         self.failures += 1
         log.info("%s: WebSocket %s failed with %d: %s", self.name, entry.conn_id, code, reason)
         was_open = entry.state == OPEN
         self._finish(entry, code, reason)
         if was_open:
-            self._send_close(entry, code, reason)
-        self._writer.close(entry.sender, [entry.conn_id], wait=False)
+            self._send_close(entry.sid, code, reason)
+        self._hang_up(entry.sid)
 
-    def drop(self, entry: Entry) -> None:
-        """End a connection at once, without a closing handshake."""
-        self._finish(entry, CloseCode.ABNORMAL_CLOSURE, "")
-        self._writer.close(entry.sender, [entry.conn_id], wait=False)
+    def _fault(self, entry: Entry, code: int, reason: str) -> None:
+        """The peer broke the protocol: nothing of it counts any more; fail it when what came before was answered."""
+        self._faulty[entry.sid] = (monotonic() + _FAULT_DELAY, entry, code, reason)
+        if not self._fault_timer_runs:
+            self._fault_timer_runs = True
+            self._fault_timer.start(self._fail_faulty)
 
-    def ping(self, entries: Iterable[Entry], frame: bytes, sender: str) -> None:
-        """One batch of a round of pings: end those that did not answer the last one, send *frame* to the others."""
-        awaited: list[str] = []
+    def ping(self, entries: Iterable[Entry], frame: bytes, sender: str, *, judge: bool = True) -> None:
+        """One batch of a round of pings: end those that did not answer the last one, send *frame* to the others.
+
+        With *judge* false, and where several processes share the endpoint, so that pongs scatter over them, nobody is
+        ended. A peer that has not taken all it was sent, but goes on taking it, has not come to the ping yet: it lives.
+        Raises what the writer raises; nobody is then held to have been pinged.
+        """
+        judge = judge and not self._options.shared
+        pinged: list[Entry] = []
+        again: list[str] = []
         silent: list[Entry] = []
         for entry in entries:
             if entry.state != OPEN:
                 continue
-            if entry.awaits_pong:
-                silent.append(entry)
-            else:
+            if not entry.awaits_pong:
                 entry.awaits_pong = True
-                awaited.append(entry.sid[1])
-        if awaited:
-            self._writer.write_many(sender, awaited, frame)
+                pinged.append(entry)
+            elif not judge or self._takes(entry):
+                again.append(entry.sid[1])
+            else:
+                silent.append(entry)
+        if pinged or again:
+            try:
+                self._writer.write_many(sender, [entry.sid[1] for entry in pinged] + again, frame)
+            except GreentxError:
+                for entry in pinged:
+                    entry.awaits_pong = False
+                raise
         for entry in silent:
-            self._finish(entry, CloseCode.ABNORMAL_CLOSURE, "ping timeout")
-            self._send_close(entry, CloseCode.INTERNAL_ERROR, "ping timeout")
-            self._writer.close(entry.sender, [entry.conn_id], wait=False)
+            if entry.state == OPEN and entry.awaits_pong:
+                self._finish(entry, CloseCode.ABNORMAL_CLOSURE, "ping timeout")
+                self._send_close(entry.sid, CloseCode.INTERNAL_ERROR, "ping timeout")
+                self._hang_up(entry.sid)
+
+    def _takes(self, entry: Entry) -> bool:
+        taken = self._writer.confirmed(entry.sid[1])
+        if taken is None:
+            return False
+        before = self._taken.get(entry.sid)
+        self._taken[entry.sid] = taken
+        return taken != before
 
     def close_all(self, code: int, reason: str = "") -> None:
-        """Send every client a close frame and have the server close behind it; report each end with that code."""
+        """Send every client a close frame and have the server close behind it; report each end with that code.
+
+        From then on handshakes are refused, with 503. Blocks this greenlet while the pipe to the server is full.
+        """
+        self._stopping = True
+        self._decisions.kill(block=False)
+        for opening in list(self._connecting.values()):
+            self._decide(opening)
         frame = build_frame(build_close(code, reason), Opcode.CLOSE)
-        for sender in self.senders:
+        for sender in list(self.senders):
             for batch in self._registry.batches(sender):
                 entries = batch[:]
                 conn_ids = [entry.conn_id for entry in entries if entry.state == OPEN]
@@ -340,44 +480,79 @@ class Sessions:
     def stop(self) -> None:
         """End the greenlets and timers; the connections themselves were ended by :meth:`close_all`."""
         self._decisions.kill()
-        self._context.unwatch(self._closing_timer)
+        for timer in (self._fault_timer, self._timer):
+            self._context.unwatch(timer)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _entries(self) -> list[Entry]:
         return [entry for sender in self.senders for entry in self._registry.of_sender(sender)]
 
-    def _send_close(self, entry: Entry, code: int, reason: str) -> None:
+    def _send_close(self, sid: Sid, code: int | None, reason: str) -> None:
         short = reason.encode()[:MAX_CLOSE_REASON].decode(errors="ignore")
-        frame = build_frame(build_close(code, short), Opcode.CLOSE)
-        self._writer.write(entry.sender, entry.conn_id, frame, wait=False)
+        self._writer.write(sid[0], sid[1], build_frame(build_close(code, short), Opcode.CLOSE), wait=False)
+
+    def _hang_up(self, sid: Sid) -> None:
+        """Have the server close a connection behind what waits for it, and see to it that it does."""
+        self._writer.close(sid[0], [sid[1]], wait=False)
+        self._closed[sid] = monotonic() + self._options.close_timeout
+        self._watch()
 
     def _finish(self, entry: Entry, code: int, reason: str) -> None:
-        if self._registry.remove(entry.sid) is None:
+        sid = entry.sid
+        if self._registry.remove(sid) is None:
             return
-        sender, conn_id = entry.sid
+        self._closing.pop(sid, None)
+        self._faulty.pop(sid, None)
+        self._taken.pop(sid, None)
+        entry.close_code = int(code)
+        entry.close_reason = reason
         raw = {"METHOD": "WEBSOCKET_CLOSE", "PATH": entry.path}
-        event = Request(sender, conn_id, entry.path, raw, b"", "WEBSOCKET_CLOSE")
+        event = Request(sid[0], sid[1], entry.path, raw, b"", "WEBSOCKET_CLOSE")
         event.opcode = Opcode.CLOSE
-        event.close_code = int(code)
+        event.close_code = entry.close_code
         event.close_reason = reason
         self._emit(event)
 
-    def _close_overdue(self) -> None:
-        """In the hub: give up on peers that did not answer our close frame; one timeout for all keeps them in order."""
-        now = monotonic()
-        while self._closing and (self._closing[0].state != CLOSING or self._closing[0].deadline <= now):
-            entry = self._closing.popleft()
-            if entry.state == CLOSING:
-                log.info("%s: WebSocket %s did not answer our close frame", self.name, entry.conn_id)
-                self.drop(entry)
-        if self._closing:
-            self._watch_closing(self._closing[0].deadline - now)
+    # -- timers, in the hub ----------------------------------------------------------------------------------------
 
-    def _watch_closing(self, seconds: float) -> None:
-        self._context.unwatch(self._closing_timer)
-        self._closing_timer = self._context.timer(max(0.0, seconds))
-        self._closing_timer.start(self._close_overdue)
+    def _fail_faulty(self) -> None:
+        self._fault_timer_runs = False
+        now = monotonic()
+        for due, entry, code, reason in list(self._faulty.values()):
+            if due > now:
+                self._fault_timer_runs = True
+                self._fault_timer.start(self._fail_faulty)
+                break
+            self.fail(entry, code, reason)
+
+    def _watch(self) -> None:
+        if not self._timer_runs:
+            self._timer_runs = True
+            self._timer.again(self._close_overdue)
+
+    def _close_overdue(self) -> None:
+        """Give up on peers that did not answer our close frame, and on those that do not read what they are sent."""
+        now = monotonic()
+        for entry in list(self._closing.values()):
+            if entry.deadline > now:
+                break
+            log.info("%s: WebSocket %s did not answer our close frame", self.name, entry.conn_id)
+            self._finish(entry, CloseCode.ABNORMAL_CLOSURE, "")
+            self._closed[entry.sid] = now
+        overdue: dict[str, list[str]] = {}
+        for sid, deadline in list(self._closed.items()):
+            if deadline > now:
+                break
+            del self._closed[sid]
+            overdue.setdefault(sid[0], []).append(sid[1])
+            self._writer.forget(sid[1])
+        for sender, conn_ids in overdue.items():
+            for batch in batch_conn_ids(conn_ids):
+                self._writer.control(sender, batch, CANCEL)
+        if not self._closing and not self._closed:
+            self._timer_runs = False
+            self._timer.stop()
 
     @property
     def connecting(self) -> int:

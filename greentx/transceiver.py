@@ -116,7 +116,7 @@ class Transceiver:
         self.ping_timeout = ping_timeout
         self.connect_timeout = connect_timeout
         self.linger = linger
-        self._first = (connect_endpoint(pull_addr), connect_endpoint(pub_addr))
+        self._first: tuple[str | None, str] = (connect_endpoint(pull_addr), connect_endpoint(pub_addr))
         self._rep_endpoint: str | None = None
         if rep_port is not False:
             self._rep_endpoint = bind_endpoint((rep_ip, self.REP_PORT if rep_port is None else rep_port))
@@ -258,10 +258,14 @@ class Transceiver:
                 for connection in connections:
                     connection.sessions.close_all(CloseCode.GOING_AWAY)
                     connection.stop_intake(self.linger)
+                for attachment in runtime.attachments[:]:
+                    attachment.stop_intake(self.linger)
                 runtime.inbox.end()
                 for connection in connections:
                     connection.end_inbox()
                 self._finish_handlers(timeout)
+                for attachment in runtime.attachments[:]:
+                    attachment.stop(self.linger)
                 for connection in connections:
                     connection.stop(linger=self.linger)
         finally:
@@ -279,22 +283,23 @@ class Transceiver:
                     if greenlet is not current:
                         done.wait()
                 for dispatcher in list(self._dispatchers):
-                    gevent.joinall([one for one in dispatcher.greenlets() if one is not current])
-        left = [one for dispatcher in self._dispatchers for one in dispatcher.greenlets() if one is not current]
+                    dispatcher.join()
+        left = sum(dispatcher.kill(_KILL_SECONDS) for dispatcher in self._dispatchers[:])
+        self._dispatchers.clear()
         if left:
-            log.warning("%s: %d handlers had not finished, they are killed", self.sender, len(left))
-            gevent.killall(left, timeout=_KILL_SECONDS)
+            log.warning("%s: %d requests had not been handled, their handlers were killed", self.sender, left)
 
     # -- connection sets -------------------------------------------------------------------------------------------
 
     def add_connection(
-        self, sender: str, push_addr: Address, sub_addr: Address, *, replace: bool = False
+        self, sender: str, push_addr: Address | None, sub_addr: Address, *, replace: bool = False
     ) -> Connection:
         """Serve another Mongrel2 handler entry too, from now on.
 
         Args:
             sender: Its ``send_ident``.
-            push_addr: Where that server pushes requests from (its ``send_spec``).
+            push_addr: Where that server pushes requests from (its ``send_spec``); ``None``: its requests come through
+                a relay.
             sub_addr: Where it subscribes to replies (its ``recv_spec``).
             replace: End a connection set that has the same sender first; one with the same addresses too is kept.
 
@@ -303,9 +308,8 @@ class Transceiver:
             TransportError: The Transceiver is not running.
         """
         runtime = self._running()
-        connection = Connection(runtime, sender, push_addr, sub_addr)
-        old = self._connections.get(sender)
-        if old is not None:
+        connection = self._make_connection(runtime, sender, push_addr, sub_addr)
+        while (old := self._connections.get(sender)) is not None:  # again: others may run while one is removed
             if replace and (old.pull_endpoint, old.pub_endpoint) == (connection.pull_endpoint, connection.pub_endpoint):
                 connection.stop(linger=0)
                 return old
@@ -323,6 +327,11 @@ class Transceiver:
             connection.stop(linger=0)
             raise
         return connection
+
+    def _make_connection(
+        self, runtime: Runtime, sender: str, push_addr: Address | None, sub_addr: Address
+    ) -> Connection:
+        return Connection(runtime, sender, push_addr, sub_addr)
 
     def remove_connection(self, sender: str) -> None:
         """Serve that sender no more: its WebSockets get close 1001, what has arrived is still handed on.
@@ -435,9 +444,10 @@ class Transceiver:
                 assert connection is not None and request is not None
                 dispatcher.dispatch(connection, request)
             dispatcher.join()
+            if dispatcher in self._dispatchers:
+                self._dispatchers.remove(dispatcher)
         finally:
-            dispatcher.stop()
-            self._dispatchers.remove(dispatcher)
+            dispatcher.stop()  # after an exception its handlers go on, until the Transceiver ends them
 
     # -- WebSockets ------------------------------------------------------------------------------------------------
 

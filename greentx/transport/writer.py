@@ -365,6 +365,10 @@ class Writer:
         self.messages_dropped += 1
         log.warning("%s: no server at %s, a reply of %d bytes was dropped", self.name, self.endpoint, len(message))
 
+    def look(self) -> None:
+        """See to what the server has said by now, without waiting for the hub to tell of it."""
+        self._check()
+
     def _check_after_send(self) -> None:
         self._checking = False
         if not self._socket.closed and self._context.has_message(self._socket):
