@@ -27,7 +27,7 @@ from urllib.parse import parse_qs
 
 from .errors import ControlError, GreentxError
 from .transport import Context, Replier
-from .wire import Request, parse_request
+from .wire import CONTROL_ID, Request, parse_request
 
 __all__ = ["ADD_CONNECTION", "DISCONNECT_PING", "PING", "REMOVE_CONNECTION", "Control"]
 
@@ -39,6 +39,9 @@ PING = "/__ping__"
 DISCONNECT_PING = "/__disconnect_ping__"
 
 RECEIVED = b"RECEIVED"
+
+#: Which METHOD each command comes with.
+_METHODS = {ADD_CONNECTION: "JSON", REMOVE_CONNECTION: "JSON", PING: "MONGREL2", DISCONNECT_PING: "MONGREL2"}
 
 
 class Controlled(Protocol):
@@ -84,12 +87,21 @@ class Control:
         try:
             self._obey(parse_request(message))
         except (GreentxError, ValueError, KeyError) as error:
-            log.warning("command refused: %s", error)
-            return f"ERROR {error}".encode()
+            why = error.args[0] if isinstance(error, KeyError) else error  # str() of a KeyError has quotes around it
+            log.warning("command refused: %s", why)
+            return f"ERROR {why}".encode(errors="backslashreplace")
         return RECEIVED
 
     def _obey(self, request: Request) -> None:
         path, sender = request.path, request.sender
+        method = _METHODS.get(path)
+        if method is None:
+            raise ControlError(f"no command {path!r}: there are PING, STATUS, {', '.join(_METHODS)}")
+        if (request.method, request.conn_id) != (method, CONTROL_ID):
+            raise ControlError(
+                f"{path} comes with METHOD {method} and conn_id {CONTROL_ID}, "
+                f"not {request.method!r} and {request.conn_id}"
+            )
         if path == ADD_CONNECTION:
             push, sub = _addresses(request)
             # A server that was started again asks again, maybe with new ports: the newest word counts.
@@ -98,8 +110,6 @@ class Control:
             self._target.remove_connection(sender)
         elif path == PING:
             self._target.prove(sender, _text(request))
-        elif path != DISCONNECT_PING:
-            raise ControlError(f"no command {path!r}: there are PING, STATUS and the paths in greentx.control")
 
 
 def _addresses(request: Request) -> tuple[tuple[str, int], tuple[str, int]]:

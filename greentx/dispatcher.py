@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from http import HTTPStatus
 
 import gevent
 from gevent.event import Event
@@ -50,17 +51,24 @@ class Dispatcher:
         self._sockets: dict[Sid, WebSocket] = {}
         self._own: Group = Group()
         self._socket_greenlets = Group()
-        # Connections of which a request is being handled, with what waits behind it.
+        # Connections of which a request is being handled or waits for the pool, with what waits behind it.
         self._busy: dict[Sid, deque[tuple[Connection, Request]]] = {}
-        # Requests that found no free place in the pool.
+        # The first requests of their connections that found no free place in the pool.
         self._waiting: deque[tuple[Connection, Request]] = deque()
+        self._queued = 0  # In all these queues.
+        self._ended = False
         self._limit = runtime.inbox.limit
         self._work = Event()
         self._space = Event()
+        self._idle = Event()
+        self._idle.set()
         self._feeder = gevent.spawn(self._feed_pool)
 
     def dispatch(self, connection: Connection, request: Request) -> None:
         """Hand one event on; blocks this greenlet only while as many requests wait for the pool as the inbox holds."""
+        if self._ended:
+            self._answer_failure(connection, request, HTTPStatus.SERVICE_UNAVAILABLE)
+            return
         if self._websocket is not None and request.method in _WEBSOCKET_EVENTS:
             self._dispatch_websocket(self._websocket, connection, request)
             return
@@ -69,35 +77,68 @@ class Dispatcher:
             return
         sid = (request.sender, request.conn_id)
         queue = self._busy.get(sid)
-        if queue is not None:
-            queue.append((connection, request))
-            return
-        self._busy[sid] = deque()
-        if self._waiting or self.pool.full():
-            self._wait_for_place(connection, request)
-            while len(self._waiting) >= self._limit:
-                self._space.clear()
-                self._space.wait()
+        if queue is None:
+            self._busy[sid] = deque()
+            self._idle.clear()
+            self._start(connection, request)
+        elif request.method == "DISCONNECT":
+            self._disconnect(connection, request, queue)
         else:
-            self._spawn(connection, request)
+            queue.append((connection, request))
+            self._queued += 1
+        while self._queued >= self._limit:
+            self._space.clear()
+            self._space.wait()
 
-    def _spawn(self, connection: Connection, request: Request) -> None:
-        self._own.add(self.pool.spawn(self._handle, connection, request))
+    def _start(self, connection: Connection, request: Request) -> None:
+        """Handle a request now, or as soon as the pool has a place for it; a full pool stops nothing else."""
+        if self._waiting or self.pool.full():
+            self._waiting.append((connection, request))
+            self._queued += 1
+            self._work.set()
+        else:
+            self._own.add(self.pool.spawn(self._handle, connection, request))
 
-    def _wait_for_place(self, connection: Connection, request: Request) -> None:
-        self._waiting.append((connection, request))
-        self._work.set()
+    def _disconnect(self, connection: Connection, request: Request, queue: deque[tuple[Connection, Request]]) -> None:
+        """The client went away while its request is handled: its handler may be waiting for just this news."""
+        if any((one.sender, one.conn_id) == request.sid for _, one in self._waiting):
+            queue.append((connection, request))
+            self._queued += 1
+            return
+        # What it had pipelined behind that has nobody to answer to, and would begin after its end.
+        self._taken(len(queue))
+        queue.clear()
+        # Beside the pool: were it full of those who wait for this news, it would never come.
+        self._own.add(gevent.spawn(self._call, connection, request))
+
+    def _taken(self, count: int) -> None:
+        self._queued -= count
+        self._space.set()
 
     def _feed_pool(self) -> None:
         while True:
             while self._waiting:
                 self.pool.wait_available()
-                self._spawn(*self._waiting.popleft())
-                self._space.set()
+                connection, request = self._waiting.popleft()
+                self._taken(1)
+                self._own.add(self.pool.spawn(self._handle, connection, request))
             self._work.clear()
             self._work.wait()
 
     def _handle(self, connection: Connection, request: Request) -> None:
+        try:
+            self._call(connection, request)
+        finally:
+            queue = self._busy.get(request.sid)
+            if queue:
+                self._taken(1)
+                self._start(*queue.popleft())
+            elif queue is not None:
+                del self._busy[request.sid]
+                if not self._busy:
+                    self._idle.set()
+
+    def _call(self, connection: Connection, request: Request) -> None:
         assert self._handler is not None
         try:
             self._handler(connection, request)
@@ -105,23 +146,21 @@ class Dispatcher:
             log.debug("%s %s: the client went away: %s", request.method, request.path, error)
         except Exception:
             log.exception("the handler of %s %s failed", request.method, request.path)
-            self._answer_failure(connection, request)
-        finally:
-            sid = (request.sender, request.conn_id)
-            queue = self._busy[sid]
-            if queue:
-                self._wait_for_place(*queue.popleft())
-            else:
-                del self._busy[sid]
+            self._answer_failure(connection, request, HTTPStatus.INTERNAL_SERVER_ERROR)
+        except BaseException:  # killed: nobody else will answer
+            self._answer_failure(connection, request, HTTPStatus.SERVICE_UNAVAILABLE)
+            raise
 
-    def _answer_failure(self, connection: Connection, request: Request) -> None:
+    def _answer_failure(self, connection: Connection, request: Request, status: HTTPStatus) -> None:
         if request.method in _NO_ANSWER:
             return
         try:
             if connection.started(request):
-                connection.close(request)
+                if not request._answered:
+                    connection.close(request)
             else:
-                connection.reply_http(request, "Internal Server Error\n", 500, headers={"Content-Type": "text/plain"})
+                headers = {"Content-Type": "text/plain"}
+                connection.reply_http(request, f"{status.phrase}\n", status.value, headers=headers)
         except GreentxError as error:
             log.warning("%s %s: the failure could not be answered: %s", request.method, request.path, error)
 
@@ -146,16 +185,20 @@ class Dispatcher:
                 return
         socket = self._sockets.get(sid)
         if socket is None:
-            return  # let in before serve() was called, and ended since
+            entry = self._runtime.registry.get(sid)
+            if entry is None:
+                return  # let in before serve() was called, and ended since
+            socket = self._open(handler, connection, request, entry)
         socket._feed(request)
         if request.method == "WEBSOCKET_CLOSE":
             del self._sockets[sid]
 
-    def _open(self, handler: WebSocketHandler, connection: Connection, request: Request, entry: Entry) -> None:
+    def _open(self, handler: WebSocketHandler, connection: Connection, request: Request, entry: Entry) -> WebSocket:
         runtime = self._runtime
         socket = WebSocket(connection, entry, request, runtime.registry, runtime.options.max_queue)
         self._sockets[entry.sid] = socket
         self._socket_greenlets.spawn(self._run_websocket, handler, socket)
+        return socket
 
     def _run_websocket(self, handler: WebSocketHandler, socket: WebSocket) -> None:
         code = CloseCode.NORMAL_CLOSURE
@@ -183,11 +226,39 @@ class Dispatcher:
         return [*self._own.greenlets, *self._socket_greenlets.greenlets]
 
     def join(self) -> None:
-        """Block until every request that was dispatched has been handled."""
-        while self._waiting or self.greenlets():
-            gevent.joinall(self.greenlets(), count=1)
-            gevent.sleep(0)
+        """Block until every request that was dispatched has been handled, but for what this greenlet itself handles."""
+        current = gevent.getcurrent()
+        if current not in self._own:
+            self._idle.wait()
+        while True:
+            others = [one for one in self.greenlets() if one is not current]
+            if others:
+                gevent.joinall(others)
+            elif self._waiting and not self.pool.full():
+                gevent.sleep(0)  # the feeder is about to run
+            else:
+                return
 
     def stop(self) -> None:
-        """End the dispatcher's own greenlet; handlers that still run are left to whoever stops the Transceiver."""
+        """Take no more requests out of the queue; handlers that run go on."""
         self._feeder.kill()
+
+    def kill(self, timeout: float) -> int:
+        """End all handlers but this greenlet within *timeout* seconds; clients that wait get a 503.
+
+        Returns:
+            How many there were, running or waiting.
+        """
+        self._ended = True
+        self.stop()
+        waiting = [*self._waiting, *(item for queue in self._busy.values() for item in queue)]
+        self._waiting.clear()
+        self._busy.clear()
+        self._taken(self._queued)
+        current = gevent.getcurrent()
+        running = [one for one in self.greenlets() if one is not current]
+        gevent.killall(running, timeout=timeout)
+        for connection, request in waiting:
+            self._answer_failure(connection, request, HTTPStatus.SERVICE_UNAVAILABLE)
+        self._idle.set()
+        return len(running) + len(waiting)
