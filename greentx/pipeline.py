@@ -51,7 +51,7 @@ class OpenRequests:
         behind: The pipelined ones behind it, by ``conn_id``, in their order.
     """
 
-    __slots__ = ("_trackers", "_turns", "behind", "forwarded", "heads")
+    __slots__ = ("_trackers", "behind", "forwarded", "heads")
 
     def __init__(self, forwarded: Callable[[Request], None] | None = None) -> None:
         self.forwarded = forwarded
@@ -175,8 +175,7 @@ class OpenRequests:
             pieces += waiting.pieces
             close = waiting.closes
             if not waiting.complete and not any(self._follow(conn_id, request, piece) for piece in waiting.pieces):
-                if request in self._turns:
-                    self._turns.pop(request)()
+                turn = waiting.turn
                 break
             self._settle(conn_id, True)
         if close:
@@ -228,7 +227,6 @@ class OpenRequests:
         requests += [waiting.request for waiting in self.behind.pop(conn_id, ())]
         for request in requests:
             request._books = GONE
-            self._turns.pop(request, None)
         return requests
 
 
