@@ -120,6 +120,8 @@ class Context:
         """
         watcher = self.hub.loop.io(socket.getsockopt(zmq.FD), 1)
         watcher.start(callback)
+        # A pipe that was never read tells nobody of its first message: have each looked at once.
+        self.hub.loop.run_callback(callback)
         self._watchers.append(watcher)
         return watcher
 
