@@ -26,15 +26,24 @@ from .pipeline import GONE, OpenRequests
 from .registry import Registry
 from .session import Sessions, WebSocketOptions
 from .transport import Context, Receiver, SocketKind, Writer, native_thread_id
-from .wire import KEEP_ALIVE, Request, batch_conn_ids, check_sender, parse_request
+from .wire import KEEP_ALIVE, Request, batch_conn_ids, check_sender, credits_body, parse_request
 
-__all__ = ["Attachment", "Connection", "Runtime"]
+__all__ = ["Attachment", "Connection", "Runtime", "current_date"]
 
 log = logging.getLogger("greentx.connection")
 
 #: METHODs that only Mongrel2 and greentx make up. As the method of an HTTP request they are somebody's forgery.
 _RESERVED = frozenset(
-    {"JSON", "XML", "WEBSOCKET_HANDSHAKE", "WEBSOCKET", "WEBSOCKET_CONNECT", "WEBSOCKET_CLOSE", "DISCONNECT"}
+    {
+        "JSON",
+        "XML",
+        "WEBSOCKET_HANDSHAKE",
+        "WEBSOCKET",
+        "WEBSOCKET_CONNECT",
+        "WEBSOCKET_CLOSE",
+        "DISCONNECT",
+        "UPLOAD_STREAM",
+    }
 )
 
 #: What Mongrel2 knows an opening handshake by: METHOD says it only where all of these were sent (probed).
@@ -274,6 +283,8 @@ class Connection:
             else:
                 self._sockets[request.conn_id] = None
                 self._emit(request)
+        elif method == "UPLOAD_STREAM" and request.header("METHOD") is None:
+            self._emit(request)
         else:
             self._refuse(request)
 
@@ -296,7 +307,7 @@ class Connection:
         """An HTTP request whose method is one of our own words: it must not look like an event to the application."""
         log.warning("%s: connection %s sent the METHOD %s over HTTP", self.sender, request.conn_id, request.method)
         if self._open.add(request):
-            answer = build_response(b"", 501, date=_date(), close=True)
+            answer = build_response(b"", 501, date=current_date(), close=True)
             data, close = self._open.answer(request, answer, complete=True, close=True)
             self._put(request, data, close, wait=False)
 
@@ -412,7 +423,7 @@ class Connection:
             code,
             None if status == "OK" else status,
             headers,
-            date=_date(),
+            date=current_date(),
             head_only=req.method == "HEAD",
             close=close,
             keep_alive=keep_alive,
@@ -433,6 +444,28 @@ class Connection:
             self._answer(req, data, None, False)
         else:
             self.close(req)
+
+    def reply_part(self, req: Request, data: bytes, *, last: bool = False, close: bool = False) -> None:
+        """Send a part of the answer to *req*, for a caller that frames its responses itself. Nothing is checked.
+
+        Args:
+            data: May be empty where *last* or *close* is all there is to say.
+            last: The answer is complete with it; the next pipelined one may begin.
+            close: The connection is closed behind it.
+
+        Raises:
+            ConnectionClosed: The browser went away while this greenlet waited for it to read.
+            SendTimeout: As :meth:`reply_http`.
+        """
+        self._answer(req, data, last, close)
+
+    def grant(self, req: Request, count: int) -> None:
+        """Let the server read *count* more bytes of the body of *req*, with ``upload.stream``.
+
+        They come as events with the METHOD ``UPLOAD_STREAM``, which tell their offset by the header of that name, and
+        the last one by ``UPLOAD_STREAM_DONE``.
+        """
+        self._run(self._writer.control, req.sender, [req.conn_id], credits_body(count))
 
     def reply_json(self, req: Request, data: Any) -> None:
         """Send *data* as JSON: to a JSON or XML socket as it is, to an HTTP request as ``application/json``.
@@ -680,6 +713,11 @@ class Connection:
             self._writer.control(self.sender, conn_ids, KEEP_ALIVE)
 
     @property
+    def unconfirmed(self) -> int:
+        """To how many browsers bytes are on their way, where the server reports that (``download.flow_control``)."""
+        return len(self._writer.unconfirmed())
+
+    @property
     def drained_at(self) -> float:
         """``time.monotonic()`` when every message that had come was seen."""
         return self._receiver.drained_at
@@ -752,8 +790,8 @@ _date_second = 0
 _date_value = b""
 
 
-def _date() -> bytes:
-    """The value of a Date header for now, built once a second."""
+def current_date() -> bytes:
+    """Return the value of a ``Date`` header for now; it is built once a second."""
     global _date_second, _date_value
     now = int(time())
     if now != _date_second:

@@ -26,7 +26,7 @@ Handler = Callable[[Connection, Request], object]
 WebSocketHandler = Callable[[WebSocket], object]
 
 _WEBSOCKET_EVENTS = frozenset({"WEBSOCKET", "WEBSOCKET_CONNECT", "WEBSOCKET_CLOSE"})
-_NO_ANSWER = frozenset({"JSON", "XML", "DISCONNECT"}) | _WEBSOCKET_EVENTS
+_NO_ANSWER = frozenset({"JSON", "XML", "DISCONNECT", "UPLOAD_STREAM"}) | _WEBSOCKET_EVENTS
 
 
 class Dispatcher:

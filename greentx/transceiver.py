@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 from gevent.event import Event
@@ -32,7 +32,7 @@ from .transport import Context
 from .version import __version__
 from .wire import Request, check_sender
 
-__all__ = ["Transceiver"]
+__all__ = ["Transceiver", "Worker"]
 
 log = logging.getLogger("greentx.transceiver")
 
@@ -47,6 +47,16 @@ DEFAULT_COMPRESSION = DeflateConfig()
 
 #: What ``recv()`` yields.
 Item = tuple[Sid, Connection, Request] | tuple[None, None, None]
+
+
+class Worker(Protocol):
+    """What handles events in greenlets of its own, and has to be waited for."""
+
+    def join(self) -> object:
+        """Block until every event that was taken has been handled."""
+
+    def kill(self, timeout: float) -> int:
+        """End all handlers within *timeout* seconds; return how many there were."""
 
 
 class Transceiver:
@@ -149,7 +159,7 @@ class Transceiver:
         self._stopped = Event()
         self._consumers: list[tuple[object, Event]] = []
         self._proofs: list[gevent.Greenlet[..., None]] = []
-        self._dispatchers: list[Dispatcher] = []
+        self._dispatchers: list[Worker] = []
         self._ending: object = None
         logger = logging.getLogger("greentx")
         if log_level < logging.WARNING and not logger.isEnabledFor(log_level):
@@ -448,6 +458,16 @@ class Transceiver:
                 self._dispatchers.remove(dispatcher)
         finally:
             dispatcher.stop()  # after an exception its handlers go on, until the Transceiver ends them
+
+    def attach(self, worker: Worker) -> None:
+        """Have the end wait for *worker*, which takes events out of :meth:`recv`, as it waits for :meth:`serve`."""
+        self._running()
+        self._dispatchers.append(worker)
+
+    def detach(self, worker: Worker) -> None:
+        """The end need not wait for *worker* any more; safe to call twice."""
+        if worker in self._dispatchers:
+            self._dispatchers.remove(worker)
 
     # -- WebSockets ------------------------------------------------------------------------------------------------
 

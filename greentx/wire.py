@@ -105,7 +105,8 @@ class Request:
         path: What the route was matched against, percent-encoded, never with a space; ``@*`` for a notice.
         body: Bytes. For a WebSocket message the payload, unmasked and whole.
         method: Mongrel2's ``METHOD`` (``GET``, ``JSON``, ``XML``, ...); the events that ``Transceiver.recv`` makes
-            have ``WEBSOCKET_CONNECT``, ``WEBSOCKET``, ``WEBSOCKET_CLOSE`` or ``DISCONNECT``.
+            have ``WEBSOCKET_CONNECT``, ``WEBSOCKET``, ``WEBSOCKET_CLOSE`` or ``DISCONNECT``. A further piece of a body
+            that is streamed (``upload.stream``), which the server sends without a METHOD, has ``UPLOAD_STREAM``.
         opcode: The RFC 6455 opcode of a WebSocket message, else ``None``.
         close_code, close_reason: Why a WebSocket ended, on ``WEBSOCKET_CLOSE``; else ``None`` and ``""``.
     """
@@ -306,7 +307,7 @@ def parse_request(message: bytes) -> Request:
 
     Raises:
         RemoteProtocolError: A field is missing, a length disagrees with its data, the headers are no map with a
-            ``METHOD``, or bytes follow the body. Nothing is kept.
+            ``METHOD`` (or ``UPLOAD_STREAM``), or bytes follow the body. Nothing is kept.
 
     Source: Mongrel2's manual, "Message Format"; src/request.c.
     """
@@ -325,13 +326,17 @@ def parse_request(message: bytes) -> Request:
             raise RemoteProtocolError(f"headers at byte {start} are no tnetstring: {error}") from error
         method = raw.get(b"METHOD")
         if method.__class__ is not bytes:
-            raise RemoteProtocolError(f"no METHOD among the headers of {_shown(message)}")
+            if b"UPLOAD_STREAM" not in raw:
+                raise RemoteProtocolError(f"no METHOD among the headers of {_shown(message)}")
+            method = b"UPLOAD_STREAM"
         name = _METHODS.get(method) or method.decode("latin-1")
     elif kind == b",":
         raw = _json_headers(message[colon:end], start)
         name = raw.get("METHOD")
         if name.__class__ is not str:
-            raise RemoteProtocolError(f"no METHOD among the headers of {_shown(message)}")
+            if "UPLOAD_STREAM" not in raw:
+                raise RemoteProtocolError(f"no METHOD among the headers of {_shown(message)}")
+            name = "UPLOAD_STREAM"
     else:
         raise RemoteProtocolError(
             f"headers at byte {start} should end after {int(size)} bytes with '}}' or ',', not {kind!r}"
