@@ -120,10 +120,14 @@ class Context:
         """
         watcher = self.hub.loop.io(socket.getsockopt(zmq.FD), 1)
         watcher.start(callback)
-        # A pipe that was never read tells nobody of its first message: have each looked at once.
-        self.hub.loop.run_callback(callback)
         self._watchers.append(watcher)
+        # A pipe that was never read tells nobody of its first message: have each looked at once.
+        self.hub.loop.run_callback(self._first_look, watcher, callback)
         return watcher
+
+    def _first_look(self, watcher: Any, callback: Callable[[], None]) -> None:
+        if watcher in self._watchers and self.open:
+            callback()
 
     def timer(self, seconds: float, repeat: float = 0.0) -> Any:
         """Return a timer of the hub's loop, not started; let go of it with :meth:`unwatch`."""
