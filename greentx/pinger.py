@@ -18,6 +18,7 @@ from .connection import Connection
 from .errors import GreentxError
 from .frames import Opcode, build_frame
 from .registry import Registry
+from .session import PING_PAYLOAD
 
 __all__ = ["Pinger"]
 
@@ -81,7 +82,7 @@ class Pinger:
                 log.exception("a round of pings failed")
 
     def _ping_those_due(self) -> None:
-        frame = build_frame(b"greentx %d" % self.rounds, Opcode.PING)
+        frame = build_frame(b"%b%d" % (PING_PAYLOAD, self.rounds), Opcode.PING)
         done = 0
         for connection in list(self._connections()):
             if not connection.ready:
@@ -92,15 +93,26 @@ class Pinger:
                     if batch.due is None:
                         self._phase = (self._phase + _SPREAD) % 1.0
                         batch.due = now + self.interval * self._phase
-                    elif batch.due <= now and self._all_seen(connection, batch.due):
-                        batch.due = now + self.interval
-                        connection.sessions.ping(batch[:], frame, sender)
-                        done += 1
-                        if done % _BATCHES_AT_ONCE == 0:
-                            gevent.sleep(0)
+                        continue
+                    if batch.due > now:
+                        continue
+                    seen = self._all_seen(connection, batch.due)
+                    if not seen and now < batch.due + self.interval:
+                        continue
+                    try:
+                        connection.sessions.ping(batch[:], frame, sender, judge=seen)
+                    finally:
+                        # Counted from when they were sent: a full pipe may have held them up.
+                        batch.due = monotonic() + self.interval
+                    done += 1
+                    if done % _BATCHES_AT_ONCE == 0:
+                        gevent.sleep(0)
 
     def _all_seen(self, connection: Connection, due: float) -> bool:
-        """Whether a pong that came in time has been seen: the process may have been busy with something else."""
+        """Whether a pong that came in time has been seen: the process may have been busy with something else.
+
+        While it has not, nobody is judged; after another interval of that, those who might go idle are pinged again.
+        """
         return connection.drained_at >= due or connection.caught_up()
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ interrupted after each.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .deflate import PerMessageDeflate
@@ -49,8 +49,10 @@ class Entry:
         deadline: While CLOSING, the time after which the peer's close frame is not waited for any more.
         deflate: The negotiated compression, or ``None``.
         on_pong: Called with the payload of each pong, or ``None``.
+        on_event: Called with each message and with the end; ``None`` where these go to the inbox. Must not block.
+        raw: The application's own library reads and writes the frames; only their bounds and the end are ours.
         subprotocol: What the opening handshake agreed on, or ``None``.
-        close_code, close_reason: While CLOSING, what we sent.
+        close_code, close_reason: While CLOSING, what we sent; when CLOSED, what the application is told.
     """
 
     __slots__ = (
@@ -61,15 +63,14 @@ class Entry:
         "close_reason",
         "deadline",
         "deflate",
+        "on_event",
         "on_pong",
         "path",
+        "raw",
         "sid",
         "state",
         "subprotocol",
     )
-
-    #: Its protocol is run by the transceiver that handed its messages on: it is not pinged, nor closed when we end.
-    relayed = False
 
     def __init__(self, sid: Sid, path: str = "/") -> None:
         self.sid = sid
@@ -79,6 +80,8 @@ class Entry:
         self.deadline = 0.0
         self.deflate: PerMessageDeflate | None = None
         self.on_pong: Callable[[bytes], None] | None = None
+        self.on_event: Callable[[Any], None] | None = None
+        self.raw = False
         self.subprotocol: str | None = None
         self.close_code = 1005
         self.close_reason = ""

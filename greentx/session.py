@@ -13,6 +13,12 @@ changes come first and sending second, so that a full pipe cannot leave them hal
 A closed connection is not forgotten at once. The server sends what is queued for it first, for ever where the client
 does not read, and frames that the client sent before it knew are still coming in. So for ``close_timeout`` seconds its
 frames are ignored, and at the end the server is told to cut it off, which an id that has gone does not mind (probed).
+
+An application may answer handshakes itself (``handshake_events``): :meth:`Sessions.hold` keeps what the client sends
+meanwhile, :meth:`Sessions.accept` or :meth:`Sessions.accept_raw` lets it in. Of a *raw* one a library of the
+application's reads and writes the frames: they pass unchecked but for their size, and it answers the client's pings.
+Our own pings and their pongs stay here, and close frames are looked at in both directions, so that liveness and the end
+are the same for all.
 """
 
 from __future__ import annotations
@@ -24,19 +30,22 @@ from time import monotonic
 
 from gevent.pool import Group
 
-from .errors import GreentxError, RemoteProtocolError
+from .errors import ConnectionClosed, GreentxError, RemoteProtocolError
 from .frames import CloseCode, Opcode, build_close, build_frame, parse_close, parse_flags, validate_message
 from .handshake import Accepted, Handshake, Refused, accept_key
 from .registry import CLOSED, CLOSING, OPEN, Entry, Registry, Sid
 from .transport import Context, Writer
 from .wire import CANCEL, Request, batch_conn_ids
 
-__all__ = ["MAX_CLOSE_REASON", "Sessions", "WebSocketOptions"]
+__all__ = ["MAX_CLOSE_REASON", "PING_PAYLOAD", "Sessions", "WebSocketOptions"]
 
 log = logging.getLogger("greentx.session")
 
 #: Bytes of UTF-8 that fit beside the code into a close frame (RFC 6455, section 5.5).
 MAX_CLOSE_REASON = 123
+
+#: What the payloads of our own pings begin with; their pongs are no business of a raw WebSocket's library.
+PING_PAYLOAD = b"greentx "
 
 # Messages of one client that may arrive while a callable of the application decides about its handshake.
 _MAX_EARLY = 64
@@ -46,6 +55,9 @@ _MAX_UNREAD = 65536
 
 # A peer's fault ends its connection so many seconds later: what it sent before may still be answered meanwhile.
 _FAULT_DELAY = 0.02
+
+# How long a callable of the application may take to die.
+_KILL_SECONDS = 0.5
 
 # How many paths are kept once for all entries that have them.
 _MAX_PATHS = 1024
@@ -74,10 +86,12 @@ class WebSocketOptions:
 class _Opening:
     """A handshake that is being decided about."""
 
-    __slots__ = ("adopted", "early", "request")
+    __slots__ = ("adopted", "early", "held", "request")
 
-    def __init__(self, request: Request, adopted: bool) -> None:
+    def __init__(self, request: Request, adopted: bool, held: bool = False) -> None:
         self.request = request
+        # The application decides, without being asked from here.
+        self.held = held
         self.early: list[Request] = []
         # Another process that shares the endpoint got the handshake, and answers it; this one got a message.
         self.adopted = adopted
@@ -138,12 +152,14 @@ class Sessions:
 
     def handshake(self, request: Request) -> None:
         """A client asks to be let in (METHOD ``WEBSOCKET_HANDSHAKE``)."""
-        sid = request.sid
+        self._forget_stale(request.sid)
+        self._open(_Opening(request, adopted=False))
+
+    def _forget_stale(self, sid: Sid) -> None:
         stale = self._registry.get(sid)
         if stale is not None:  # the server gave the number away again without telling us of the end
             self._finish(stale, CloseCode.ABNORMAL_CLOSURE, "")
         self._closed.pop(sid, None)
-        self._open(_Opening(request, adopted=False))
 
     def _open(self, opening: _Opening) -> None:
         self._connecting[opening.request.sid] = opening
@@ -166,25 +182,30 @@ class Sessions:
         if isinstance(answer, Refused):
             self._refuse(opening, answer)
             return
-        sender = self.senders.setdefault(sid[0], sid[0])
-        path = request.path
-        paths = self._paths
-        path = paths.setdefault(path, path) if len(paths) < _MAX_PATHS else paths.get(path, path)
-        entry = Entry((sender, sid[1]), path)
-        entry.state = OPEN
+        entry = self._enter(request)
         entry.deflate = answer.deflate
         entry.subprotocol = answer.subprotocol
-        self._registry.add(entry)
         request.method = "WEBSOCKET_CONNECT"
         request.body = b""
         request._entry = entry
         if not opening.adopted:
-            self._writer.write(sender, sid[1], answer.head, wait=False)
+            self._writer.write(sid[0], sid[1], answer.head, wait=False)
         self._emit(request)
         for message in opening.early:
             self.message(message)
 
-    def _judge(self, opening: _Opening) -> Accepted | Refused:
+    def _enter(self, request: Request) -> Entry:
+        sender, conn_id = request.sid
+        sender = self.senders.setdefault(sender, sender)
+        path = request.path
+        paths = self._paths
+        path = paths.setdefault(path, path) if len(paths) < _MAX_PATHS else paths.get(path, path)
+        entry = Entry((sender, conn_id), path)
+        entry.state = OPEN
+        self._registry.add(entry)
+        return entry
+
+    def _judge(self, opening: _Opening, handshake: Handshake | None = None) -> Accepted | Refused:
         if self._stopping:
             return Refused(503, body="the server is going away\n")
         request = opening.request
@@ -193,7 +214,7 @@ class Sessions:
         if opening.adopted:
             key = request.header("sec-websocket-key")
             accept = accept_key(key) if isinstance(key, str) and key.isascii() else b""
-        answer = options.handshake.check(request.headers, accept)
+        answer = (handshake or options.handshake).check(request.headers, accept)
         if isinstance(answer, Refused) or options.on_handshake is None:
             return answer
         refused = options.on_handshake(request)
@@ -208,6 +229,73 @@ class Sessions:
             self._writer.write(sender, conn_id, answer.build(), wait=False)
         self._hang_up(opening.request.sid)
 
+    # -- handshakes that the application answers -------------------------------------------------------------------
+
+    def hold(self, request: Request) -> None:
+        """Keep what this client sends until :meth:`accept`, :meth:`accept_raw` or :meth:`release`."""
+        self._forget_stale(request.sid)
+        self._connecting[request.sid] = _Opening(request, adopted=False, held=True)
+
+    def check(self, request: Request, handshake: Handshake | None = None) -> Accepted | Refused:
+        """Say what is to be answered to a held handshake; *handshake* stands in for the Transceiver's. Sends nothing.
+
+        Blocks as the Transceiver's ``on_handshake`` does, and raises what that raises.
+        """
+        return self._judge(_Opening(request, adopted=False, held=True), handshake)
+
+    def accept(
+        self, request: Request, answer: Accepted, receiver: Callable[[Entry], Callable[[Request], None]]
+    ) -> None:
+        """Let a held client in: send the 101; its messages and its end go to what *receiver* returns. Never blocks.
+
+        Raises ``ConnectionClosed`` when it has gone, or was answered otherwise, or the Transceiver stops.
+        """
+        opening = self._take(request)
+        entry = self._enter(request)
+        entry.deflate = answer.deflate
+        entry.subprotocol = answer.subprotocol
+        entry.on_event = receiver(entry)
+        self._begin(opening, answer.head)
+
+    def accept_raw(self, request: Request, head: bytes, receive: Callable[[Request], None]) -> Entry:
+        """Let a held client in with the 101 that a library of the application's wrote; its frames are raw from now on.
+
+        Args:
+            head: The whole answer, up to the first frame.
+            receive: Called with each message (FLAGS and body as they came) and with the end. Must not block.
+
+        Raises ``ConnectionClosed`` as :meth:`accept` does.
+        """
+        opening = self._take(request)
+        entry = self._enter(request)
+        entry.raw = True
+        entry.on_event = receive
+        self._begin(opening, head)
+        return entry
+
+    def _take(self, request: Request) -> _Opening:
+        if self._stopping:
+            raise ConnectionClosed(CloseCode.GOING_AWAY, "the server is going away")
+        opening = self._connecting.get(request.sid)
+        if opening is None or opening.request is not request:
+            raise ConnectionClosed(CloseCode.ABNORMAL_CLOSURE, "the client has gone, or was answered already")
+        del self._connecting[request.sid]
+        return opening
+
+    def _begin(self, opening: _Opening, head: bytes) -> None:
+        sender, conn_id = opening.request.sid
+        self._writer.write(sender, conn_id, head, wait=False)
+        for message in opening.early:
+            self.message(message)
+
+    def release(self, sid: Sid) -> None:
+        """The application closes a held client's connection, without letting it in; others stay as they are."""
+        if self._connecting.pop(sid, None) is not None:
+            self._closed[sid] = monotonic() + self._options.close_timeout
+            self._watch()
+
+    # -- messages --------------------------------------------------------------------------------------------------
+
     def message(self, request: Request) -> None:
         """A frame, or a whole message that the server joined (METHOD ``WEBSOCKET`` with FLAGS)."""
         entry = self._registry.get(request.sid)
@@ -216,9 +304,12 @@ class Sessions:
             return
         if entry.sid in self._faulty:
             return
+        if entry.raw:
+            self._raw_message(entry, request)
+            return
         try:
             opcode, rsvd = parse_flags(_flags(request))
-            if entry.state != OPEN and opcode < Opcode.CLOSE:
+            if entry.state != OPEN and opcode not in (Opcode.CLOSE, Opcode.PONG):
                 return  # our close frame is out: what the peer sent before it saw that has no reader any more
             data, text = validate_message(
                 opcode, rsvd, request.body, max_size=self._options.max_message_size, deflate=entry.deflate
@@ -240,7 +331,31 @@ class Sessions:
             request.body = data
             request.opcode = opcode
             request._text = text
-            self._emit(request)
+            (entry.on_event or self._emit)(request)
+
+    def _raw_message(self, entry: Entry, request: Request) -> None:
+        body = request.body
+        limit = self._options.max_message_size
+        try:
+            opcode, rsvd = parse_flags(_flags(request))
+            if opcode == Opcode.CLOSE:
+                validate_message(opcode, rsvd, body, max_size=None)
+                self._peer_closes(entry, *parse_close(body))
+                return
+            if limit is not None and len(body) > limit:
+                raise RemoteProtocolError(
+                    f"message is {len(body)} bytes, limit {limit}", close_code=CloseCode.MESSAGE_TOO_BIG
+                )
+        except RemoteProtocolError as error:
+            self._fault(entry, error.close_code, str(error))
+            return
+        if opcode == Opcode.PONG:
+            entry.awaits_pong = False
+            if body.startswith(PING_PAYLOAD):
+                return
+        if entry.state == OPEN and entry.on_event is not None:
+            request.opcode = opcode
+            entry.on_event(request)
 
     def _answer_ping(self, sid: Sid, payload: bytes) -> None:
         if self._writer.waiting(sid[1]) < _MAX_UNREAD:
@@ -463,7 +578,8 @@ class Sessions:
         self._stopping = True
         self._decisions.kill(block=False)
         for opening in list(self._connecting.values()):
-            self._decide(opening)
+            if not opening.held:
+                self._decide(opening)
         frame = build_frame(build_close(code, reason), Opcode.CLOSE)
         for sender in list(self.senders):
             for batch in self._registry.batches(sender):
@@ -479,7 +595,7 @@ class Sessions:
 
     def stop(self) -> None:
         """End the greenlets and timers; the connections themselves were ended by :meth:`close_all`."""
-        self._decisions.kill()
+        self._decisions.kill(timeout=_KILL_SECONDS)
         for timer in (self._fault_timer, self._timer):
             self._context.unwatch(timer)
 
@@ -512,7 +628,7 @@ class Sessions:
         event.opcode = Opcode.CLOSE
         event.close_code = entry.close_code
         event.close_reason = reason
-        self._emit(event)
+        (entry.on_event or self._emit)(event)
 
     # -- timers, in the hub ----------------------------------------------------------------------------------------
 
@@ -534,20 +650,23 @@ class Sessions:
     def _close_overdue(self) -> None:
         """Give up on peers that did not answer our close frame, and on those that do not read what they are sent."""
         now = monotonic()
+        overdue: list[Sid] = []
         for entry in list(self._closing.values()):
             if entry.deadline > now:
                 break
             log.info("%s: WebSocket %s did not answer our close frame", self.name, entry.conn_id)
             self._finish(entry, CloseCode.ABNORMAL_CLOSURE, "")
-            self._closed[entry.sid] = now
-        overdue: dict[str, list[str]] = {}
+            overdue.append(entry.sid)
         for sid, deadline in list(self._closed.items()):
             if deadline > now:
                 break
             del self._closed[sid]
-            overdue.setdefault(sid[0], []).append(sid[1])
-            self._writer.forget(sid[1])
-        for sender, conn_ids in overdue.items():
+            overdue.append(sid)
+        by_sender: dict[str, list[str]] = {}
+        for sender, conn_id in overdue:
+            self._writer.forget(conn_id)
+            by_sender.setdefault(sender, []).append(conn_id)
+        for sender, conn_ids in by_sender.items():
             for batch in batch_conn_ids(conn_ids):
                 self._writer.control(sender, batch, CANCEL)
         if not self._closing and not self._closed:

@@ -9,7 +9,6 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from gevent.event import AsyncResult, Event
-from gevent.timeout import Timeout
 
 from .errors import ConnectionClosed, LocalProtocolError
 from .frames import CloseCode, Opcode, build_frame
@@ -33,9 +32,6 @@ class WebSocket:
         sid: ``(sender, conn_id)``.
         path: What the handshake asked for.
         subprotocol: What was agreed on, ``None`` for none.
-        close_code: After the end, RFC 6455's code as the application sees it: the peer's, or 1006 where no close frame
-            came; ``None`` before.
-        close_reason: The text beside it.
     """
 
     def __init__(self, conn: Connection, entry: Entry, request: Request, registry: Registry, max_queue: int) -> None:
@@ -44,20 +40,31 @@ class WebSocket:
         self.sid = entry.sid
         self.path = entry.path
         self.subprotocol = entry.subprotocol
-        self.close_code: int | None = None
-        self.close_reason = ""
         self._entry = entry
         self._registry = registry
         self._max_queue = max_queue
         self._messages: deque[str | bytes] = deque()
         self._arrived = Event()
         self._ended = Event()
-        self._pings: dict[bytes, AsyncResult] = {}
+        # The pings that are out, in order.
+        self._pings: dict[bytes, AsyncResult[float | None]] = {}
 
     @property
     def closed(self) -> bool:
         """True once nothing can be sent any more: a close frame was sent or came, or the connection is gone."""
         return self._entry.state != OPEN
+
+    @property
+    def close_code(self) -> int | None:
+        """After the end, RFC 6455's code: the peer's; what we ended it with for the peer's fault; or 1006 where no
+        close frame came. ``None`` before.
+        """
+        return self._entry.close_code if self._entry.state == CLOSED else None
+
+    @property
+    def close_reason(self) -> str:
+        """After the end, the text beside :attr:`close_code`; ``""`` before."""
+        return self._entry.close_reason if self._entry.state == CLOSED else ""
 
     def receive(self, timeout: float | None = None) -> str | bytes | None:
         """Return the next message: ``str`` for text, ``bytes`` for binary; ``None`` once the connection has ended.
@@ -87,24 +94,33 @@ class WebSocket:
 
         Raises:
             ConnectionClosed: It has ended, also while this greenlet was blocked; with code and reason.
+            LocalProtocolError: *message* holds lone surrogates, so it is no text.
             SendTimeout: No progress for the Transceiver's ``send_timeout``.
             TypeError: *message* is neither.
         """
         if isinstance(message, str):
-            payload, opcode = message.encode(), Opcode.TEXT
+            try:
+                payload, opcode = message.encode(), Opcode.TEXT
+            except UnicodeEncodeError as error:
+                raise LocalProtocolError(f"message is not text: {error}") from error
         elif isinstance(message, (bytes, bytearray, memoryview)):
             payload, opcode = bytes(message), Opcode.BINARY
         else:
             raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
+        self.conn._run(self._send, payload, opcode)
+
+    def _send(self, payload: bytes, opcode: int) -> None:
         self._check_open()
         try:
-            self.conn._run(self.conn.sessions.send, [self._entry], payload, opcode)
-        except ConnectionClosed as error:
-            self._check_open()
-            raise ConnectionClosed(error.code, error.reason) from error
+            self.conn.sessions.send([self._entry], payload, opcode)
+        except ConnectionClosed:
+            self._check_open()  # it knows code and reason
+            raise
 
     def ping(self, payload: bytes | str | None = None, timeout: float | None = None) -> float:
         """Send a ping, wait for its pong and return the seconds in between. Blocks this greenlet.
+
+        The pong of a later ping counts, too: a peer need not answer each (RFC 6455, section 5.5.3).
 
         Args:
             payload: At most 125 bytes, not those of a ping that is out already; ``None`` makes eight random ones.
@@ -117,23 +133,24 @@ class WebSocket:
         data = urandom(8) if payload is None else payload.encode() if isinstance(payload, str) else bytes(payload)
         if data in self._pings:
             raise LocalProtocolError(f"a ping with the payload {data!r} is under way already")
-        frame = build_frame(data, Opcode.PING)
-        self._check_open()
         answer = self._pings[data] = AsyncResult()
-        self._entry.on_pong = self._on_pong
         started = monotonic()
         try:
-            self.conn._run(self.conn._writer.write, self.sid[0], self.sid[1], frame)
-            try:
-                arrived: float | None = answer.get(timeout=timeout)
-            except Timeout:
-                raise TimeoutError(f"no pong for {timeout} s") from None
+            self.conn._run(self._send_ping, build_frame(data, Opcode.PING))
+            answer.wait(timeout)
+            if not answer.ready():
+                raise TimeoutError(f"no pong for {timeout} s")
         finally:
             self._pings.pop(data, None)
+        arrived: float | None = answer.get()
         if arrived is None:
-            self._check_open()
-            raise ConnectionClosed(self.close_code or CloseCode.ABNORMAL_CLOSURE, self.close_reason)
+            raise ConnectionClosed(self._entry.close_code, self._entry.close_reason)
         return arrived - started
+
+    def _send_ping(self, frame: bytes) -> None:
+        self._check_open()
+        self._entry.on_pong = self._on_pong
+        self.conn._writer.write(self.sid[0], self.sid[1], frame)
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Close with a closing handshake; a closed one stays as it is.
@@ -151,36 +168,30 @@ class WebSocket:
 
     def join(self, group: str) -> None:
         """Join a group for ``Transceiver.broadcast``; raises ``ConnectionClosed`` after the end."""
-        try:
-            self._registry.join(self.sid, group)
-        except KeyError:
-            self._check_open()
-            raise
+        if self._entry.state == CLOSED:  # its number may be another's by now
+            raise ConnectionClosed(self._entry.close_code, self._entry.close_reason)
+        self._registry.join(self.sid, group)
 
     def leave(self, group: str) -> None:
-        """Leave a group; nothing happens when it is not in it."""
-        self._registry.leave(self.sid, group)
+        """Leave a group; nothing happens when it is not in it, or closed."""
+        if self._entry.state != CLOSED:
+            self._registry.leave(self.sid, group)
 
     def _check_open(self) -> None:
-        if self._entry.state == OPEN:
-            return
-        if self.close_code is not None:
-            raise ConnectionClosed(self.close_code, self.close_reason)
-        if self._entry.state == CLOSED:
-            raise ConnectionClosed()
-        raise ConnectionClosed(self._entry.close_code, self._entry.close_reason)
+        entry = self._entry
+        if entry.state != OPEN:
+            raise ConnectionClosed(entry.close_code, entry.close_reason)
 
-    # -- called by the Transceiver -----------------------------------------------------------------------------------
+    # -- called by the Dispatcher ------------------------------------------------------------------------------------
 
     def _feed(self, request: Request) -> None:
         """Take an event of this connection; never blocks."""
         if request.method == "WEBSOCKET_CLOSE":
-            self.close_code = request.close_code
-            self.close_reason = request.close_reason
             self._ended.set()
             self._arrived.set()
             for answer in self._pings.values():
-                answer.set(None)
+                if not answer.ready():
+                    answer.set(None)
         elif len(self._messages) >= self._max_queue:
             reason = f"{self._max_queue} messages wait to be received"
             self.conn.sessions.fail(self._entry, CloseCode.TRY_AGAIN_LATER, reason)
@@ -191,10 +202,15 @@ class WebSocket:
                 self._arrived.set()
 
     def _on_pong(self, payload: bytes) -> None:
-        answer = self._pings.get(payload)
-        if answer is not None and not answer.ready():
-            answer.set(monotonic())
+        if payload not in self._pings:
+            return
+        now = monotonic()
+        for sent, answer in list(self._pings.items()):
+            if not answer.ready():
+                answer.set(now)
+            if sent == payload:
+                return
 
     def __repr__(self) -> str:
-        state = f"closed {self.close_code}" if self.close_code is not None else self._entry.state
+        state = self._entry.state if self.close_code is None else f"{self._entry.state} {self.close_code}"
         return f"<WebSocket {self.sid[0]} {self.sid[1]} {self.path}: {state}, {len(self._messages)} messages wait>"
