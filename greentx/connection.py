@@ -13,19 +13,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from time import time
 from typing import Any
 
 from .endpoints import Address, connect_endpoint
-from .errors import GreentxError, LocalProtocolError, RemoteProtocolError
+from .errors import ConnectionClosed, GreentxError, LocalProtocolError, RemoteProtocolError
 from .frames import Opcode, parse_close
+from .handshake import Accepted, Handshake, Refused
 from .http1 import HeaderFields, build_response, connection_options, format_date
 from .inbox import Inbox
 from .pipeline import GONE, OpenRequests
-from .registry import Registry
+from .registry import Entry, Registry
 from .session import Sessions, WebSocketOptions
 from .transport import Context, Receiver, SocketKind, Writer, native_thread_id
+from .websocket import WebSocket
 from .wire import KEEP_ALIVE, Request, batch_conn_ids, check_sender, credits_body, parse_request
 
 __all__ = ["Attachment", "Connection", "Runtime", "current_date"]
@@ -89,6 +91,7 @@ class Runtime:
         options: What the application said about its WebSockets.
         send_timeout: Seconds that a sender waits on a full pipe; ``None`` for ever.
         attachments: What else works on the messages.
+        handshake_events: The application answers the opening handshakes of WebSockets itself.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class Runtime:
         options: WebSocketOptions,
         max_pending: int,
         send_timeout: float | None,
+        handshake_events: bool = False,
     ) -> None:
         self.context = context
         self.registry = registry
@@ -106,6 +110,7 @@ class Runtime:
         self.options = options
         self.send_timeout = send_timeout
         self.attachments: list[Attachment] = []
+        self.handshake_events = handshake_events
 
 
 class Connection:
@@ -276,7 +281,11 @@ class Connection:
         if method == "WEBSOCKET" and request.header("FLAGS") is not None:
             self.sessions.message(request)
         elif method == "WEBSOCKET_HANDSHAKE" and all(request.header(name) is not None for name in _HANDSHAKE_HEADERS):
-            self.sessions.handshake(request)
+            if not self._runtime.handshake_events:
+                self.sessions.handshake(request)
+            elif self._open.add(request):
+                self.sessions.hold(request)
+                self._emit(request)
         elif method in ("JSON", "XML") and request.header("VERSION") is None:
             if request.is_notice():
                 self._on_notice(request)
@@ -328,9 +337,10 @@ class Connection:
         elif request.is_disconnect():
             conn_id = request.conn_id
             self._writer.forget(conn_id)
-            if self.sessions.gone(request):
-                return
+            was_websocket = self.sessions.gone(request)
             was_open = bool(self._open.remove(conn_id))
+            if was_websocket and not was_open:  # one that waits for the application's answer is a request, too
+                return
             if conn_id in self._sockets:
                 del self._sockets[conn_id]
             elif not was_open:
@@ -493,6 +503,58 @@ class Connection:
         """Close the browser's connection behind what was written to it; a WebSocket gets a close frame (1000) first."""
         self._run(self._close, req)
 
+    def check_handshake(self, req: Request, handshake: Handshake | None = None) -> Accepted | Refused:
+        """Say what a WebSocket's opening handshake (METHOD ``WEBSOCKET_HANDSHAKE``) deserves; nothing is sent.
+
+        Args:
+            handshake: What is demanded and offered; ``None`` is what the Transceiver was given. Its ``on_handshake`` is
+                asked in any case, so this may block as that does.
+        """
+        return self.sessions.check(req, handshake)
+
+    def accept_websocket(self, req: Request, answer: Accepted | None = None) -> WebSocket:
+        """Send the 101 answer to an opening handshake and return the WebSocket; its events no longer go to ``recv``.
+
+        With ``handshake_events`` only. Whoever is not let in is answered as any other request is, with
+        :meth:`reply_http` and the like, behind which the connection is closed. Call it in the hub's thread.
+
+        Args:
+            answer: From :meth:`check_handshake`; ``None`` asks that.
+
+        Raises:
+            RemoteProtocolError: The handshake must be refused; nothing was sent.
+            ConnectionClosed: The client has gone, or was answered already.
+        """
+        if answer is None:
+            checked = self.check_handshake(req)
+            if isinstance(checked, Refused):
+                raise RemoteProtocolError(f"the handshake of {req!r} is to be refused", status=checked.status)
+            answer = checked
+        self._take_out(req)
+        sockets: list[WebSocket] = []
+
+        def receiver(entry: Entry) -> Callable[[Request], None]:
+            sockets.append(WebSocket(self, entry, req, self._runtime.registry, self._runtime.options.max_queue))
+            return sockets[0]._feed
+
+        self.sessions.accept(req, answer, receiver)
+        return sockets[0]
+
+    def accept_raw_websocket(self, req: Request, head: bytes, receive: Callable[[Request], None]) -> Entry:
+        """Let a client in with the 101 answer *head* of another library, which reads and writes the frames itself.
+
+        *receive* is called with each message as it came (``FLAGS`` and body), and at the end with ``WEBSOCKET_CLOSE``;
+        it must not block. See :mod:`greentx.session` for what is still looked after here. With ``handshake_events``
+        only; raises ``ConnectionClosed`` as :meth:`accept_websocket` does.
+        """
+        self._take_out(req)
+        return self.sessions.accept_raw(req, head, receive)
+
+    def _take_out(self, request: Request) -> None:
+        if self._open.heads.get(request.conn_id) is not request or self._open.started(request):
+            raise ConnectionClosed(1006, "the client has gone, or was answered already")
+        self._open.remove(request.conn_id)
+
     # -- to connections by their ids -------------------------------------------------------------------------------
 
     def send(self, sender: str, conn_id: str | int | Iterable[str | int], msg: str | bytes) -> None:
@@ -596,6 +658,7 @@ class Connection:
             if data:
                 writer.write(request.sender, request.conn_id, data, wait=wait)
             if close:
+                self.sessions.release(request.sid)
                 writer.close(request.sender, [request.conn_id], wait=wait)
         except BaseException:
             # An answer is missing: the client would take the next one for it.

@@ -83,6 +83,9 @@ class Transceiver:
         close_timeout: Seconds that a peer has to answer our close frame.
         shared: Several processes pull from one endpoint, so that the messages of a WebSocket scatter over them: no
             compression, and messages of connections that another process let in are taken.
+        handshake_events: ``recv()`` yields opening handshakes of WebSockets, too (METHOD ``WEBSOCKET_HANDSHAKE``), and
+            the application answers each: ``conn.accept_websocket(req)`` lets it in, any HTTP answer does not. May be
+            changed later, for handshakes to come.
 
     Raises:
         LocalProtocolError: (a ``ValueError``) A sender that Mongrel2 could not parse back, a malformed address.
@@ -121,6 +124,7 @@ class Transceiver:
         max_queue: int = 256,
         close_timeout: float = 10.0,
         shared: bool = False,
+        handshake_events: bool = False,
     ) -> None:
         self.sender = check_sender(sender)
         self.ping_timeout = ping_timeout
@@ -148,6 +152,7 @@ class Transceiver:
             close_timeout=close_timeout,
             shared=shared,
         )
+        self._handshake_events = handshake_events
         self._send_timeout = send_timeout
         self._max_pending = max_pending
         self._runtime: Runtime | None = None
@@ -187,6 +192,7 @@ class Transceiver:
                 options=self._options,
                 max_pending=self._max_pending,
                 send_timeout=self._send_timeout,
+                handshake_events=self._handshake_events,
             )
             if self._rep_endpoint is not None:
                 self._control = Control(context, self._rep_endpoint, self)
@@ -376,6 +382,17 @@ class Transceiver:
             raise TransportError(f"Transceiver {self.sender} is not running: use it in a 'with' block, or start() it")
         self._runtime.context.check()
         return self._runtime
+
+    @property
+    def handshake_events(self) -> bool:
+        """Whether the application answers opening handshakes itself."""
+        return self._handshake_events
+
+    @handshake_events.setter
+    def handshake_events(self, wanted: bool) -> None:
+        self._handshake_events = wanted
+        if self._runtime is not None:
+            self._runtime.handshake_events = wanted
 
     @property
     def rep_port(self) -> int | None:

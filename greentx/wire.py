@@ -248,6 +248,8 @@ class Request:
 
     def persistence(self) -> tuple[bool, bool]:
         """Return :meth:`should_close`, and whether ``Connection: keep-alive`` has to be said, to an HTTP/1.0 client."""
+        if self.method == "WEBSOCKET_HANDSHAKE":  # the server reads frames from then on, whatever was answered (probed)
+            return True, False
         raw = self._raw
         connection = raw.get(b"connection") or raw.get("connection")
         return _persistence(
