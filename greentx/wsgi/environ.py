@@ -1,0 +1,143 @@
+"""The environ of a request (PEP 3333), out of what Mongrel2 sent.
+
+Names that Mongrel2 made up are in upper case and those of the client in lower case, so no client can set ``METHOD`` or
+``UPLOAD_STREAM``, and headers with an underscore are left out, since ``X_Real`` and ``X-Real`` would be one key.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from ..wire import Request
+
+__all__ = ["FramingError", "add_request"]
+
+_STREAMED = "greentx.upload_stream"
+
+# What Mongrel2's own names become; "" is dropped.
+_SERVER_KEYS = {
+    "METHOD": "REQUEST_METHOD",
+    "QUERY": "QUERY_STRING",
+    "REMOTE_ADDR": "REMOTE_ADDR",
+    "URI": "RAW_URI",
+    "URL_SCHEME": "wsgi.url_scheme",
+    "VERSION": "SERVER_PROTOCOL",
+    "UPLOAD_STREAM": _STREAMED,
+}
+_CLIENT_KEYS = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
+
+# Names of clients are theirs to make up: what is remembered of them has a bound.
+_MAX_KEYS = 1024
+_keys: dict[bytes | str, str] = {}
+_hosts: dict[str, tuple[str, str | None]] = {}
+
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+class FramingError(ValueError):
+    """Where the body of this request ends is in doubt, so that what follows it is, too: answer 400 and close."""
+
+
+def add_request(environ: dict[str, Any], request: Request, mount: str = "") -> bool:
+    """Add the keys of one request to *environ*, but those of its body.
+
+    Args:
+        environ: What the server was configured with.
+        mount: The path that the application is mounted at (``SCRIPT_NAME``), ``""`` for all of them. A request for
+            another path has it all in ``PATH_INFO``.
+
+    Returns:
+        Whether the body comes as a stream.
+
+    Raises:
+        FramingError: ``Transfer-Encoding`` beside ``Content-Length``, an unknown coding, a length that is not the
+            body's.
+    """
+    environ["QUERY_STRING"] = ""
+    get_key = _keys.get
+    for name, value in request._raw.items():
+        key = get_key(name)
+        if key is None:
+            key = _environ_key(name)
+        if key:
+            if value.__class__ is bytes:
+                environ[key] = value.decode("latin-1")
+            elif value.__class__ is str:
+                environ[key] = value
+            else:
+                environ[key] = _joined(key, value)
+    environ["REMOTE_PORT"] = ""
+    uri = environ.get("RAW_URI") or request.path
+    environ["RAW_URI"] = environ["REQUEST_URI"] = uri
+    path = request.path
+    if "%" in path:
+        path = unquote_to_bytes(path).decode("latin-1")
+    script_name = ""
+    if mount and path.startswith(mount) and path[len(mount) : len(mount) + 1] in ("", "/"):
+        script_name = mount
+        path = path[len(mount) :]
+    environ["SCRIPT_NAME"] = script_name
+    environ["PATH_INFO"] = path
+    host = environ.get("HTTP_HOST")
+    if host:
+        name, port = _hosts.get(host) or _split_host(host)
+        environ["SERVER_NAME"] = name
+        environ["SERVER_PORT"] = port or _DEFAULT_PORTS.get(environ["wsgi.url_scheme"], "80")
+    environ["greentx.request"] = request
+    streamed = environ.pop(_STREAMED, None) is not None
+    _check_framing(environ, request, streamed)
+    return streamed
+
+
+def _check_framing(environ: dict[str, Any], request: Request, streamed: bool) -> None:
+    length = environ.get("CONTENT_LENGTH")
+    coding = environ.get("HTTP_TRANSFER_ENCODING")
+    if coding is not None:
+        # Mongrel2 knows this one coding, in this one spelling; of another one it takes the body for the next request.
+        if length is not None:
+            raise FramingError(f"Transfer-Encoding {coding!r} beside Content-Length {length!r}")
+        if coding != "chunked" or not streamed:
+            raise FramingError(f"Transfer-Encoding {coding!r} cannot be read here")
+    elif length is None:
+        if request.body:
+            raise FramingError(f"a body of {len(request.body)} bytes without Content-Length")
+    elif not (length.isascii() and length.isdecimal()) or (int(length) != len(request.body) and not streamed):
+        raise FramingError(f"Content-Length {length[:40]!r} of a body of {len(request.body)} bytes")
+
+
+def _environ_key(name: bytes | str) -> str:
+    text = name.decode("latin-1") if isinstance(name, bytes) else name
+    if text in _SERVER_KEYS:
+        key = _SERVER_KEYS[text]
+    elif text in _CLIENT_KEYS:
+        key = _CLIENT_KEYS[text]
+    elif text != text.lower() or "_" in text:
+        key = ""
+    else:
+        key = "HTTP_" + text.upper().replace("-", "_")
+    if len(_keys) < _MAX_KEYS:
+        _keys[name] = key
+    return key
+
+
+def _joined(key: str, value: Any) -> str:
+    values = [one.decode("latin-1") if isinstance(one, bytes) else str(one) for one in value]
+    if key == "CONTENT_LENGTH" or key == "CONTENT_TYPE":
+        if len(set(values)) > 1 and key == "CONTENT_LENGTH":
+            raise FramingError(f"Content-Length is said to be {' and '.join(values)}")
+        return values[0]
+    return ("; " if key == "HTTP_COOKIE" else ",").join(values)
+
+
+def _split_host(host: str) -> tuple[str, str | None]:
+    """Split a ``Host`` header and remember the result. IPv6 addresses lose their brackets, as in ``SERVER_NAME``."""
+    name, colon, port = host.rpartition(":")
+    if not colon or not (port.isascii() and port.isdecimal()):
+        name, port = host, ""
+    if name.startswith("[") and name.endswith("]"):
+        name = name[1:-1]
+    if len(_hosts) >= _MAX_KEYS:
+        _hosts.clear()
+    result = _hosts[host] = (name, port or None)
+    return result

@@ -1,0 +1,555 @@
+"""The server: takes requests from a Transceiver and runs a handler in a greenlet for each."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent.event import Event
+from gevent.hub import get_hub
+from gevent.pool import Pool
+from gevent.pywsgi import WSGISecureEnviron
+
+from ..errors import GreentxError
+from ..frames import CloseCode
+from ..version import __version__
+from .accesslog import make_log
+from .exchange import Exchange
+from .handler import WSGIHandler
+from .listeners import BoundAddress, Listener, make_listener
+from .response import FileWrapper
+
+if TYPE_CHECKING:
+    from ..connection import Connection
+    from ..registry import Sid
+    from ..transceiver import Transceiver
+    from ..wire import Request
+
+__all__ = ["WSGIServer"]
+
+log = logging.getLogger("greentx.wsgi")
+
+#: Requests that may wait for a place in the pool; more are answered 503.
+MAX_WAITING = 10000
+
+# How long handlers that are killed may take to end.
+_KILL_SECONDS = 1.0
+
+_POLL_SECONDS = 0.002
+
+_WEBSOCKET_EVENTS = frozenset({"WEBSOCKET", "WEBSOCKET_CONNECT", "WEBSOCKET_CLOSE"})
+
+
+class WSGIServer:
+    """Serves a WSGI application behind Mongrel2, in the place of ``gevent.pywsgi.WSGIServer``.
+
+    Each request is handled in a greenlet; those of one browser connection one after the other, in order.
+
+    Args:
+        listener: An address to listen on as gevent takes it; or ``(sender, pull_addr, pub_addr)``, a URL
+            ``mongrel2://sender@host?pull=9999&pub=9998`` or a ``Transceiver``: see :mod:`greentx.wsgi.listeners`.
+        application: The WSGI application; may be replaced while the server runs.
+        backlog: Taken for gevent's sake; the queue of new connections is the front end's.
+        spawn: How handlers run: ``'default'`` in greenlets without a limit; a ``Pool``, or a number for a new one: more
+            requests than that wait; a callable such as ``gevent.spawn_raw``; ``None``: one after the other.
+        log: Where the access log goes: ``'default'`` is stderr, ``None`` nowhere; an object with ``write()``; or a
+            logger, at INFO.
+        error_log: The same for errors, and for ``wsgi.errors``; a logger at ERROR.
+        handler_class: In the place of :class:`~greentx.wsgi.WSGIHandler`.
+        environ: Added to every request's environ. ``SCRIPT_NAME`` is the path that the application is mounted at.
+        mongrel2_settings: Of our own front end, by name, over :data:`greentx.wsgi.listeners.SETTINGS`.
+        ssl_args: ``certfile`` and ``keyfile`` (PEM), where the front end is our own.
+
+    Raises:
+        ValueError: The listener is malformed; a TLS option that the front end does not have.
+        TypeError: The listener is nothing that could be listened on.
+
+    Attributes:
+        address: ``(host, port)``, with the real port once started; for a Mongrel2 that is not ours a text.
+        family, backlog, loop, min_delay, max_delay, delay, max_accept: As gevent has them.
+        pool: The ``Pool`` that handlers run in, or ``None``.
+        environ, base_env, environ_class: What each request's environ is made of.
+        stop_timeout: Seconds that :meth:`stop` waits where it is not told.
+    """
+
+    handler_class: Any = WSGIHandler
+    application: Any = None
+    environ_class: Any = dict
+    secure_environ_class: Any = WSGISecureEnviron
+
+    base_env: Mapping[str, Any] = {
+        "GATEWAY_INTERFACE": "CGI/1.1",
+        "SERVER_SOFTWARE": f"greentx/{'.'.join(__version__.split('.')[:2])}",
+        "SCRIPT_NAME": "",
+        "wsgi.version": (1, 0),
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        "wsgi.file_wrapper": FileWrapper,
+    }
+
+    min_delay = 0.01
+    max_delay = 1
+    max_accept = 100
+    stop_timeout: float = 1
+    backlog = 128
+    pool: Any = None
+
+    def __init__(
+        self,
+        listener: Any,
+        application: Any = None,
+        backlog: int | None = None,
+        spawn: Any = "default",
+        log: Any = "default",
+        error_log: Any = "default",
+        handler_class: Any = None,
+        environ: dict[str, Any] | None = None,
+        *,
+        mongrel2_settings: Mapping[str, int | str] | None = None,
+        **ssl_args: Any,
+    ) -> None:
+        self._stop_event = Event()
+        self._stop_event.set()
+        self._ssl_args = ssl_args
+        self._settings = mongrel2_settings
+        self._bound: BoundAddress | None = None
+        self._transceiver: Transceiver | None = None
+        self._intake: gevent.Greenlet[..., None] | None = None
+        self._closer: gevent.Greenlet[..., None] | None = None
+        self._feeder: gevent.Greenlet[..., None] | None = None
+        self._accepting = False
+        self._closing = False
+        # Requests by the connection they came over, in their order; the first one is being handled, or waits for that.
+        self._lines: dict[Sid, deque[Exchange]] = {}
+        # First ones that wait for a place in the pool.
+        self._waiting: deque[Exchange] = deque()
+        self._idle: Event | None = None
+        self.loop = get_hub().loop
+        self.delay = self.min_delay
+        if backlog is not None:
+            self.backlog = backlog
+        self.set_listener(listener)
+        self.set_spawn(spawn)
+        if application is not None:
+            self.application = application
+        if handler_class is not None:
+            self.handler_class = handler_class
+        self.set_handle(None)
+        self.log = make_log(log)
+        self.error_log = make_log(error_log, logging.ERROR)
+        self.set_environ(environ)
+        self.set_max_accept()
+        if self.max_accept < 1:
+            raise ValueError(f"max_accept must be a positive number, not {self.max_accept!r}")
+
+    # -- what it is made of ----------------------------------------------------------------------------------------
+
+    def set_listener(self, listener: Any) -> None:
+        """Take another listener; see the class."""
+        self._listener: Listener = make_listener(listener, self._ssl_args, self._settings)
+
+    def set_spawn(self, spawn: Any) -> None:
+        """Take another way to run handlers; see the class."""
+        self.pool = None
+        if isinstance(spawn, str) and spawn == "default":
+            self._spawn: Any = gevent.spawn
+        elif hasattr(spawn, "spawn"):
+            self.pool = spawn
+            self._spawn = spawn.spawn
+        elif isinstance(spawn, int):
+            self.pool = Pool(spawn)
+            self._spawn = self.pool.spawn
+        else:
+            self._spawn = spawn
+
+    def set_handle(self, handle: Any) -> None:
+        """Have *handle*, called with an exchange and the browser's address, answer requests; ``None`` keeps it."""
+        if handle is not None:
+            self.handle = handle  # type: ignore[method-assign]
+        self._handle = self.handle
+
+    def set_environ(self, environ: dict[str, Any] | None = None) -> None:
+        """Make :attr:`environ` anew, out of :attr:`base_env` and *environ* (or what was given before)."""
+        given = environ if environ is not None else getattr(self, "environ", None)
+        self.environ: Any = self.environ_class(self.base_env)
+        self.environ["wsgi.url_scheme"] = "https" if self.ssl_enabled else "http"
+        if given is not None:
+            self.environ.update(given)
+        if self.environ.get("wsgi.errors") is None:
+            self.environ["wsgi.errors"] = self.error_log
+
+    def get_environ(self) -> Any:
+        """Return what the environ of a request begins with, a copy."""
+        return self.environ_class(self.environ)
+
+    def update_environ(self) -> None:
+        """Fill in ``SERVER_NAME`` and ``SERVER_PORT``, for requests that do not say them by a ``Host`` header."""
+        address = self.address
+        host, port = (str(address[0]), str(address[1])) if isinstance(address, tuple) else ("", "")
+        self.environ.setdefault("SERVER_NAME", host)
+        self.environ.setdefault("SERVER_PORT", port)
+
+    def set_max_accept(self) -> None:
+        """Set :attr:`max_accept` to 1 where several processes serve; of no effect behind a front end."""
+        if self.environ.get("wsgi.multiprocess"):
+            self.max_accept = 1
+
+    @property
+    def address(self) -> Any:
+        """Where browsers connect to."""
+        return self._listener.address
+
+    @property
+    def family(self) -> Any:
+        """The address family; ``None`` where the front end is not ours."""
+        return self._listener.family
+
+    @property
+    def server_host(self) -> str | None:
+        """The host of :attr:`address`; ``None`` where the front end is not ours."""
+        return self.address[0] if isinstance(self.address, tuple) else None
+
+    @property
+    def server_port(self) -> int | None:
+        """The port of :attr:`address`; ``None`` where the front end is not ours."""
+        return self.address[1] if isinstance(self.address, tuple) else None
+
+    @property
+    def ssl_enabled(self) -> bool:
+        """Browsers talk TLS to our own front end."""
+        return self._listener.ssl_enabled
+
+    @property
+    def mount(self) -> str:
+        """The path that the application is mounted at, without a ``/`` at its end; ``""`` for the root."""
+        name = self.environ["SCRIPT_NAME"]
+        return name.rstrip("/") if name else ""
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    @property
+    def socket(self) -> BoundAddress:
+        """Stands for the listening socket; missing (``AttributeError``) while nothing listens, as in gevent."""
+        if self._bound is None:
+            raise AttributeError("socket")
+        return self._bound
+
+    @property
+    def started(self) -> bool:
+        """True from :meth:`start` to :meth:`close`."""
+        return not self._stop_event.is_set()
+
+    @property
+    def closed(self) -> bool:
+        """True while nothing listens for this server."""
+        return self._bound is None
+
+    def init_socket(self) -> None:
+        """Have the front end listen; requests wait there until :meth:`start`.
+
+        Raises:
+            BindError: The address is in use, not of this machine, or not permitted; the message names it.
+            Mongrel2NotFound: There is no ``mongrel2``; the message says what to install.
+        """
+        if self._bound is None:
+            self._listener.bind()
+            self._bound = BoundAddress(self._listener)
+        self.update_environ()
+
+    def start(self) -> None:
+        """Serve. Returns when requests are answered; with a Mongrel2 that is not ours, when it is being connected to.
+
+        Raises as :meth:`init_socket`; ``ConnectTimeout`` where our own front end does not come up.
+        """
+        if self._closer is not None:
+            self._closer.join()
+        if self._transceiver is None:
+            try:
+                self.init_socket()
+                self._transceiver = transceiver = self._listener.open()
+                transceiver.attach(self)
+            except BaseException:
+                self.close()
+                raise
+            self._intake = gevent.spawn(self._take_events, transceiver)
+        self._stop_event.clear()
+        self.start_accepting()
+
+    def start_accepting(self) -> None:
+        """Handle requests; those that came since :meth:`stop_accepting` first."""
+        self._accepting = True
+        self._feed()
+
+    def stop_accepting(self) -> None:
+        """Have new requests wait, until :meth:`start_accepting`. Those being handled go on."""
+        self._accepting = False
+
+    def close(self) -> None:
+        """Take no more requests. What runs goes on; after the last answer the front end ends. Does not block."""
+        self._stop_event.set()
+        if self._transceiver is None:
+            self._listener.close()
+            self._bound = None
+        elif not self._closing:
+            self._closing = True
+            self._accepting = True  # what has come waits no longer
+            self._closer = gevent.spawn(self._release, self._transceiver)
+
+    def stop(self, timeout: float | None = None) -> None:
+        """:meth:`close`, wait for what runs, kill what is left after *timeout* seconds, wait until all is gone.
+
+        Called by a handler of this server, or in the hub, it does not wait: nothing could end then.
+
+        Args:
+            timeout: ``None`` is :attr:`stop_timeout`.
+        """
+        self.close()
+        closer = self._closer
+        current = gevent.getcurrent()
+        if closer is None or current is get_hub() or any(line[0].greenlet is current for line in self._lines.values()):
+            return
+        closer.join(self.stop_timeout if timeout is None else timeout)
+        if not closer.dead:
+            self.kill(_KILL_SECONDS)
+            closer.join()
+
+    def serve_forever(self, stop_timeout: float | None = None) -> None:
+        """Start, if that was not done, and block until the server is stopped; then :meth:`stop` with *stop_timeout*."""
+        if not self.started:
+            self.start()
+        try:
+            self._stop_event.wait()
+        finally:
+            gevent.spawn(self.stop, timeout=stop_timeout).join()
+
+    def __enter__(self) -> WSGIServer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def _release(self, transceiver: Transceiver) -> None:
+        """Wait for the last answer, then let go of everything; in a greenlet of its own."""
+        try:
+            if self._listener.owned:
+                self.join()
+                self._say_goodbye(transceiver)
+                transceiver.detach(self)
+                transceiver.stop(0)
+            else:
+                gevent.kill(self._intake)
+                self.join()
+                transceiver.detach(self)
+        finally:
+            if self._feeder is not None:
+                self._feeder.kill()
+            self._intake = self._closer = self._feeder = self._transceiver = None
+            self._closing = self._accepting = False
+            self._listener.close()
+            self._bound = None
+
+    def _say_goodbye(self, transceiver: Transceiver) -> None:
+        """End the WebSockets, and see that the front end wrote what it was given, as far as it tells."""
+        connections = list(transceiver.connections.values())
+        for connection in connections:
+            connection.sessions.close_all(CloseCode.GOING_AWAY)
+        deadline = time.monotonic() + transceiver.linger
+        while any(connection.unconfirmed for connection in connections) and time.monotonic() < deadline:
+            gevent.sleep(_POLL_SECONDS)
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    def _take_events(self, transceiver: Transceiver) -> None:
+        for _sid, connection, request in transceiver.recv():
+            assert connection is not None and request is not None
+            try:
+                self._take(connection, request)
+            except GreentxError as error:
+                log.warning("%r: %s", request, error)
+        # The Transceiver was stopped, by whoever owns it.
+        self.close()
+
+    def _take(self, connection: Connection, request: Request) -> None:
+        method = request.method
+        if method == "UPLOAD_STREAM":
+            line = self._lines.get(request.sid)
+            if line is not None:
+                line[-1].feed(request)
+        elif method == "DISCONNECT":
+            self._lose(request.sid)
+        elif method in _WEBSOCKET_EVENTS:
+            self.do_websocket(connection, request)
+        elif method == "JSON" or method == "XML":
+            if request.header("VERSION") is None:  # a socket of Mongrel2's own, no HTTP
+                connection.close(request)
+        else:
+            self._take_request(connection, request)
+
+    def do_websocket(self, connection: Connection, request: Request) -> None:
+        """Handle an event of a WebSocket that the Transceiver let in; called in the intake, must not block."""
+        if request.method == "WEBSOCKET_CONNECT":
+            connection.close(request)
+
+    def _take_request(self, connection: Connection, request: Request) -> None:
+        exchange = Exchange(connection, request)
+        if self._closing or len(self._waiting) >= MAX_WAITING:
+            self._refuse(exchange)
+            return
+        sid = (request.sender, request.conn_id)
+        line = self._lines.get(sid)
+        if line is None:
+            self._lines[sid] = deque((exchange,))
+            self._begin(exchange)
+        else:
+            line.append(exchange)
+
+    def _begin(self, exchange: Exchange) -> None:
+        if self._waiting or not self._accepting or self._spawn is None or self.full():
+            self._waiting.append(exchange)
+            self._feed()
+        else:
+            self._handle_in_greenlet(exchange)
+
+    def _handle_in_greenlet(self, exchange: Exchange) -> None:
+        request = exchange.request
+        try:
+            self.do_handle(exchange, (request.header("REMOTE_ADDR") or "", 0))
+        except Exception:  # noqa: BLE001 - of the application's spawn; it must not end the intake
+            self.loop.handle_error((request, self), *sys.exc_info())
+            self._refuse(exchange)
+            self._done(exchange)
+
+    def _refuse(self, exchange: Exchange) -> None:
+        """There is no place for this request, nor will there be."""
+        try:
+            exchange.connection.reply_http(
+                exchange.request,
+                "Service Unavailable\n",
+                503,
+                headers={"Content-Type": "text/plain", "Connection": "close"},
+            )
+        except GreentxError as error:
+            log.warning("%r could not be refused: %s", exchange, error)
+
+    def _feed(self) -> None:
+        """Handle requests that wait, in a greenlet that waits for places in the pool."""
+        if self._waiting and self._accepting and (self._feeder is None or self._feeder.dead):
+            self._feeder = gevent.spawn(self._feed_pool)
+
+    def _feed_pool(self) -> None:
+        while self._waiting and self._accepting:
+            if self.full():
+                self.pool.wait_available()
+                continue
+            exchange = self._waiting.popleft()
+            if exchange.disconnected.is_set():
+                self._done(exchange)
+            elif self._spawn is None:
+                self._run(exchange, (exchange.request.header("REMOTE_ADDR") or "", 0))
+            else:
+                self._handle_in_greenlet(exchange)
+
+    def full(self) -> bool:
+        """True when the pool has no place: requests wait."""
+        return self.pool is not None and hasattr(self.pool, "full") and self.pool.full()
+
+    def do_handle(self, *args: Any) -> None:
+        """Run :meth:`handle` with *args* the way that *spawn* says."""
+        args[0].greenlet = self._spawn(self._run, *args)
+
+    def _run(self, exchange: Exchange, address: Any) -> None:
+        exchange.greenlet = gevent.getcurrent()
+        try:
+            self._handle(exchange, address)
+        finally:
+            self.do_close(exchange, address)
+            self._done(exchange)
+
+    def handle(self, sock: Any, address: Any) -> None:
+        """Make a :attr:`handler_class` and have it answer; called in the request's greenlet.
+
+        Args:
+            sock: The :class:`~greentx.wsgi.exchange.Exchange`, in the place of gevent's socket.
+            address: ``(host, 0)`` of the browser.
+        """
+        self.handler_class(sock, address, self).handle()
+
+    def do_close(self, *args: Any) -> None:
+        """Called with the arguments of :meth:`handle` after it: a request that got no whole answer is ended."""
+        exchange = args[0]
+        if not exchange.ended:
+            try:
+                exchange.close()
+            except GreentxError as error:
+                log.warning("%r could not be closed: %s", exchange, error)
+
+    def _done(self, exchange: Exchange) -> None:
+        request = exchange.request
+        sid = (request.sender, request.conn_id)
+        line = self._lines.get(sid)
+        if line is None or line[0] is not exchange:
+            return  # the server was killed meanwhile
+        line.popleft()
+        if line:
+            self._begin(line[0])
+        else:
+            del self._lines[sid]
+            if self._idle is not None and not self._lines:
+                self._idle.set()
+
+    def _lose(self, sid: Sid) -> None:
+        """The client has gone: whoever handles its request finds out, what is behind that is forgotten."""
+        line = self._lines.get(sid)
+        if line is None:
+            return
+        while len(line) > 1:
+            line.pop().lose()
+        first = line[0]
+        first.lose()
+        if first.greenlet is None and first not in self._waiting:
+            self._done(first)
+
+    # -- what the Transceiver asks of its workers ------------------------------------------------------------------
+
+    def join(self) -> None:
+        """Block until every request that was taken has been handled."""
+        while self._lines:
+            self._idle = Event()
+            self._idle.wait()
+        self._idle = None
+
+    def kill(self, timeout: float) -> int:
+        """End all handlers but this greenlet within *timeout* seconds; requests that wait get a 503.
+
+        Returns:
+            How many there were, running or waiting.
+        """
+        exchanges = [exchange for line in self._lines.values() for exchange in line]
+        self._lines.clear()
+        self._waiting.clear()
+        current = gevent.getcurrent()
+        running = [one.greenlet for one in exchanges if one.greenlet is not None and one.greenlet is not current]
+        gevent.killall(running, timeout=timeout)
+        for exchange in exchanges:
+            if exchange.greenlet is None and not exchange.ended and not exchange.disconnected.is_set():
+                self._refuse(exchange)
+        if self._idle is not None:
+            self._idle.set()
+        return len(exchanges)
+
+    def __repr__(self) -> str:
+        state = "started" if self.started else "stopped"
+        return f"<{type(self).__name__} at {id(self):#x} {state} {self._shown_address()} requests={len(self._lines)}>"
+
+    def __str__(self) -> str:
+        return f"<{type(self).__name__} {self._shown_address()}>"
+
+    def _shown_address(self) -> str:
+        address = self.address
+        return f"address={address[0]}:{address[1]}" if isinstance(address, tuple) else f"address={address}"
