@@ -41,8 +41,8 @@ FLUSH_SECONDS = 0.002
 #: Bytes waiting for one connection above which whoever writes to it waits.
 OUTBOX_LIMIT = 262144
 
-#: Messages that go to ZeroMQ together where many are sent at once. Each first one wakes its I/O thread, which costs more
-#: than all the rest of a reply.
+#: Messages that go to ZeroMQ together where many are sent at once. Each first one wakes its I/O thread, which costs
+#: more than all the rest of a reply.
 BATCH = 64
 
 #: So long after the last ones a message is not kept for others, so that it does not wait for a greenlet that computes.
