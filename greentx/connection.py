@@ -78,7 +78,7 @@ class Attachment:
         """The Transceiver stops: take in no more. Blocks for *timeout* seconds at the most."""
 
     def stop(self, linger: float) -> None:
-        """The handlers have finished: send what waits, for *linger* seconds at the most, and let go."""
+        """The handlers have finished and their answers are out: send what waits, within *linger* seconds, and let go."""
 
 
 class Runtime:
@@ -132,6 +132,8 @@ class Connection:
         stale_replies: How many answers were not sent because the server that asked has gone.
     """
 
+    _sessions_class = Sessions
+
     def __init__(self, runtime: Runtime, sender: str, pull_addr: Address | None, pub_addr: Address) -> None:
         self.sender = check_sender(sender)
         self.pull_endpoint = None if pull_addr is None else connect_endpoint(pull_addr)
@@ -164,7 +166,7 @@ class Connection:
             self._on_message,
             name=f"receiver of {self.sender}",
         )
-        self.sessions = Sessions(
+        self.sessions = self._sessions_class(
             self._context,
             self._writer,
             runtime.registry,

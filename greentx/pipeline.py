@@ -150,6 +150,19 @@ class OpenRequests:
             self.remove(conn_id)
         return data, close
 
+    def delegate(self, request: Request) -> Request:
+        """Somebody else answers *request*, whose turn it is, and will say when that was done.
+
+        Returns:
+            What stands in its place until then: those behind it wait until that is passed to :meth:`release`. For the
+            handler *request* has been answered.
+        """
+        stand_in = Request(request.sender, request.conn_id, request.path, request._raw, b"", request.method)
+        stand_in._books = self
+        self.heads[request.conn_id] = stand_in
+        request._answered = True
+        return stand_in
+
     def release(self, request: Request) -> tuple[bytes, bool]:
         """Somebody else answers *request*: those behind it do not wait for that. Returns as :meth:`answer`."""
         conn_id = request.conn_id

@@ -280,10 +280,10 @@ class Transceiver:
                 for connection in connections:
                     connection.end_inbox()
                 self._finish_handlers(timeout)
-                for attachment in runtime.attachments[:]:
-                    attachment.stop(self.linger)
                 for connection in connections:
                     connection.stop(linger=self.linger)
+                for attachment in runtime.attachments[:]:
+                    attachment.stop(self.linger)
         finally:
             self._connections.clear()
             self._pinger = self._control = self._runtime = None

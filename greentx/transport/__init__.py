@@ -6,8 +6,9 @@ The only part of greentx that imports ``zmq``; its errors become :class:`~greent
 from __future__ import annotations
 
 from .context import Context, SocketClosed, SocketKind, native_thread_id
+from .publisher import Publisher
 from .receiver import Receiver
 from .replier import Replier
 from .writer import Writer
 
-__all__ = ["Context", "Receiver", "Replier", "SocketClosed", "SocketKind", "Writer", "native_thread_id"]
+__all__ = ["Context", "Publisher", "Receiver", "Replier", "SocketClosed", "SocketKind", "Writer", "native_thread_id"]

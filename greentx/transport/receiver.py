@@ -44,10 +44,11 @@ class Receiver:
 
     Args:
         context: Owner of the socket.
-        kind: ``zmq.PULL`` or ``zmq.SUB``.
+        kind: ``zmq.PULL``, ``zmq.SUB``, or ``zmq.XSUB``, which can also :meth:`send`.
         on_message: Called with the bytes of one message. It may block (the receiver then waits) and should not raise:
             what it raises is logged with its traceback, and the next message is taken.
         on_drained: Called without arguments each time no message is left, before the greenlet sleeps.
+        linger: Seconds that what was sent may still go out after :meth:`stop`.
         name: For the greenlet and the logs.
     """
 
@@ -58,6 +59,7 @@ class Receiver:
         on_message: Callable[[bytes], None],
         *,
         on_drained: Callable[[], None] | None = None,
+        linger: float = 0.0,
         name: str = "receiver",
     ) -> None:
         self.name = name
@@ -67,6 +69,7 @@ class Receiver:
         self._kind = kind
         self._on_message = on_message
         self._on_drained = on_drained
+        self._linger = linger
         self._endpoint: str | None = None
         self._topics: list[bytes] = []
         self._socket: zmq.Socket[bytes] | None = None
@@ -97,7 +100,7 @@ class Receiver:
         """Bind, start receiving and return the endpoint it got. Raises :class:`~greentx.errors.BindError`."""
         socket = self._context.socket(self._kind)
         for topic in self._topics:
-            socket.setsockopt(zmq.SUBSCRIBE, topic)
+            self._subscribe(socket, topic)
         bound = self._context.bind(socket, endpoint)
         self._adopt(socket)
         self._start()
@@ -115,10 +118,32 @@ class Receiver:
         self._wake_soon()
 
     def subscribe(self, topic: bytes) -> None:
-        """Receive messages that begin with *topic* (``zmq.SUB`` only), also on the connections to come."""
+        """Receive messages that begin with *topic* (SUB and XSUB only), also on the connections to come."""
         self._topics.append(topic)
         if self._socket is not None:
-            self._socket.setsockopt(zmq.SUBSCRIBE, topic)
+            self._subscribe(self._socket, topic)
+
+    def _subscribe(self, socket: zmq.Socket[bytes], topic: bytes) -> None:
+        if self._kind == zmq.XSUB:
+            socket.send(b"\x01" + topic, zmq.NOBLOCK)
+        else:
+            socket.setsockopt(zmq.SUBSCRIBE, topic)
+
+    def send(self, message: bytes) -> bool:
+        """Send *message*, which begins with neither 0 nor 1, to the XPUB that this XSUB is connected to; never blocks.
+
+        Returns:
+            False where there is no connection, or no room in it: the message is not sent.
+        """
+        if self._socket is None:
+            return False
+        try:
+            self._socket.send(message, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        finally:
+            self._wake_soon()  # sending may have used up what the descriptor had to tell
+        return True
 
     def drop(self) -> None:
         """Give up the present connection and what it still holds, until :meth:`connect` is called again.
@@ -162,7 +187,7 @@ class Receiver:
         socket = self._context.socket(self._kind)
         socket.setsockopt(zmq.RECONNECT_IVL, -1)
         for topic in self._topics:
-            socket.setsockopt(zmq.SUBSCRIBE, topic)
+            self._subscribe(socket, topic)
         monitor_endpoint = f"inproc://monitor-{id(socket)}"
         socket.monitor(monitor_endpoint, _LOST)
         monitor = self._context.socket(zmq.PAIR)
@@ -188,13 +213,14 @@ class Receiver:
         if socket is not None and not socket.closed:
             if self._monitor is not None:
                 socket.disable_monitor()
-            self._context.close_socket(socket, linger=0)
+            self._context.close_socket(socket, linger=self._linger if self._stopping else 0)
         monitor, self._monitor = self._monitor, None
         if monitor is not None:
             self._context.close_socket(monitor, linger=0)
 
     def _monitor_changed(self) -> None:
-        assert self._monitor is not None
+        if self._monitor is None:
+            return
         try:
             while True:
                 self._monitor.recv_multipart(zmq.NOBLOCK)

@@ -134,13 +134,16 @@ class Pusher:
         if not self._send_now(message):
             self._enqueue(_Waiting(message, None))
 
-    def close(self) -> None:
-        """Close the socket; what waits is dropped. Safe to call twice."""
+    def close(self, *, linger: float = 0.0) -> None:
+        """Close the socket; what no peer had room for is dropped. Safe to call twice.
+
+        Does not block: what is in the pipes goes out in the background, within *linger* seconds.
+        """
         for watcher in (self._poll_timer, self._watcher, self._monitor_watcher):
             self._context.unwatch(watcher)
         if not self._socket.closed:
             self._socket.disable_monitor()
-        self._context.close_socket(self._socket, linger=0)
+        self._context.close_socket(self._socket, linger=linger)
         self._context.close_socket(self._monitor, linger=0)
         while self._waiting:
             gone = self._waiting.popleft().gone
