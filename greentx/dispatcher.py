@@ -171,7 +171,12 @@ class Dispatcher:
         if request.method in ("JSON", "XML"):
             connection.close(request)
         else:
-            headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Content-Type": "text/plain"}
+            headers = {
+                "Upgrade": "websocket",
+                "Connection": "Upgrade",
+                "Sec-WebSocket-Version": "13",
+                "Content-Type": "text/plain",
+            }
             connection.reply_http(request, "only WebSockets are served here\n", 426, headers=headers)
 
     # -- WebSockets ------------------------------------------------------------------------------------------------

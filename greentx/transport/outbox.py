@@ -94,9 +94,10 @@ class Outbox:
         closing: The connection is to be closed behind them.
         window: Bytes that may still be sent before credits come; ``None`` without ``download.flow_control``.
         confirmed: Bytes that the server reported as written.
+        unasked: How many bytes were put by those who do not wait, since nothing waited here.
     """
 
-    __slots__ = ("_parts", "closing", "confirmed", "head", "size", "window")
+    __slots__ = ("_parts", "closing", "confirmed", "head", "size", "unasked", "window")
 
     def __init__(self, head: bytes, window: int | None = None) -> None:
         self.head = head
@@ -105,6 +106,7 @@ class Outbox:
         self.closing = False
         self.window = window
         self.confirmed = 0
+        self.unasked = 0
 
     def spend(self, size: int) -> bool:
         """Return whether *size* bytes may be sent right now, in a message of the caller's, and count them if so."""
@@ -125,6 +127,7 @@ class Outbox:
             first = parts[0] if len(parts) == 1 else None
             data = first if isinstance(first, bytes) else b"".join(parts)
             parts.clear()
+            self.unasked = 0
         else:
             if not self.window:
                 return b""

@@ -159,7 +159,7 @@ class Writer:
         not wait for browsers: the caller has to see to the bounds.
 
         Returns:
-            Those for which more than :data:`OUTBOX_LIMIT` bytes waited before, to which *data* was added all the same.
+            Those for which more than :data:`OUTBOX_LIMIT` bytes of such calls waited, *data* not counted.
         """
         prefix = self._prefixes.get(sender) or self._find_prefix(sender)
         if self.flow_control:
@@ -173,9 +173,10 @@ class Writer:
         for conn_id in refused:
             outbox = self._outboxes.get(conn_id) or self._new_outbox(prefix, conn_id)
             if not outbox.closing:
-                if outbox.size > OUTBOX_LIMIT:
+                if outbox.unasked > OUTBOX_LIMIT:
                     slow.append(conn_id)
                 outbox.put(data)
+                outbox.unasked += len(data)
                 self._progress(conn_id, outbox)
         return slow
 
