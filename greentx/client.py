@@ -36,7 +36,7 @@ from .wire import Response, build_disconnect_notice, build_request
 if TYPE_CHECKING:
     from .server import Server
 
-__all__ = ["Client", "HTTPClient", "HTTPResponse", "Mongrel2Client", "WebSocketClient"]
+__all__ = ["Client", "HTTPClient", "HTTPResponse", "Mongrel2Client", "WebSocketClient", "build_headers"]
 
 #: The names that Mongrel2 writes itself; a caller may give them, in upper case, to send something else.
 _SERVER_NAMES = frozenset(
@@ -205,7 +205,7 @@ class Mongrel2Client(Client):
             SendTimeout: None did. The request was not sent.
             ConnectionClosed: The connection has ended.
         """
-        target, full = _build_headers(path, headers, body, method)
+        target, full = build_headers(path, headers, body, method)
         self._push(target, full, body, timeout)
 
     def recv(self, timeout: int | None = 1000) -> Response | None:
@@ -273,7 +273,7 @@ class HTTPClient(Client):
         timeout: int | None = 1000,
     ) -> None:
         """Send one request; arguments and errors are those of :meth:`Mongrel2Client.send`."""
-        target, full = _build_headers(path, headers, body, method)
+        target, full = build_headers(path, headers, body, method)
         asked = str(full.get("METHOD", ""))
         self._methods.append(asked)
         try:
@@ -410,7 +410,7 @@ class WebSocketClient(Client):
             raise LocalProtocolError(f"connection {self.conn_id} shook hands already: make another client")
         config = DeflateConfig() if deflate is True else deflate or None
         offered = request_headers(new_key(), subprotocols=subprotocols, deflate=config, origin=origin)
-        target, full = _build_headers(path, {**offered, **_lower(headers)}, b"", "WEBSOCKET_HANDSHAKE")
+        target, full = build_headers(path, {**offered, **_lower(headers)}, b"", "WEBSOCKET_HANDSHAKE")
         sent = full.get("sec-websocket-key", "")
         key = sent if isinstance(sent, str) else sent[0]
         self._path, self._headers = target, {**full, "METHOD": "WEBSOCKET"}
@@ -566,7 +566,7 @@ class WebSocketClient(Client):
         )
 
 
-def _build_headers(
+def build_headers(
     path: str, headers: RequestHeaders | None, body: bytes, method: str | None
 ) -> tuple[str, dict[str, str | list[str]]]:
     """Return the path without its query, and the headers that Mongrel2 would make of a request.

@@ -161,8 +161,7 @@ class Registry:
         batch.remove(entry)
         if not batch:
             _remove_identical(self._batches[sender], batch)
-            if not full:
-                _remove_identical(self._open_batches[sender], batch)
+            _remove_identical(self._open_batches[sender], batch)
             if not self._batches[sender]:
                 del self._batches[sender], self._open_batches[sender]
         elif full:
@@ -223,7 +222,4 @@ class Registry:
 
 def _remove_identical(batches: list[Batch], batch: Batch) -> None:
     # list.remove compares lists by what they hold, and several may be empty or equal.
-    for position, one in enumerate(batches):
-        if one is batch:
-            del batches[position]
-            return
+    del batches[next(position for position, one in enumerate(batches) if one is batch)]

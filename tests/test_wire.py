@@ -742,3 +742,53 @@ def test_no_bytes_raise_anything_but_a_protocol_error(message):
     for parse in (parse_request, parse_reply):
         with contextlib.suppress(RemoteProtocolError):
             parse(message)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_piece_of_an_upload_has_no_method(protocol):
+    """With upload.stream only the first message has one; the others say where they stand."""
+    headers = {"UPLOAD_STREAM": "1000"}
+    message = build_request("U", 1, "/", {**headers, "METHOD": "x"}, b"data", protocol=protocol)
+    for name in (b"6:METHOD,1:x,", b',"METHOD":"x"'):
+        if name in message:
+            at = message.index(b" / ") + 3
+            size = message[at : message.index(b":", at)]
+            message = message.replace(name, b"").replace(size + b":", b"%d:" % (int(size) - len(name)), 1)
+    request = parse_request(message)
+    assert (request.method, request.header("UPLOAD_STREAM"), request.body) == ("UPLOAD_STREAM", "1000", b"data")
+
+
+def test_json_is_decoded_once_and_when_asked():
+    """``data`` is for METHOD JSON; ``json()`` decodes any body."""
+    request = Request("U", "1", "@chat", {"METHOD": "JSON"}, b'{"a": 1}')
+    assert request.data is request.data
+    assert request.data == {"a": 1}
+    post = Request("U", "1", "/", {"METHOD": "POST"}, b"[1]")
+    assert post.data == {}
+    assert post.json() == [1]
+    with pytest.raises(RemoteProtocolError, match="body of POST '/' is no JSON"):
+        Request("U", "1", "/", {"METHOD": "POST"}, b"[").json()
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "expected"),
+    [
+        ("HTTP/1.1", None, (False, False)),
+        ("HTTP/1.1", "keep-alive", (False, False)),
+        ("HTTP/1.1", "close", (True, False)),
+        ("HTTP/1.1", ["keep-alive", "Close"], (True, False)),
+        ("HTTP/1.0", None, (True, False)),
+        ("HTTP/1.0", "Keep-Alive", (False, True)),
+        ("HTTP/1.0", ["x", "keep-alive"], (False, True)),
+        ("HTTP/1.0", "keep-alive, close", (True, False)),
+        (None, "close", (False, False)),
+    ],
+)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_client_says_how_long_the_connection_lasts(protocol, version, connection, expected):
+    """Whether to close, and whether to say keep-alive, which only HTTP/1.0 waits for."""
+    headers = {"METHOD": "GET", "VERSION": version, "connection": connection}
+    headers = {name: value for name, value in headers.items() if value is not None}
+    request = parse_request(build_request("U", 1, "/", headers, protocol=protocol))
+    assert request.persistence() == expected
+    assert request.should_close() is expected[0]
