@@ -78,7 +78,7 @@ class Attachment:
         """The Transceiver stops: take in no more. Blocks for *timeout* seconds at the most."""
 
     def stop(self, linger: float) -> None:
-        """The handlers have finished and their answers are out: send what waits, within *linger* seconds, and let go."""
+        """The handlers have finished, their answers are out: send what waits, within *linger* seconds, and let go."""
 
 
 class Runtime:
@@ -504,6 +504,11 @@ class Connection:
     def close(self, req: Request) -> None:
         """Close the browser's connection behind what was written to it; a WebSocket gets a close frame (1000) first."""
         self._run(self._close, req)
+
+    @property
+    def websocket_options(self) -> WebSocketOptions:
+        """What the Transceiver was told about its WebSockets."""
+        return self._runtime.options
 
     def check_handshake(self, req: Request, handshake: Handshake | None = None) -> Accepted | Refused:
         """Say what a WebSocket's opening handshake (METHOD ``WEBSOCKET_HANDSHAKE``) deserves; nothing is sent.

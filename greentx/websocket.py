@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from os import urandom
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -65,6 +65,15 @@ class WebSocket:
     def close_reason(self) -> str:
         """After the end, the text beside :attr:`close_code`; ``""`` before."""
         return self._entry.close_reason if self._entry.state == CLOSED else ""
+
+    @property
+    def pending(self) -> int:
+        """How many messages wait to be received."""
+        return len(self._messages)
+
+    def on_end(self, callback: Callable[[], object]) -> None:
+        """Have *callback* called, in the hub, when the connection has ended; it must not block."""
+        self._ended.rawlink(lambda _: callback())
 
     def receive(self, timeout: float | None = None) -> str | bytes | None:
         """Return the next message: ``str`` for text, ``bytes`` for binary; ``None`` once the connection has ended.
