@@ -158,6 +158,9 @@ class Connection:
             on_ready=self._on_ready,
             on_lost=self._on_lost,
             send_timeout=runtime.send_timeout,
+            # Where processes share an endpoint, another one's receiver would get the notices. None come while the
+            # receiver waits for the application to take something.
+            receipts=None if runtime.options.shared else lambda: not self._inbox.receivers_wait,
             name=f"writer of {self.sender}",
         )
         self._receiver = Receiver(
@@ -191,13 +194,12 @@ class Connection:
 
         Raises ``TransportError`` when ZeroMQ does not take the address.
         """
-        self._ready_timer = self._context.timer(READY_WARNING_SECONDS, READY_WARNING_SECONDS * 12)
-        self._ready_timer.start(self._warn_not_ready)
+        self._watch_readiness()
         self._writer.connect(self.pub_endpoint)
 
     def wait_ready(self, timeout: float | None = None) -> bool:
         """Block this greenlet until the server has subscribed; False after *timeout* seconds."""
-        return bool(self._writer.ready.wait(timeout))
+        return self._writer.wait_ready(timeout)
 
     def stop_intake(self, timeout: float | None = None) -> None:
         """Take what has arrived and no more. Blocks until it was handed on, *timeout* seconds at the most."""
@@ -216,6 +218,13 @@ class Connection:
         self._writer.stop(linger=linger)
         self._stopped = True
         self._open = OpenRequests()
+
+    def _watch_readiness(self) -> None:
+        if self._ready_timer is not None:
+            self._context.unwatch(self._ready_timer)
+        # A new one each time: libev starts a timer that has run already with its repetition.
+        self._ready_timer = self._context.timer(READY_WARNING_SECONDS, READY_WARNING_SECONDS * 12)
+        self._ready_timer.start(self._warn_not_ready)
 
     def _warn_not_ready(self) -> None:
         if not self.ready:
@@ -247,7 +256,7 @@ class Connection:
         for attachment in self._runtime.attachments:
             attachment.lost(self)
         if self._ready_timer is not None:
-            self._ready_timer.again(self._warn_not_ready)
+            self._watch_readiness()
 
     # -- what comes in ---------------------------------------------------------------------------------------------
 
@@ -338,6 +347,8 @@ class Connection:
             self._writer.credit(request.conn_id, written)
         elif request.is_disconnect():
             conn_id = request.conn_id
+            if self._writer.receipt(conn_id):
+                return
             self._writer.forget(conn_id)
             was_websocket = self.sessions.gone(request)
             was_open = bool(self._open.remove(conn_id))

@@ -35,6 +35,7 @@ from .errors import (
     TransportError,
 )
 from .transport import Context, Receiver
+from .transport.outbox import NOBODY
 from .transport.server_side import Pusher, ask, bind_subscriber
 from .wire import CONTROL_ID, Request, build_disconnect_notice, check_sender, parse_reply
 
@@ -401,6 +402,8 @@ class Server:
             elif conn_id == CONTROL_ID:
                 for proof in (*self._proofs.get(response.body, ()), *self._proofs.get(None, ())):
                     proof.set()
+            elif not response.body and int(conn_id) >= NOBODY:  # asks for the notice, as a receipt
+                self.post(build_disconnect_notice(self.sender, conn_id, protocol=self.encoding))
             else:
                 nobody = True
                 self._reject(conn_id)
