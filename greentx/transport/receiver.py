@@ -4,8 +4,8 @@ A ``zmq.green`` socket asks for its events after every message. Here the greenle
 receives until EAGAIN, which also re-arms the descriptor, and lets the hub run after every :data:`BATCH` messages.
 
 A receiver that connects uses one socket for one TCP connection: when that is gone, what it still holds is received,
-then a new socket is made. ZeroMQ's own reconnection would mix the messages of a server's two lives in one queue, and the
-connection ids of a restarted Mongrel2 begin at 1 again.
+then a new socket is made. ZeroMQ's own reconnection would mix the messages of a server's two lives in one queue, and
+the connection ids of a restarted Mongrel2 begin at 1 again.
 """
 
 from __future__ import annotations
@@ -31,6 +31,13 @@ BATCH = 64
 
 #: Between two attempts to connect; ZeroMQ's own default.
 RETRY_SECONDS = 0.1
+
+# ZeroMQ would connect again by itself after this; we have closed the socket by then. -1, which forbids it, also throws
+# away what has arrived and was not received yet (probed, libzmq 4.3.5).
+_NO_RECONNECTION_MS = 3_600_000
+
+# A killed greenlet may be busy in code of the application that does not let go of it.
+_KILL_SECONDS = 0.5
 
 # A server under load fills the socket faster than it is emptied: an end needs a bound.
 _LAST_BATCHES = 64
@@ -74,6 +81,7 @@ class Receiver:
         self._topics: list[bytes] = []
         self._socket: zmq.Socket[bytes] | None = None
         self._watcher: Any = None
+        self._watching = False
         self._monitor: zmq.Socket[bytes] | None = None
         self._monitor_watcher: Any = None
         self._lost = False
@@ -173,7 +181,7 @@ class Receiver:
         if greenlet is not None and gevent.getcurrent() is not greenlet:
             self._wake_soon()
             greenlet.join(timeout)
-            greenlet.kill()
+            greenlet.kill(timeout=_KILL_SECONDS)
         self._close()
 
     def _start(self) -> None:
@@ -185,7 +193,7 @@ class Receiver:
     def _open(self) -> None:
         assert self._endpoint is not None
         socket = self._context.socket(self._kind)
-        socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        socket.setsockopt(zmq.RECONNECT_IVL, _NO_RECONNECTION_MS)
         for topic in self._topics:
             self._subscribe(socket, topic)
         monitor_endpoint = f"inproc://monitor-{id(socket)}"
@@ -201,6 +209,7 @@ class Receiver:
     def _adopt(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
         self._watcher = self._context.watch(socket, self._wake)
+        self._watching = True
 
     def _close(self) -> None:
         if self._watcher is not None:
@@ -235,11 +244,18 @@ class Receiver:
             self._parked = False
             assert self._greenlet is not None
             self._greenlet.switch()
+        elif self._watching and self._watcher is not None:
+            # It is busy, or waits for room: the descriptor would call again in every round of the loop until then.
+            self._watching = False
+            self._watcher.stop()
 
     def _wake_soon(self) -> None:
         get_hub().loop.run_callback(self._wake)
 
     def _park(self) -> None:
+        if not self._watching and self._watcher is not None:
+            self._watching = True
+            self._watcher.start(self._wake)
         self._parked = True
         try:
             get_hub().switch()
@@ -249,7 +265,7 @@ class Receiver:
     def _run(self) -> None:
         batches_left = _LAST_BATCHES
         try:
-            while True:
+            while self._context.open:  # which it is not in a forked child
                 drained = self._drain()
                 if self._stopping:
                     batches_left -= 1
@@ -272,8 +288,10 @@ class Receiver:
         try:
             self._open()
         except TransportError as error:  # a name that does not resolve, for now
-            log.warning("%s: %s", self.name, error)
-            gevent.sleep(RETRY_SECONDS * 10)
+            self._close()
+            if self._context.open:
+                log.warning("%s: %s", self.name, error)
+                gevent.sleep(RETRY_SECONDS * 10)
 
     def _drain(self) -> bool:
         """Receive until EAGAIN, or a batch; return True when nothing was left."""
