@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 import gevent.monkey
 import zmq
 import zmq.green
 from gevent import getcurrent
+from gevent.event import Event
 from gevent.hub import get_hub
 
 from ..errors import BindError, ForkError, TransportError
@@ -20,6 +21,20 @@ from . import teardown
 __all__ = ["Context", "SocketClosed", "SocketKind", "native_thread_id"]
 
 log = logging.getLogger("greentx.transport")
+
+T = TypeVar("T")
+
+# How often a thread that handed its call over looks whether the hub that it waits for is still there.
+_HUB_CHECK_SECONDS = 0.5
+
+# A server whose machine has gone says no goodbye, and PULL never sends anything that would find out: the system's
+# keep-alive does, after about 90 s. ZeroMQ's own heartbeats would take a server that is only stopped for a dead one.
+_TCP_KEEPALIVE = (
+    (zmq.TCP_KEEPALIVE, 1),
+    (zmq.TCP_KEEPALIVE_IDLE, 60),
+    (zmq.TCP_KEEPALIVE_INTVL, 10),
+    (zmq.TCP_KEEPALIVE_CNT, 3),
+)
 
 #: ZeroMQ's socket types, for those who do not import ``zmq`` themselves.
 SocketKind = zmq.SocketType
@@ -50,33 +65,28 @@ class Context:
         self._on_teardown = on_teardown
         self._sockets: list[zmq.Socket[bytes]] = []
         self._watchers: list[Any] = []
-        self._cut_off = False
         self._closed = False
         self.open = True
         """False once it was closed, and in a forked child."""
+        self.cut_off = False
+        """True in a forked child."""
         self.hub = get_hub()
         self.thread_id = native_thread_id()
         self._context = zmq.green.Context()
         teardown.register(self)
 
-    def socket(self, kind: int, *, green: bool = False) -> zmq.Socket[bytes]:
-        """Make a socket.
+    def socket(self, kind: int) -> zmq.Socket[bytes]:
+        """Make a socket, whose owner watches its descriptor (see :meth:`watch`) and never blocks in it.
 
-        Args:
-            kind: ``zmq.PULL``, ``zmq.XPUB``, ...
-            green: True for one whose ``send`` and ``recv`` block their greenlet only. The others are for owners that
-                watch the descriptor themselves: a green socket asks for its events after every single message, which
-                costs more than the message.
+        Not a green one: that asks for its events after every single message, which costs more than the message, and
+        its own watcher would go on in a forked child.
 
         Raises:
             SocketClosed: The context has been closed.
             ForkError: This is a forked child; the context is its parent's.
         """
         self.check()
-        if green:
-            socket: zmq.Socket[bytes] = self._context.socket(kind)
-        else:
-            socket = self._context.socket(kind, socket_class=zmq.Socket)
+        socket: zmq.Socket[bytes] = self._context.socket(kind, socket_class=zmq.Socket)
         socket.setsockopt(zmq.LINGER, int(self.linger * 1000))
         self._sockets.append(socket)
         return socket
@@ -104,6 +114,9 @@ class Context:
         Raises:
             TransportError: *endpoint* is malformed or names no known host; the socket is closed.
         """
+        if endpoint.startswith("tcp:"):
+            for option, value in _TCP_KEEPALIVE:
+                socket.setsockopt(option, value)
         try:
             socket.connect(endpoint)
         except zmq.ZMQError as error:
@@ -149,15 +162,18 @@ class Context:
         return bool(events & zmq.POLLIN)
 
     def close_socket(self, socket: zmq.Socket[bytes], *, linger: float | None = None) -> None:
-        """Close one socket; what it has not sent yet is kept for *linger* seconds (default: the context's)."""
+        """Close one socket; what it has not sent yet is kept for *linger* seconds (default: the context's).
+
+        Unwatch it before: its descriptor's number may be another's a moment later.
+        """
         if socket in self._sockets:
             self._sockets.remove(socket)
-        if not self._cut_off and not socket.closed:
+        if not self.cut_off and not socket.closed:
             socket.close(int((self.linger if linger is None else linger) * 1000))
 
     def check(self) -> None:
         """Raise :class:`ForkError` in a forked child, :class:`SocketClosed` after :meth:`close`."""
-        if self._cut_off:
+        if self.cut_off:
             raise ForkError(f"{self.owner} belongs to the parent process: make a new one after the fork")
         if not self.open:
             raise SocketClosed(f"{self.owner} is closed")
@@ -166,34 +182,43 @@ class Context:
         """True in the native thread whose hub the sockets live on; another one has to :meth:`hand_over` its call."""
         return native_thread_id() == self.thread_id
 
-    def hand_over(self, function: Callable[..., None], *arguments: object) -> None:
-        """Call *function* in a greenlet of the context's hub, for another native thread, and wait for it to return.
+    def hand_over(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call *function* in a greenlet of the context's hub, for another native thread, and return what it returns.
 
-        Blocks the calling thread. Raises what *function* raised.
+        Blocks the calling thread.
+
+        Raises:
+            SocketClosed: The context was closed before the call began, or the hub destroyed before it ended.
+            ForkError: As :meth:`check`.
+            BaseException: What *function* raised.
         """
         self.check()
+        results: list[T] = []
         failure: list[BaseException] = []
         returned = _allocate_lock()
         returned.acquire()
 
         def call() -> None:
             try:
-                function(*arguments)
+                results.append(function(*arguments))
             except BaseException as error:  # noqa: BLE001 - raised again, in the thread that waits
                 failure.append(error)
             finally:
                 returned.release()
 
         self.hub.loop.run_callback_threadsafe(gevent.spawn, call)
-        returned.acquire()
+        while not returned.acquire(timeout=_HUB_CHECK_SECONDS):
+            if self.hub.dead or self.hub.loop is None:
+                raise SocketClosed(f"{self.owner} is closed, its hub was destroyed")
         if failure:
             raise failure[0]
+        return results[0]
 
     def close(self, *, linger: float | None = None) -> None:
         """Close every socket and terminate the context; safe to call twice.
 
         Blocks this greenlet, not the hub, until what was sent is out, for *linger* seconds at the most (default: the
-        context's).
+        context's). Belongs to the hub's thread.
         """
         if self._closed:
             return
@@ -205,7 +230,7 @@ class Context:
         started = time.monotonic()
         for socket in self._sockets[:]:
             self.close_socket(socket, linger=linger)
-        if self._cut_off:
+        if self.cut_off:
             return  # the memory is a copy, the threads are the parent's: nothing here may be terminated
         self._terminate()
         log.debug("%s: context gone after %.1f ms", self.owner, (time.monotonic() - started) * 1000)
@@ -213,31 +238,51 @@ class Context:
     def _terminate(self) -> None:
         # Termination waits for the lingering sockets in C, which would stop every greenlet: it waits in a thread of its
         # own. In the hub itself nobody can wait, so the (bounded) wait happens there.
-        if getcurrent() is self.hub or self.hub.loop is None or get_hub() is not self.hub:
+        if getcurrent() is self.hub or self.hub.dead or self.hub.loop is None or get_hub() is not self.hub:
             self._context.term()
             return
         gone = self.hub.loop.async_()
+        ended = Event()
+        gone.start(ended.set)
+        done = _allocate_lock()
+        done.acquire()
 
         def terminate() -> None:
             try:
                 self._context.term()
             finally:
                 gone.send()
+                done.release()
 
         try:
             _start_native_thread(terminate, ())
-            self.hub.wait(gone)
-        finally:
+        except RuntimeError:  # the interpreter is ending, or the system has no more threads
             gone.close()
+            self._context.term()
+            return
+        # Whatever strikes this greenlet meanwhile, a second Ctrl-C or somebody's Timeout, has to wait for its turn:
+        # the wait is bounded, and the thread still has to tell of its end.
+        struck: BaseException | None = None
+        while not ended.is_set():
+            try:
+                ended.wait()
+            except BaseException as error:  # noqa: BLE001 - raised again
+                struck = error
+        done.acquire()
+        gone.close()
+        if struck is not None:
+            raise struck
 
     def teardown(self) -> None:
         """Run the owner's teardown; the hooks of :mod:`greentx.transport.teardown` call it."""
-        self._on_teardown()
-        self.close(linger=0)  # an owner that failed half-way must not keep the context
+        try:
+            self._on_teardown()
+        finally:
+            self.close(linger=0)  # an owner that failed half-way must not keep the context
 
     def forked(self) -> None:
         """Cut a forked child off: its copies of the watchers must not read the parent's descriptors."""
-        self._cut_off = True
+        self.cut_off = True
         self.open = False
         for watcher in self._watchers:
             watcher.stop()

@@ -7,12 +7,16 @@ from collections.abc import Callable
 
 import gevent
 import zmq
+from gevent.event import Event
 
 from .context import Context
 
 __all__ = ["Replier"]
 
 log = logging.getLogger("greentx.transport")
+
+# A killed greenlet may be busy answering, in code that does not let go of it.
+_KILL_SECONDS = 0.5
 
 
 class Replier:
@@ -35,8 +39,10 @@ class Replier:
         self.name = name
         self._context = context
         self._answer = answer
-        self._socket = context.socket(zmq.REP, green=True)
+        self._socket = context.socket(zmq.REP)
         self.endpoint = context.bind(self._socket, endpoint)
+        self._changed = Event()
+        self._watcher = context.watch(self._socket, self._on_change)
         self._greenlet = gevent.Greenlet(self._run)
         self._greenlet.name = name
 
@@ -47,19 +53,30 @@ class Replier:
     def stop(self) -> None:
         """Stop answering and close the socket; safe to call twice, also while a request is being answered."""
         if gevent.getcurrent() is not self._greenlet:
-            self._greenlet.kill()
+            self._greenlet.kill(timeout=_KILL_SECONDS)
+        self._context.unwatch(self._watcher)
         self._context.close_socket(self._socket)
 
+    def _on_change(self) -> None:
+        # Asking re-arms the descriptor, which would otherwise wake the hub again and again during a long answer.
+        if self._context.has_message(self._socket):
+            self._changed.set()
+
     def _run(self) -> None:
-        while not self._socket.closed:
-            parts = self._socket.recv_multipart()
+        while self._context.open and not self._socket.closed:
+            try:
+                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                self._changed.clear()
+                self._changed.wait()
+                continue
             if len(parts) == 1:
                 answer = self._answer_one(parts[0])
             else:
                 answer = b"ERROR a request is one message part, not %d" % len(parts)
-            if self._socket.closed:
+            if not self._context.open or self._socket.closed:
                 return
-            self._socket.send(answer)
+            self._socket.send(answer, zmq.NOBLOCK)  # REP drops what its peer, or its peer's pipe, does not take
 
     def _answer_one(self, request: bytes) -> bytes:
         try:

@@ -1,8 +1,8 @@
 """The hooks that take ZeroMQ away whatever way a program ends.
 
 A context that is left behind keeps its I/O thread, its file descriptors and its connections; one that is terminated
-while a socket is open hangs. So each open :class:`~greentx.transport.context.Context` is known here, and its owner's teardown
-runs
+while a socket is open hangs. So each open :class:`~greentx.transport.context.Context` is known here, and its owner's
+teardown runs
 
 * in a ``finally`` hook of the hub: ``hub.destroy()`` closes what lives on that hub before the hub goes;
 * at interpreter exit, for programs that never left their ``with`` block;
@@ -18,11 +18,10 @@ import atexit
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gevent.hub import get_hub
+from gevent._hub_local import get_hub_if_exists
 
 __all__ = ["register", "unregister"]
 
@@ -30,46 +29,48 @@ log = logging.getLogger("greentx.transport")
 
 
 class _Guarded(Protocol):
+    hub: Any
+
     def teardown(self) -> None: ...
     def forked(self) -> None: ...
 
 
-_guarded: dict[int, list[_Guarded]] = {}  # by id of the hub; a dict in a list's place keeps no hub alive
+_guarded: list[_Guarded] = []
 _process_hooks = False
 _previous_sigterm: Any = None
+_sigterm_in_c: int | None = None
 
 
 def register(guarded: _Guarded) -> None:
-    """Have *guarded* torn down with the current hub, at interpreter exit and on SIGTERM."""
+    """Have *guarded* torn down with its hub, at interpreter exit and on SIGTERM."""
     global _process_hooks
     if not _process_hooks:
         _process_hooks = True
         atexit.register(_at_exit)
         os.register_at_fork(after_in_child=_after_fork_in_child)
-    hub = get_hub()
-    known = _guarded.setdefault(id(hub), [])
-    if not known:
-        _hook_hub(hub)
-    known.append(guarded)
+    if not _on_hub(guarded.hub):
+        _hook_hub(guarded.hub)
+    _guarded.append(guarded)
     _hook_sigterm()
 
 
 def unregister(guarded: _Guarded) -> None:
-    """Forget *guarded*, which has been torn down; may be called twice, and on another hub than ``register``."""
-    for key, known in list(_guarded.items()):
-        if guarded in known:
-            known.remove(guarded)
-            if not known:
-                del _guarded[key]
-    hub = get_hub()
-    if id(hub) not in _guarded and "destroy" in vars(hub):
-        del hub.destroy
+    """Forget *guarded*, which has been torn down; may be called twice."""
+    if guarded not in _guarded:
+        return
+    _guarded.remove(guarded)
+    if not _on_hub(guarded.hub):
+        vars(guarded.hub).pop("destroy", None)
     if not _guarded:
         _unhook_sigterm()
 
 
+def _on_hub(hub: Any) -> list[_Guarded]:
+    return [one for one in _guarded if one.hub is hub]
+
+
 def _close_all(guarded: list[_Guarded]) -> None:
-    for one in list(guarded):
+    for one in guarded:
         try:
             one.teardown()
         except Exception:
@@ -81,9 +82,8 @@ def _hook_hub(hub: Any) -> None:
 
     def destroy_after_teardown(destroy_loop: bool | None = None) -> None:
         try:
-            _close_all(_guarded.get(id(hub), []))
+            _close_all(_on_hub(hub))
         finally:
-            _guarded.pop(id(hub), None)
             vars(hub).pop("destroy", None)
             destroy(hub, destroy_loop)
 
@@ -91,29 +91,42 @@ def _hook_hub(hub: Any) -> None:
 
 
 def _at_exit() -> None:
-    _close_all(_guarded.get(id(get_hub()), []))
+    hub = get_hub_if_exists()
+    if hub is not None:
+        _close_all(_on_hub(hub))
 
 
 def _after_fork_in_child() -> None:
-    for known in _guarded.values():
-        for one in known:
-            one.forked()
+    for one in _guarded:
+        one.forked()
+        vars(one.hub).pop("destroy", None)
     _guarded.clear()
+    _unhook_sigterm()
 
 
 def _hook_sigterm() -> None:
     """Make SIGTERM unwind the main greenlet as Ctrl-C does, where it would otherwise end the process on the spot."""
-    global _previous_sigterm
-    if _previous_sigterm is None and _in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    global _previous_sigterm, _sigterm_in_c
+    # gevent.signal_handler() installs its handler in C, of which Python knows nothing.
+    if _previous_sigterm is not None or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL or _c_sigterm():
+        return
+    try:
         _previous_sigterm = signal.signal(signal.SIGTERM, _on_sigterm)
+    except ValueError:
+        return  # another thread than the main one: Python has signals handled there only
+    _sigterm_in_c = _c_sigterm()
 
 
 def _unhook_sigterm() -> None:
     global _previous_sigterm
-    if _previous_sigterm is not None and _in_main_thread():
-        if signal.getsignal(signal.SIGTERM) is _on_sigterm:
+    if _previous_sigterm is None:
+        return
+    if signal.getsignal(signal.SIGTERM) is _on_sigterm and _c_sigterm() == _sigterm_in_c:
+        try:
             signal.signal(signal.SIGTERM, _previous_sigterm)
-        _previous_sigterm = None
+        except ValueError:
+            return  # the last context went in another thread; the next one in the main thread finds the hook installed
+    _previous_sigterm = None
 
 
 def _on_sigterm(number: int, frame: object) -> None:
@@ -121,5 +134,15 @@ def _on_sigterm(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _in_main_thread() -> bool:
-    return bool(get_hub().main_hub) and threading.current_thread() is threading.main_thread()
+def _c_sigterm() -> int | None:
+    """Return the address of the handler that the system calls on SIGTERM: 0 for the default, ``None`` if unknown."""
+    try:
+        import ctypes
+
+        # POSIX has the handler in struct sigaction; it is the first member on Linux, macOS and the BSDs.
+        action = ctypes.create_string_buffer(1024)
+        if ctypes.CDLL(None).sigaction(int(signal.SIGTERM), None, action):
+            return None
+    except (ImportError, OSError, AttributeError):
+        return None
+    return ctypes.c_void_p.from_buffer(action).value or 0
