@@ -86,7 +86,12 @@ def add_request(environ: dict[str, Any], request: Request, mount: str = "") -> b
         environ["SERVER_PORT"] = port or _DEFAULT_PORTS.get(environ["wsgi.url_scheme"], "80")
     environ["greentx.request"] = request
     streamed = environ.pop(_STREAMED, None) is not None
-    _check_framing(environ, request, streamed)
+    if (
+        request.method == "WEBSOCKET_HANDSHAKE"
+    ):  # a GET (RFC 6455, section 4.1), to which Mongrel2 added a body of its own
+        environ["REQUEST_METHOD"] = "GET"
+    else:
+        _check_framing(environ, request, streamed)
     return streamed
 
 

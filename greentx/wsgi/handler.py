@@ -18,6 +18,7 @@ from .accesslog import NoLog, format_line
 from .environ import FramingError, add_request
 from .input import StreamedBody, open_stored, open_streamed
 from .response import PieceWriter, build_head, encode_headers, without_body
+from .upgrade import Upgrade
 
 if TYPE_CHECKING:
     from .exchange import Exchange
@@ -58,6 +59,7 @@ class WSGIHandler:
         response_length: Bytes sent, head included.
         close_connection: The connection ends with this response.
         wsgi_input: ``environ['wsgi.input']``.
+        upgrade: The :class:`~greentx.wsgi.upgrade.Upgrade` of a request that asks for a WebSocket, else ``None``.
         time_start, time_finish: ``time.time()``; *time_finish* is 0 until the response was sent.
         command, path, request_version, requestline, headers: Of the request, as the client sent them.
     """
@@ -80,6 +82,7 @@ class WSGIHandler:
     response_length = 0
     response_use_chunked = False
     connection_upgraded = False
+    upgrade: Upgrade | None = None
     close_connection = False
     provided_date: str | None = None
     provided_content_length: str | None = None
@@ -109,7 +112,7 @@ class WSGIHandler:
         """Answer the request. Called by the server, in the greenlet of this request, once."""
         self.time_start = time.time()
         request = self.socket.request
-        self.command = request.method
+        self.command = request.method if request.method != "WEBSOCKET_HANDSHAKE" else "GET"
         self.close_connection, self._says_keep_alive = request.persistence()
         try:
             self.environ = self.get_environ()
@@ -117,6 +120,8 @@ class WSGIHandler:
             self._refuse(error)
             return
         self.application = self.server.application
+        if request.method == "WEBSOCKET_HANDSHAKE":
+            self.upgrade = Upgrade(self)
         self.handle_one_response()
 
     def get_environ(self) -> Any:
@@ -138,9 +143,10 @@ class WSGIHandler:
         elif exchange.upload is not None:
             self.wsgi_input = open_stored(exchange.upload, self.content_length)
         else:
-            self.wsgi_input = io.BytesIO(exchange.request.body)
+            body = exchange.request.body if exchange.request.method != "WEBSOCKET_HANDSHAKE" else b""
+            self.wsgi_input = io.BytesIO(body)
         environ["wsgi.input"] = self.wsgi_input
-        environ["wsgi.input_terminated"] = True
+        environ["wsgi.input_terminated"] = exchange.request.method != "WEBSOCKET_HANDSHAKE"
         environ["greentx.disconnected"] = exchange.disconnected
         return environ
 
@@ -174,7 +180,10 @@ class WSGIHandler:
         """Run the application, see to what fails, and log the request."""
         try:
             try:
-                self.run_application()
+                if self.upgrade is None:
+                    self.run_application()
+                else:
+                    self.upgrade.run()
             finally:
                 self._end_request()
         except OSError as error:
@@ -208,6 +217,10 @@ class WSGIHandler:
     def process_result(self) -> None:
         """Send the blocks of the result, and what is still due."""
         result = self.result
+        if self.upgrade is not None and self.upgrade.used:
+            for _ in result or ():  # a generator does its work here; what it yields goes nowhere
+                pass
+            return
         if (result.__class__ is list or result.__class__ is tuple) and not self.headers_sent and self.status:
             body = result[0] if len(result) == 1 else b"".join(result)
             self._send_whole(body)
@@ -240,6 +253,8 @@ class WSGIHandler:
             AssertionError: (:attr:`ApplicationError`) Called twice without *exc_info*; a header that only the server
                 may set; a 204 or 304 with a length.
         """
+        if self.upgrade is not None and self.upgrade.used:
+            return self.write
         if exc_info:
             try:
                 if self.headers_sent:
@@ -314,6 +329,8 @@ class WSGIHandler:
             AssertionError: (:attr:`ApplicationError`) ``start_response`` was not called; a body in a 204 or 304.
             ConnectionResetError: The client has gone.
         """
+        if self.upgrade is not None and self.upgrade.used:
+            return
         if data and without_body(self.code):
             raise self.ApplicationError(f"the {self.code} response must have no body")
         if not self.headers_sent:

@@ -8,58 +8,14 @@ from contextlib import ExitStack, contextmanager
 import gevent
 import gevent.queue
 import pytest
-from gevent import socket
+from websocket_peer import HEAD, Peer
 
 from greentx import Request, Transceiver
 from greentx.errors import ConnectionClosed, RemoteProtocolError
-from greentx.frames import Frame, FrameParser, Opcode, build_close, build_frame, parse_close
-from greentx.handshake import Handshake, accept_key
+from greentx.frames import Frame, Opcode, build_close, parse_close
+from greentx.handshake import Handshake
 
 pytestmark = pytest.mark.mongrel2
-
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="
-MASK = b"abcd"
-HEAD = (
-    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Accept: " + accept_key(KEY) + b"\r\n\r\n"
-)
-
-
-class Peer:
-    """A WebSocket client that can also do what it should not."""
-
-    def __init__(self, port: int, *, version: int = 13) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), 10)
-        self.sock.sendall(
-            b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
-            b"Sec-WebSocket-Key: %b\r\nSec-WebSocket-Version: %d\r\n\r\n" % (KEY.encode(), version)
-        )
-        self.parser = FrameParser(require_mask=False)
-        self.frames: list[Frame] = []
-
-    def head(self) -> bytes:
-        """Return the answer's head, up to the empty line."""
-        data = b""
-        while not data.endswith(b"\r\n\r\n"):
-            byte = self.sock.recv(1)
-            assert byte, data
-            data += byte
-        return data
-
-    def rest(self) -> bytes:
-        """Return what comes until the server closes."""
-        return b"".join(iter(lambda: self.sock.recv(4096), b""))
-
-    def send(self, payload: bytes, opcode: int = Opcode.TEXT, rsvd: int = 0) -> None:
-        self.sock.sendall(build_frame(payload, opcode, rsvd, mask=MASK))
-
-    def frame(self) -> Frame:
-        """Return the next frame."""
-        while not self.frames:
-            data = self.sock.recv(4096)
-            assert data, "the server closed"
-            self.frames += self.parser.feed(data)
-        return self.frames.pop(0)
 
 
 @contextmanager
@@ -99,7 +55,7 @@ def test_the_application_lets_a_client_in(start_mongrel2, connect):
         peer = connect(port)
         conn, request = take(trans)
         assert (request.method, request.path) == ("WEBSOCKET_HANDSHAKE", "/ws")
-        peer.send(b"too early")
+        peer.send("too early")
         gevent.sleep(0.02)
         ws = conn.accept_websocket(request)
         assert peer.head() == HEAD

@@ -1,0 +1,224 @@
+"""A socket for applications whose library speaks the WebSocket protocol itself, such as simple-websocket.
+
+Such a library finds a socket in the environ, writes the 101 and the frames to it and reads the client's frames from it.
+Mongrel2 has parsed these already, and between its messages bytes of our own have their place (pings, a close frame). So
+the socket is one end of a pair, and at the other end
+
+* the library's bytes are read as frames, which go out whole: a ping of ours cannot get into the middle of one;
+* each message that comes from the client is made a frame again, masked (with zeros) as a client's have to be;
+* the end, whatever it was, is a close frame with its code where there is one to be sent, and the end of the stream.
+
+What the core does for such a WebSocket, and what it leaves to the library, is said in :mod:`greentx.session`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent import socket
+from gevent.event import Event
+
+from ..errors import ConnectionClosed, GreentxError, ProtocolError
+from ..frames import (
+    CloseCode,
+    FrameParser,
+    MessageAssembler,
+    Opcode,
+    build_close,
+    build_frame,
+    is_valid_close_code,
+    parse_close,
+    parse_flags,
+)
+from ..session import MAX_CLOSE_REASON
+
+if TYPE_CHECKING:
+    from ..registry import Entry
+    from ..wire import Request
+    from .exchange import Exchange
+
+__all__ = ["Bridge", "BridgeSocket"]
+
+log = logging.getLogger("greentx.wsgi.websocket")
+
+# The longest head of an answer that a library may write.
+_MAX_HEAD = 65536
+_READ_SIZE = 65536
+_MASK = b"\0\0\0\0"
+_SWITCHED = b"HTTP/1.1 101 "
+
+
+class BridgeSocket:
+    """``environ['werkzeug.socket']``: a ``gevent.socket.socket`` which there is as soon as it is used.
+
+    :meth:`send` sends all, since those who use it do not look at what it returns.
+    """
+
+    def __init__(self, open_bridge: Callable[[], Bridge]) -> None:
+        self._open_bridge = open_bridge
+
+    def send(self, data: bytes, flags: int = 0) -> int:
+        """Send *data*, all of it, and return its length. Blocks this greenlet."""
+        self._open_bridge().theirs.sendall(data, flags)
+        return len(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._open_bridge().theirs, name)
+
+
+class Bridge:
+    """The pair of sockets of one connection, and the two greenlets at our end of it.
+
+    Args:
+        exchange: The request that asked for a WebSocket.
+        on_switch: Called when the library has answered, with the length of the head and the status: ``b"101 ..."``.
+
+    Attributes:
+        theirs: The library's end.
+    """
+
+    def __init__(self, exchange: Exchange, on_switch: Callable[[int, bytes], None]) -> None:
+        self._exchange = exchange
+        self._connection = exchange.connection
+        self._on_switch = on_switch
+        self._ours, self.theirs = socket.socketpair()
+        self._entry: Entry | None = None
+        self._incoming: deque[bytes] = deque()
+        self._limit = exchange.connection.websocket_options.max_queue
+        self._work = Event()
+        self._ended = False
+        self._parser = FrameParser(require_mask=False)
+        self._assembler = MessageAssembler()
+        self._reader = gevent.spawn(self._read)
+        self._writer = gevent.spawn(self._write)
+
+    # -- from the library ------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        try:
+            rest = self._read_head()
+            while rest and self._entry is not None:
+                self._send(self._entry, rest)
+                rest = self._ours.recv(_READ_SIZE)
+        except ProtocolError as error:
+            log.warning("%r: the application's library broke the protocol: %s", self, error)
+            self.begin_close(CloseCode.INTERNAL_ERROR)
+        except (ConnectionClosed, OSError) as error:
+            log.debug("%r: %s", self, error)
+        except GreentxError as error:
+            log.warning("%r: %s", self, error)
+            self.begin_close(CloseCode.INTERNAL_ERROR)
+        finally:
+            self._stop_writing()
+        self.begin_close(CloseCode.NORMAL_CLOSURE)
+
+    def _read_head(self) -> bytes:
+        """Read the library's answer and pass it on; return what came behind it, ``b""`` where nothing will."""
+        data = b""
+        while (end := data.find(b"\r\n\r\n") + 4) < 4:
+            more = self._ours.recv(_READ_SIZE)
+            if not more or len(data) > _MAX_HEAD:
+                if data:
+                    log.warning("%r: %d bytes of the application's library are no answer", self, len(data))
+                    self._answer_plainly(b"")
+                return b""
+            data += more
+        if not data.startswith(_SWITCHED):
+            self._answer_plainly(data)
+            return b""
+        self._switch(data, end)
+        self._entry = self._connection.accept_raw_websocket(self._exchange.request, data[:end], self._receive)
+        return data[end:] or self._ours.recv(_READ_SIZE)
+
+    def _answer_plainly(self, data: bytes) -> None:
+        """The library does not let the client in, and says so itself."""
+        self._switch(data or b"HTTP/1.1 000 \r\n", len(data))
+        while data:
+            self._connection.reply_part(self._exchange.request, data)
+            data = self._ours.recv(_READ_SIZE)
+        self._connection.close(self._exchange.request)
+
+    def _switch(self, data: bytes, length: int) -> None:
+        self._on_switch(length, data[len(b"HTTP/1.1 ") : data.index(b"\r\n")])
+
+    def _send(self, entry: Entry, data: bytes) -> None:
+        for frame in self._parser.feed(data):
+            message = self._assembler.add(frame)
+            if message is None:
+                continue
+            if message.opcode == Opcode.CLOSE:
+                code, reason = parse_close(message.payload)
+                self._connection.sessions.close(entry, code if message.payload else None, reason)
+            else:
+                self._connection.sessions.send([entry], message.payload, message.opcode, message.rsvd)
+
+    # -- to the library --------------------------------------------------------------------------------------------
+
+    def _receive(self, request: Request) -> None:
+        """Take a message, or the end; called by the core, never blocks."""
+        if request.method == "WEBSOCKET_CLOSE":
+            code = request.close_code
+            assert code is not None
+            if is_valid_close_code(code):
+                reason = request.close_reason.encode()[:MAX_CLOSE_REASON].decode(errors="ignore")
+                self._incoming.append(build_frame(build_close(code, reason), Opcode.CLOSE, mask=_MASK))
+            elif code == CloseCode.NO_STATUS_RECEIVED:
+                self._incoming.append(build_frame(b"", Opcode.CLOSE, mask=_MASK))
+            self._stop_writing()
+            self._exchange.lose()
+        elif len(self._incoming) >= self._limit:
+            assert self._entry is not None
+            reason = f"{self._limit} messages wait to be received"
+            self._connection.sessions.fail(self._entry, CloseCode.TRY_AGAIN_LATER, reason)
+        else:
+            opcode, rsvd = parse_flags(str(request.header("FLAGS")))
+            self._incoming.append(build_frame(request.body, opcode, rsvd, mask=_MASK))
+            self._work.set()
+
+    def _stop_writing(self) -> None:
+        self._ended = True
+        self._work.set()
+
+    def _write(self) -> None:
+        try:
+            while True:
+                while self._incoming:
+                    self._ours.sendall(self._incoming.popleft())
+                if self._ended:
+                    break
+                self._work.clear()
+                self._work.wait()
+            self._ours.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            log.debug("%r: the application's library reads no more: %s", self, error)
+            self._incoming.clear()
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def begin_close(self, code: int) -> None:
+        """Send a close frame where none was sent. Does not block."""
+        if self._entry is not None:
+            self._connection.sessions.close(self._entry, code)
+
+    def finish(self) -> None:
+        """The application has returned: pass on what it wrote, then let go of the sockets.
+
+        Blocks this greenlet while the client does not read.
+        """
+        try:
+            with contextlib.suppress(OSError):  # the library may have closed it
+                self.theirs.shutdown(socket.SHUT_WR)
+            self._reader.join()
+        finally:
+            gevent.killall([self._reader, self._writer])
+            self._ours.close()
+            self.theirs.close()
+
+    def __repr__(self) -> str:
+        state = "no answer yet" if self._entry is None else self._entry.state
+        return f"<Bridge of connection {self._exchange.request.conn_id}: {state}, {len(self._incoming)} messages wait>"

@@ -1,0 +1,376 @@
+"""A WSGI request that asks for a WebSocket: what its application is offered, and what becomes of it.
+
+Whether the client is let in is the application's decision, which it makes by what it uses:
+
+* ``environ['wsgi.websocket']``, a :class:`WebSocket`; the 101 goes out when it is first used;
+* ``environ['werkzeug.socket']``, a socket for libraries that write the 101 and the frames themselves; see
+  :mod:`greentx.wsgi.bridge`;
+* neither, but ``start_response()``: an ordinary answer, behind which the connection is closed.
+
+Once a WebSocket was used, what the application returns, and what it gives to ``start_response()``, goes nowhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, Any
+
+from gevent import GreenletExit
+
+from ..connection import current_date
+from ..errors import ConnectionClosed, GreentxError, SendTimeout
+from ..frames import CloseCode, Opcode
+from ..handshake import Accepted, Handshake, Refused
+from .bridge import Bridge, BridgeSocket
+
+if TYPE_CHECKING:
+    from ..websocket import WebSocket as CoreWebSocket
+    from .handler import WSGIHandler
+
+__all__ = [
+    "MSG_ALREADY_CLOSED",
+    "MSG_CLOSED",
+    "MSG_SOCKET_DEAD",
+    "Client",
+    "Stream",
+    "Upgrade",
+    "WebSocket",
+    "WebSocketError",
+]
+
+log = logging.getLogger("greentx.wsgi.websocket")
+
+MSG_SOCKET_DEAD = "Socket is dead"
+MSG_ALREADY_CLOSED = "Connection is already closed"
+MSG_CLOSED = "Connection closed"
+
+
+class WebSocketError(OSError):
+    """The WebSocket has ended, or was answered with HTTP; the text is one of the ``MSG_`` constants."""
+
+
+class Client:
+    """What ``server.clients`` has for each WebSocket.
+
+    Attributes:
+        address: ``(host, port)`` of the browser, as far as it is known.
+        ws: Its :class:`WebSocket`.
+    """
+
+    def __init__(self, address: Any, ws: WebSocket) -> None:
+        self.address = address
+        self.ws = ws
+
+
+class Stream:
+    """What a WebSocket has as its ``stream``: the way to its handler. The bytes themselves are Mongrel2's."""
+
+    __slots__ = ("handler",)
+
+    def __init__(self, handler: WSGIHandler) -> None:
+        self.handler = handler
+
+
+class _NoApplication:
+    """Stands for a ``current_app`` that there is not."""
+
+    def on_close(self, *args: object) -> None:
+        """Do nothing."""
+
+
+_NO_APPLICATION = _NoApplication()
+
+
+class WebSocket:
+    """``environ['wsgi.websocket']``, with the interface of gevent-websocket's.
+
+    Attributes:
+        environ: Of the request.
+        handler: The :class:`~greentx.wsgi.WSGIHandler` that runs the application.
+        stream: Leads to the handler, too.
+    """
+
+    OPCODE_CONTINUATION = int(Opcode.CONT)
+    OPCODE_TEXT = int(Opcode.TEXT)
+    OPCODE_BINARY = int(Opcode.BINARY)
+    OPCODE_CLOSE = int(Opcode.CLOSE)
+    OPCODE_PING = int(Opcode.PING)
+    OPCODE_PONG = int(Opcode.PONG)
+
+    def __init__(self, upgrade: Upgrade, environ: dict[str, Any], handler: WSGIHandler) -> None:
+        self.environ = environ
+        self.handler = handler
+        self.stream = Stream(handler)
+        self._upgrade = upgrade
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """True once :meth:`close` was called, or the connection has ended and its last message was received."""
+        if self._closed:
+            return True
+        socket = self._upgrade.accept()
+        return socket.closed and not socket.pending
+
+    @property
+    def current_app(self) -> Any:
+        """The server's application's ``current_app``, whose ``on_close`` is told why a call failed; or a stand-in."""
+        return getattr(self.handler.server.application, "current_app", _NO_APPLICATION)
+
+    @property
+    def origin(self) -> str | None:
+        """What the client gave as ``Origin``."""
+        return self.environ.get("HTTP_ORIGIN")
+
+    @property
+    def protocol(self) -> str | None:
+        """What the client gave as ``Sec-WebSocket-Protocol``: all that it would take."""
+        return self.environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL")
+
+    @property
+    def version(self) -> str | None:
+        """The version of the protocol, ``"13"``."""
+        return self.environ.get("HTTP_SEC_WEBSOCKET_VERSION")
+
+    @property
+    def path(self) -> str | None:
+        """``PATH_INFO`` of the request."""
+        return self.environ.get("PATH_INFO")
+
+    @property
+    def logger(self) -> Any:
+        """The server's logger."""
+        return self.handler.server.logger
+
+    def receive(self) -> str | bytearray | None:
+        """Return the next message: ``str`` for text, ``bytearray`` for binary; ``None`` once the peer has closed.
+
+        Blocks this greenlet.
+
+        Raises:
+            WebSocketError: It is closed: by :meth:`close`, or ``None`` was returned before.
+        """
+        if self._closed:
+            self._fail(MSG_ALREADY_CLOSED)
+        message = self._upgrade.accept().receive()
+        if message is None:
+            self._closed = True
+            self.current_app.on_close(MSG_CLOSED)
+            return None
+        return message if isinstance(message, str) else bytearray(message)
+
+    def send(self, message: str | bytes | bytearray | memoryview, binary: bool | None = None) -> None:
+        """Send a message.
+
+        Blocks this greenlet while the peer does not read.
+
+        Args:
+            binary: Send it as binary; ``None``: anything but ``str`` is.
+
+        Raises:
+            WebSocketError: It has ended.
+            TypeError: It is neither ``str`` nor bytes.
+        """
+        if binary is None:
+            binary = not isinstance(message, str)
+        if self._closed:
+            self._fail(MSG_SOCKET_DEAD)
+        self._send(message, self.OPCODE_BINARY if binary else self.OPCODE_TEXT, MSG_SOCKET_DEAD)
+
+    def send_frame(self, message: str | bytes | bytearray | memoryview, opcode: int) -> None:
+        """Send one frame: text, binary, a ping, a pong, or a close frame (*message* is its payload).
+
+        Raises as :meth:`send`; ``LocalProtocolError`` (a ``ValueError``) for what no frame may hold.
+        """
+        if self._closed:
+            self._fail(MSG_ALREADY_CLOSED)
+        self._send(message, opcode, MSG_ALREADY_CLOSED)
+
+    def _send(self, message: str | bytes | bytearray | memoryview, opcode: int, text: str) -> None:
+        if isinstance(message, str):
+            payload = message.encode()
+        elif isinstance(message, (bytes, bytearray, memoryview)):
+            payload = bytes(message)
+        else:
+            raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
+        socket = self._upgrade.accept()
+        if socket.closed:
+            self._fail(text)
+        try:
+            socket.conn.deliver_websocket(socket.sid[0], [socket.sid[1]], payload, opcode)
+        except (ConnectionClosed, SendTimeout) as error:
+            self._fail(MSG_SOCKET_DEAD, error)
+
+    def close(self, code: int = 1000, message: str | bytes | None = b"") -> None:
+        """Close with a close frame; does not wait for the peer's. A closed one stays as it is.
+
+        Raises:
+            LocalProtocolError: (a ``ValueError``) The code may not be sent, or the message is longer than 123 bytes.
+        """
+        if self._closed:
+            self.current_app.on_close(MSG_ALREADY_CLOSED)
+            return
+        text = message or ""
+        try:
+            self._upgrade.accept()._begin_close(code, text if isinstance(text, str) else bytes(text).decode())
+        except WebSocketError:
+            log.debug("%r has ended before it could be closed", self)
+        self._closed = True
+
+    def _fail(self, text: str, cause: BaseException | None = None) -> None:
+        self.current_app.on_close(text)
+        raise WebSocketError(text) from cause
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.path}: {self._upgrade!r}>"
+
+
+class Upgrade:
+    """One opening handshake on its way through a WSGI application.
+
+    Args:
+        handler: Whose ``environ`` is filled in.
+
+    Attributes:
+        used: The application took a WebSocket: the connection speaks frames.
+        websocket: What it is offered as ``environ['wsgi.websocket']``.
+    """
+
+    def __init__(self, handler: WSGIHandler) -> None:
+        self.used = False
+        self._handler = handler
+        self._exchange = handler.socket
+        self._answer: Accepted | None = None
+        self._refused: Refused | None = None
+        self._socket: CoreWebSocket | None = None
+        self._bridge: Bridge | None = None
+        environ = handler.environ
+        self.websocket = WebSocket(self, environ, handler)
+        answer = self._check()
+        if isinstance(answer, Refused):
+            self._refused = answer
+            return
+        self._answer = answer
+        environ["wsgi.websocket"] = self.websocket
+        environ["wsgi.websocket_version"] = self.websocket.version
+        environ["werkzeug.socket"] = BridgeSocket(self._open_bridge)
+
+    def _check(self) -> Accepted | Refused:
+        handler = self._handler
+        server = handler.server
+        if server.websockets_refused:
+            return Refused(503, body=f"{server.websockets_refused}\n")
+        connection = self._exchange.connection
+        handshake: Handshake | None = None
+        app_protocol = getattr(handler.application, "app_protocol", None)
+        if app_protocol is not None:
+            name = app_protocol(self.websocket.path)
+            agreed = connection.websocket_options.handshake
+            handshake = dataclasses.replace(agreed, subprotocols=(name,) if name else ())
+        return connection.check_handshake(self._exchange.request, handshake)
+
+    def withdraw(self) -> None:
+        """Offer nothing: this is a request as any other."""
+        for name in ("wsgi.websocket", "wsgi.websocket_version", "werkzeug.socket"):
+            self._handler.environ.pop(name, None)
+        self._answer = None
+
+    def run(self) -> None:
+        """Have the handler run its application, and end the WebSocket behind it.
+
+        A handshake that has to be refused, whatever the application thinks of it, is answered without asking it. Raises
+        what the application raises, but where that only says that the WebSocket has ended.
+        """
+        handler = self._handler
+        if self._refused is not None:
+            self._refuse(self._refused)
+            return
+        try:
+            handler.run_application()
+            if not self.used and handler.status is None and self._answer is not None:
+                self.accept()  # neither taken nor answered: closed at once, as gevent-websocket does it
+        except BaseException as error:
+            if not self.used:
+                raise
+            if self._says_end(error):
+                log.debug("%r: %r", self, error)
+                self._end(CloseCode.NORMAL_CLOSURE)
+            else:
+                self._end(CloseCode.GOING_AWAY if isinstance(error, GreenletExit) else CloseCode.INTERNAL_ERROR)
+                raise
+        else:
+            if self.used:
+                self._end(CloseCode.NORMAL_CLOSURE)
+
+    def _refuse(self, refused: Refused) -> None:
+        data = refused.build(date=current_date())
+        self._set_status(data[len(b"HTTP/1.1 ") : data.index(b"\r\n")], len(data))
+        self._exchange.send(data, last=True, close=True)
+
+    def _set_status(self, status: bytes, length: int) -> None:
+        handler = self._handler
+        handler.status = status
+        handler._orig_status = status.decode("latin-1")
+        handler.code = int(status[:3])
+        handler.headers_sent = handler.close_connection = True
+        handler.response_length = length
+
+    def _says_end(self, error: BaseException) -> bool:
+        if self._bridge is not None:  # how applications leave a server whose socket they have used up
+            return isinstance(error, (StopIteration, ConnectionError))
+        return isinstance(error, WebSocketError)
+
+    def accept(self) -> CoreWebSocket:
+        """Let the client in, if that was not done, and return its WebSocket.
+
+        Raises ``WebSocketError`` where it has gone, or was answered in another way.
+        """
+        if self._socket is None:
+            if self.used or self._answer is None or self._handler.headers_sent:
+                raise WebSocketError(MSG_SOCKET_DEAD)
+            try:
+                socket = self._exchange.connection.accept_websocket(self._exchange.request, self._answer)
+            except ConnectionClosed as error:
+                raise WebSocketError(MSG_SOCKET_DEAD) from error
+            self._socket = socket
+            socket.on_end(self._exchange.lose)
+            server = self._handler.server
+            server.clients[self._exchange.request.sid] = Client(self._handler.client_address, self.websocket)
+            self._switch(len(self._answer.head))
+        return self._socket
+
+    def _open_bridge(self) -> Bridge:
+        if self._bridge is None:
+            if self.used or self._handler.headers_sent:
+                raise ConnectionResetError("the request was answered already, its socket is of no use")
+            self._bridge = Bridge(self._exchange, self._switch)
+        return self._bridge
+
+    def _switch(self, length: int, status: bytes = b"101 Switching Protocols") -> None:
+        self.used = self._exchange.ended = True
+        self._set_status(status, length)
+        self._handler.connection_upgraded = True
+        self._handler.server.upgrades.add(self)
+
+    def go_away(self, code: int) -> None:
+        """Begin to close what is open, with *code*: the server ends. Does not block."""
+        try:
+            if self._bridge is not None:
+                self._bridge.begin_close(code)
+            elif self._socket is not None:
+                self._socket._begin_close(code)
+        except GreentxError as error:
+            log.warning("%r could not be closed: %s", self, error)
+
+    def _end(self, code: int) -> None:
+        self.go_away(code)
+        server = self._handler.server
+        server.upgrades.discard(self)
+        server.clients.pop(self._exchange.request.sid, None)
+        if self._bridge is not None:
+            self._bridge.finish()
+
+    def __repr__(self) -> str:
+        state = repr(self._socket or self._bridge) if self.used else "not taken"
+        return f"<Upgrade of connection {self._exchange.request.conn_id}: {state}>"
