@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..registry import Sid
     from ..transceiver import Transceiver
     from ..wire import Request
+    from .upgrade import Client, Upgrade
 
 __all__ = ["WSGIServer"]
 
@@ -75,6 +76,12 @@ class WSGIServer:
         pool: The ``Pool`` that handlers run in, or ``None``.
         environ, base_env, environ_class: What each request's environ is made of.
         stop_timeout: Seconds that :meth:`stop` waits where it is not told.
+        clients: A :class:`~greentx.wsgi.upgrade.Client` for each ``environ['wsgi.websocket']`` in use, by
+            ``(sender, conn_id)``.
+        upgrades: The :class:`~greentx.wsgi.upgrade.Upgrade` of each WebSocket in use.
+        websockets_refused: Where not empty, why who asks for a WebSocket gets a 503.
+        goodbye_code: What WebSockets are closed with when the server ends.
+        logger: What WebSockets have as their ``logger``.
     """
 
     handler_class: Any = WSGIHandler
@@ -97,6 +104,11 @@ class WSGIServer:
     max_delay = 1
     max_accept = 100
     stop_timeout: float = 1
+    debug = False
+    pre_start_hook: Any = None
+    websockets_refused = ""
+    goodbye_code: int = CloseCode.GOING_AWAY
+    logger: Any = logging.getLogger("greentx.wsgi")
     backlog = 128
     pool: Any = None
 
@@ -130,6 +142,9 @@ class WSGIServer:
         # First ones that wait for a place in the pool.
         self._waiting: deque[Exchange] = deque()
         self._idle: Event | None = None
+        self.clients: dict[Sid, Client] = {}
+        self.upgrades: set[Upgrade] = set()
+        self._handshake_events = False
         self.loop = get_hub().loop
         self.delay = self.min_delay
         if backlog is not None:
@@ -274,6 +289,8 @@ class WSGIServer:
                 self.init_socket()
                 self._transceiver = transceiver = self._listener.open()
                 transceiver.attach(self)
+                self._handshake_events = transceiver.handshake_events
+                transceiver.handshake_events = True
             except BaseException:
                 self.close()
                 raise
@@ -336,6 +353,10 @@ class WSGIServer:
 
     def _release(self, transceiver: Transceiver) -> None:
         """Wait for the last answer, then let go of everything; in a greenlet of its own."""
+        if not self._listener.owned:
+            transceiver.handshake_events = self._handshake_events
+        for upgrade in list(self.upgrades):
+            upgrade.go_away(self.goodbye_code)
         try:
             if self._listener.owned:
                 self.join()
