@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from greentx.connection import _match_credits
 from greentx.pipeline import OpenRequests
 from greentx.wire import Request, parse_request
 
@@ -33,3 +34,20 @@ def test_an_answer_may_be_completed_without_a_further_byte() -> None:
     assert books.answer(first, b"part", complete=False) == (b"part", False)
     assert books.answer(second, b"whole", complete=True) == (b"", False)
     assert books.answer(first, b"", complete=True) == (b"whole", False)
+
+
+@pytest.mark.parametrize(
+    ("message", "found"),
+    [
+        (b'U 16 @* 43:16:DOWNLOAD_CREDITS,4:1041,6:METHOD,4:JSON,}18:{"type":"credits"},', (b"16", b"1041")),
+        (b'U 16 @* 43:{"METHOD":"JSON","DOWNLOAD_CREDITS":"1041"},18:{"type":"credits"},', (b"16", b"1041")),
+        (b'U 16 @* 67:4:PATH,2:@*,16:DOWNLOAD_CREDITS,4:1041,6:METHOD,4:JSON,}18:{"type":"credits"},', None),
+        (b'U 16 /x 43:16:DOWNLOAD_CREDITS,4:1041,6:METHOD,4:JSON,}18:{"type":"credits"},', None),
+    ],
+)
+def test_credits_are_read_without_parsing_only_where_the_server_alone_can_have_written_them(
+    message: bytes, found: tuple[bytes, bytes] | None
+) -> None:
+    """The client of a JSON socket has a say over path and body, but brings more headers."""
+    match = _match_credits(message)
+    assert (match and (match[1], match[2] or match[3])) == found
