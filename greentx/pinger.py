@@ -28,8 +28,10 @@ log = logging.getLogger("greentx.pinger")
 _TICKS = 32
 _MIN_TICK_SECONDS = 0.005
 
-# Batches of 128 between two yields to the hub: well below 10 ms.
+# Batches of 128 after which the hub gets its turn: well below a millisecond. A sleep of 0 would not do: the hub goes on
+# with such callbacks for 5 ms before it looks at sockets and timers.
 _BATCHES_AT_ONCE = 8
+_PAUSE_SECONDS = 0.0001
 
 # Successive multiples of this, modulo 1, are spread evenly however many there are (the golden ratio).
 _SPREAD = 0.6180339887498949
@@ -106,7 +108,7 @@ class Pinger:
                         batch.due = monotonic() + self.interval
                     done += 1
                     if done % _BATCHES_AT_ONCE == 0:
-                        gevent.sleep(0)
+                        gevent.sleep(_PAUSE_SECONDS)
 
     def _all_seen(self, connection: Connection, due: float) -> bool:
         """Whether a pong that came in time has been seen: the process may have been busy with something else.

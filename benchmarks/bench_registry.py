@@ -1,0 +1,151 @@
+"""What do a million idle WebSockets cost: bytes for each, CPU of a round of pings, and for how long is the hub blocked?
+
+``python benchmarks/bench_registry.py [--entries 1000000] [--interval 10] [--json]``. A stand-in for Mongrel2 in a process
+of its own subscribes and throws away what comes; nobody answers, and between rounds the entries are told that somebody
+did. The memory is what tracemalloc counts, of what the registry itself keeps: no compression state, no handlers'
+greenlets. The CPU is that of all threads over one round; the longest block is measured in a second round, by a timer of
+one millisecond. It does not show what a million pongs cost: they are messages, see ``bench_throughput``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import tracemalloc
+from typing import Any
+
+import gevent
+import zmq
+
+from greentx import Transceiver
+from greentx.pinger import Pinger
+from greentx.registry import OPEN, Entry, Registry
+
+SENDER = "bench"
+
+
+def server(pipe: Any) -> None:
+    """Bind what Mongrel2 binds, and throw away what comes."""
+    context = zmq.Context()
+    push, sub = context.socket(zmq.PUSH), context.socket(zmq.SUB)
+    push.bind("tcp://127.0.0.1:*")
+    sub.bind("tcp://127.0.0.1:*")
+    sub.subscribe(b"")
+    pipe.send((push.last_endpoint.decode(), sub.last_endpoint.decode()))
+    while True:
+        sub.recv()
+
+
+def fill(registry: Registry, count: int) -> None:
+    """Add entries as handshakes do: the number is each one's own, sender and path are shared."""
+    for number in range(1, count + 1):
+        entry = Entry((SENDER, str(number)), "/")
+        entry.state = OPEN
+        registry.add(entry)
+
+
+def memory(count: int) -> float:
+    """Bytes for each entry."""
+    tracemalloc.start()
+    registry = Registry()
+    before = tracemalloc.get_traced_memory()[0]
+    fill(registry, count)
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return (after - before) / len(registry)
+
+
+def ping_round(trans: Transceiver, interval: float, *, watch: bool) -> tuple[float, float]:
+    """Seconds of CPU of one round, and with *watch* the longest time in which the hub ran nothing else."""
+    registry = trans.websockets
+    for batch in registry.batches(SENDER):
+        batch.due = None
+        for entry in batch:
+            entry.awaits_pong = False
+    writer = trans.connections[SENDER]._writer
+    due = writer.messages_sent + len(registry.batches(SENDER))
+    pinger = Pinger(registry, trans._connections.values, interval)
+    longest = 0.0
+    last = time.perf_counter()
+
+    def seen() -> None:
+        nonlocal longest, last
+        now = time.perf_counter()
+        longest = max(longest, now - last)
+        last = now
+
+    timer = gevent.get_hub().loop.timer(0.001, 0.001)
+    start = time.process_time()
+    if watch:
+        last = time.perf_counter()
+        timer.start(seen)
+    pinger.start()
+    while writer.messages_sent < due:
+        gevent.sleep(interval / 100)
+    spent = time.process_time() - start
+    timer.stop()
+    timer.close()
+    pinger.stop()
+    return spent, longest
+
+
+def commit() -> str:
+    """The commit that was measured, empty outside of a checkout."""
+    git = shutil.which("git")
+    return subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() if git else ""
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments.add_argument("--entries", type=int, default=1_000_000)
+    arguments.add_argument("--interval", type=float, default=10.0, help="seconds over which a round is spread")
+    arguments.add_argument("--json", action="store_true", help="one JSON line instead of the table")
+    options = arguments.parse_args()
+    logging.disable(logging.CRITICAL)
+    size = memory(options.entries)
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=server, args=(there,), daemon=True)
+    process.start()
+    push, sub = here.recv()
+    try:
+        with Transceiver(SENDER, push, sub, rep_port=False, ping_timeout=None) as trans:
+            trans.wait_ready(10)
+            trans.connections[SENDER].sessions.senders[SENDER] = SENDER
+            fill(trans.websockets, options.entries)
+            cpu, _ = ping_round(trans, options.interval, watch=False)
+            _, longest = ping_round(trans, options.interval, watch=True)
+            for sid in trans.websockets:
+                trans.websockets.remove(sid)
+    finally:
+        process.terminate()
+        process.join()
+    if options.json:
+        about = {
+            "benchmark": "registry",
+            "commit": commit(),
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "entries": options.entries,
+            "interval": options.interval,
+        }
+        figures = {"bytes": round(size), "round_cpu_s": round(cpu, 3), "longest_block_ms": round(longest * 1e3, 2)}
+        print(json.dumps({**about, **figures}))
+        return
+    print(f"{size:>10.0f} bytes for an entry")
+    print(f"{cpu:>10.2f} s of CPU for a round of pings to {options.entries}, spread over {options.interval:g} s")
+    print(f"{longest * 1e3:>10.2f} ms was the longest time in which the hub ran nothing else")
+    if size > 600 or cpu > 2.0 or longest > 0.010:
+        print("beyond the goals of 600 bytes, 2 s and 10 ms", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
