@@ -55,7 +55,7 @@ class Receiver:
         on_message: Called with the bytes of one message. It may block (the receiver then waits) and should not raise:
             what it raises is logged with its traceback, and the next message is taken.
         on_drained: Called without arguments each time no message is left, before the greenlet sleeps.
-        linger: Seconds that what was sent may still go out after :meth:`stop`.
+        linger: Seconds that what was sent may still go out after :meth:`stop`, where anything was.
         name: For the greenlet and the logs.
     """
 
@@ -77,6 +77,7 @@ class Receiver:
         self._on_message = on_message
         self._on_drained = on_drained
         self._linger = linger
+        self._sent = False
         self._endpoint: str | None = None
         self._topics: list[bytes] = []
         self._socket: zmq.Socket[bytes] | None = None
@@ -147,6 +148,7 @@ class Receiver:
             return False
         try:
             self._socket.send(message, zmq.NOBLOCK)
+            self._sent = True
         except zmq.Again:
             return False
         finally:
@@ -222,7 +224,7 @@ class Receiver:
         if socket is not None and not socket.closed:
             if self._monitor is not None:
                 socket.disable_monitor()
-            self._context.close_socket(socket, linger=self._linger if self._stopping else 0)
+            self._context.close_socket(socket, linger=self._linger if self._stopping and self._sent else 0)
         monitor, self._monitor = self._monitor, None
         if monitor is not None:
             self._context.close_socket(monitor, linger=0)
