@@ -12,6 +12,7 @@ from ..errors import ConnectionClosed
 
 if TYPE_CHECKING:
     from ..connection import Connection
+    from ..registry import Sid
     from ..wire import Request
 
 __all__ = ["Exchange"]
@@ -23,16 +24,18 @@ class Exchange:
     Attributes:
         connection: The connection set that it came over.
         request: As Mongrel2 sent it.
+        sid: ``(sender, conn_id)``: the browser connection.
         disconnected: Set when the client has gone.
         ended: The answer is complete, or the connection was closed.
         greenlet: What runs the handler; ``None`` while the request waits.
     """
 
-    __slots__ = ("_arrived", "_more", "connection", "disconnected", "ended", "greenlet", "request", "upload")
+    __slots__ = ("_arrived", "_more", "connection", "disconnected", "ended", "greenlet", "request", "sid", "upload")
 
-    def __init__(self, connection: Connection, request: Request) -> None:
+    def __init__(self, connection: Connection, request: Request, sid: Sid) -> None:
         self.connection = connection
         self.request = request
+        self.sid = sid
         self.disconnected = Event()
         self.ended = False
         self.greenlet: object = None

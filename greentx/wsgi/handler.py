@@ -267,27 +267,20 @@ class WSGIHandler:
             raise UnicodeError(f"the status {status!r} is no native string")
         if "\r" in status or "\n" in status:
             raise ValueError(f"carriage return or newline in status {status!r}")
-        response_headers = encode_headers(headers)
+        response_headers, special = encode_headers(headers)
         code = int(status.split(" ", 1)[0])
-        self.provided_date = self.provided_content_length = None
-        connection: str | None = None
-        for name, value in headers:
-            length = len(name)
-            if length == 4:
-                if name.lower() == "date":
-                    self.provided_date = value
-            elif length == 10:
-                if name.lower() == "connection":
-                    connection = value
-            elif length == 14:
-                if name.lower() == "content-length":
-                    self.provided_content_length = value
-            elif length == 17 and name.lower() == "transfer-encoding":
-                raise self.ApplicationError("Transfer-Encoding is for the server to set: PEP 3333")
-        if (code == 204 or code == 304) and self.provided_content_length not in (None, "0"):
-            raise self.ApplicationError(
-                f"Content-Length {self.provided_content_length!r} in a {code} response: it must be absent or zero"
-            )
+        self.provided_date = special.get("date")
+        length = self.provided_content_length = special.get("content-length")
+        connection = special.get("connection")
+        if "transfer-encoding" in special:
+            raise self.ApplicationError("Transfer-Encoding is for the server to set: PEP 3333")
+        if length is not None:
+            if not (length.isascii() and length.isdecimal()):
+                raise ValueError(f"Content-Length {length!r} is no number")
+            if without_body(code) and length != "0":
+                raise self.ApplicationError(
+                    f"Content-Length {length!r} in a {code} response: it must be absent or zero"
+                )
         self.status = status.encode("latin-1")
         self._orig_status = status
         self.code = code

@@ -22,33 +22,58 @@ JOIN_BYTES = 65536
 # the application gave it (PEP 3333, "Buffering and Streaming"), a message each for a thousand small ones is too much.
 _JOIN_SECONDS = 0.002
 
+_SPECIAL = frozenset({"connection", "content-length", "date", "transfer-encoding"})
+
+# Names are few, but an application may make them up without end.
+_MAX_NAMES = 1024
+_names: dict[str, tuple[bytes, str]] = {}
+
 
 def build_head(status: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the bytes of a head. *status* and *headers* were checked by :func:`encode_headers` or are our own."""
     return b"HTTP/1.1 %b\r\n%b\r\n" % (status, b"".join([b"%b: %b\r\n" % header for header in headers]))
 
 
-def encode_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    """Return the application's headers as bytes.
+def encode_headers(headers: Iterable[tuple[str, str]]) -> tuple[list[tuple[bytes, bytes]], dict[str, str]]:
+    """Return the application's headers as bytes, and those that matter to the server, by lower-case name.
 
     Raises:
         ValueError: A CR or LF in one, which would begin another header or the body.
         UnicodeError: One is no native string of latin-1 characters (PEP 3333, "Unicode Issues").
     """
     encoded = []
+    special: dict[str, str] = {}
     for name, value in headers:
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise UnicodeError(f"header {name!r}: {value!r} is not two native strings")
+        known = _names.get(name) or _new_name(name)
+        if not isinstance(value, str):
+            raise UnicodeError(f"the value of header {name!r} is no native string: {value!r}")
         try:
-            pair = name.encode("latin-1"), value.encode("latin-1")
+            data = value.encode("latin-1")
         except UnicodeEncodeError as error:
             raise UnicodeError(f"header {name!r}: {value!r} has a character that latin-1 does not have") from error
-        if b"\n" in pair[1] or b"\r" in pair[1]:
-            raise ValueError(f"carriage return or newline in header value {value!r} of {name!r}")
-        if b"\n" in pair[0] or b"\r" in pair[0]:
-            raise ValueError(f"carriage return or newline in header name {name!r}")
-        encoded.append(pair)
-    return encoded
+        if b"\n" in data or b"\r" in data:
+            raise ValueError(f"carriage return or newline in the value of header {name!r}: {value!r}")
+        encoded.append((known[0], data))
+        if known[1]:
+            special[known[1]] = value
+    return encoded, special
+
+
+def _new_name(name: str) -> tuple[bytes, str]:
+    """Return a header's name as bytes and, where it matters to the server, in lower case; else ``""``."""
+    if not isinstance(name, str):
+        raise UnicodeError(f"the header name {name!r} is no native string")
+    try:
+        data = name.encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise UnicodeError(f"header name {name!r} has a character that latin-1 does not have") from error
+    if b"\n" in data or b"\r" in data:
+        raise ValueError(f"carriage return or newline in header name {name!r}")
+    lower = name.lower()
+    result = data, lower if lower in _SPECIAL else ""
+    if len(_names) < _MAX_NAMES:
+        _names[name] = result
+    return result
 
 
 def without_body(code: int) -> bool:

@@ -43,7 +43,31 @@ _KILL_SECONDS = 1.0
 
 _POLL_SECONDS = 0.002
 
+# A greenlet that handled a request waits so long for the next one of its connection, and so many do.
+_PARK_SECONDS = 5.0
+_MAX_PARKED = 1000
+
 _WEBSOCKET_EVENTS = frozenset({"WEBSOCKET", "WEBSOCKET_CONNECT", "WEBSOCKET_CLOSE"})
+# What is no HTTP request. As the method of one they do not get here.
+_EVENTS = _WEBSOCKET_EVENTS | {"UPLOAD_STREAM", "DISCONNECT", "JSON", "XML"}
+
+# What browsers' addresses are called, as handlers are given them. Those of few proxies, or of very many browsers.
+_MAX_ADDRESSES = 1024
+_addresses: dict[Any, tuple[str, int]] = {}
+
+
+class _Runner:
+    """A greenlet that handles the requests of one browser connection, as gevent's do.
+
+    A new greenlet for each request would cost more than all the rest: CPython maps memory for its stack and unmaps it.
+    """
+
+    __slots__ = ("generation", "greenlet", "job")
+
+    def __init__(self) -> None:
+        self.greenlet: Any = None
+        self.job: tuple[Exchange, Any] | None = None
+        self.generation = 0
 
 
 class WSGIServer:
@@ -145,6 +169,10 @@ class WSGIServer:
         self.clients: dict[Sid, Client] = {}
         self.upgrades: set[Upgrade] = set()
         self._handshake_events = False
+        # Greenlets that wait for the next request of their connection.
+        self._parked: dict[Sid, _Runner] = {}
+        self._generation = 0
+        self._park_timer: Any = None
         self.loop = get_hub().loop
         self.delay = self.min_delay
         if backlog is not None:
@@ -173,7 +201,7 @@ class WSGIServer:
         """Take another way to run handlers; see the class."""
         self.pool = None
         if isinstance(spawn, str) and spawn == "default":
-            self._spawn: Any = gevent.spawn
+            self._spawn: Any = self._spawn_runner
         elif hasattr(spawn, "spawn"):
             self.pool = spawn
             self._spawn = spawn.spawn
@@ -370,6 +398,7 @@ class WSGIServer:
         finally:
             if self._feeder is not None:
                 self._feeder.kill()
+            gevent.joinall(self._end_parked(0))
             self._intake = self._closer = self._feeder = self._transceiver = None
             self._closing = self._accepting = False
             self._listener.close()
@@ -387,42 +416,41 @@ class WSGIServer:
     # -- requests --------------------------------------------------------------------------------------------------
 
     def _take_events(self, transceiver: Transceiver) -> None:
-        for _sid, connection, request in transceiver.recv():
-            assert connection is not None and request is not None
+        for sid, connection, request in transceiver.recv():
+            assert sid is not None and connection is not None and request is not None
             try:
-                self._take(connection, request)
+                if request.method in _EVENTS:
+                    self._take_event(sid, connection, request)
+                else:
+                    self._take_request(sid, connection, request)
             except GreentxError as error:
                 log.warning("%r: %s", request, error)
         # The Transceiver was stopped, by whoever owns it.
         self.close()
 
-    def _take(self, connection: Connection, request: Request) -> None:
+    def _take_event(self, sid: Sid, connection: Connection, request: Request) -> None:
         method = request.method
         if method == "UPLOAD_STREAM":
-            line = self._lines.get(request.sid)
+            line = self._lines.get(sid)
             if line is not None:
                 line[-1].feed(request)
         elif method == "DISCONNECT":
-            self._lose(request.sid)
+            self._lose(sid)
         elif method in _WEBSOCKET_EVENTS:
             self.do_websocket(connection, request)
-        elif method == "JSON" or method == "XML":
-            if request.header("VERSION") is None:  # a socket of Mongrel2's own, no HTTP
-                connection.close(request)
         else:
-            self._take_request(connection, request)
+            connection.close(request)  # a socket of Mongrel2's own, no HTTP
 
     def do_websocket(self, connection: Connection, request: Request) -> None:
         """Handle an event of a WebSocket that the Transceiver let in; called in the intake, must not block."""
         if request.method == "WEBSOCKET_CONNECT":
             connection.close(request)
 
-    def _take_request(self, connection: Connection, request: Request) -> None:
-        exchange = Exchange(connection, request)
+    def _take_request(self, sid: Sid, connection: Connection, request: Request) -> None:
+        exchange = Exchange(connection, request, sid)
         if self._closing or len(self._waiting) >= MAX_WAITING:
             self._refuse(exchange)
             return
-        sid = (request.sender, request.conn_id)
         line = self._lines.get(sid)
         if line is None:
             self._lines[sid] = deque((exchange,))
@@ -431,7 +459,7 @@ class WSGIServer:
             line.append(exchange)
 
     def _begin(self, exchange: Exchange) -> None:
-        if self._waiting or not self._accepting or self._spawn is None or self.full():
+        if self._waiting or not self._accepting or self._spawn is None or (self.pool is not None and self.full()):
             self._waiting.append(exchange)
             self._feed()
         else:
@@ -440,7 +468,7 @@ class WSGIServer:
     def _handle_in_greenlet(self, exchange: Exchange) -> None:
         request = exchange.request
         try:
-            self.do_handle(exchange, (request.header("REMOTE_ADDR") or "", 0))
+            self.do_handle(exchange, _address_of(request))
         except Exception:  # noqa: BLE001 - of the application's spawn; it must not end the intake
             self.loop.handle_error((request, self), *sys.exc_info())
             self._refuse(exchange)
@@ -472,7 +500,7 @@ class WSGIServer:
             if exchange.disconnected.is_set():
                 self._done(exchange)
             elif self._spawn is None:
-                self._run(exchange, (exchange.request.header("REMOTE_ADDR") or "", 0))
+                self._run(exchange, _address_of(exchange.request))
             else:
                 self._handle_in_greenlet(exchange)
 
@@ -491,6 +519,62 @@ class WSGIServer:
         finally:
             self.do_close(exchange, address)
             self._done(exchange)
+
+    def _spawn_runner(self, _run: Any, exchange: Exchange, address: Any) -> Any:
+        """What ``spawn='default'`` does: a greenlet for each connection, for as long as it is busy."""
+        runner = self._parked.pop(exchange.sid, None)
+        if runner is None:
+            runner = _Runner()
+            runner.job = (exchange, address)
+            runner.greenlet = gevent.spawn(self._run_line, runner, exchange.sid)
+        else:
+            runner.job = (exchange, address)
+            self.loop.run_callback(runner.greenlet.switch)
+        return runner.greenlet
+
+    def _run_line(self, runner: _Runner, sid: Sid) -> None:
+        parked, hub = self._parked, get_hub()
+        try:
+            while runner.job is not None:
+                exchange, address = runner.job
+                runner.job = None
+                try:
+                    self._handle(exchange, address)
+                finally:
+                    self.do_close(exchange, address)
+                    if len(parked) < _MAX_PARKED:
+                        runner.generation = self._generation
+                        parked[sid] = runner
+                    self._done(exchange)
+                if parked.get(sid) is runner:
+                    if self._park_timer is None:
+                        self._start_park_timer()
+                    hub.switch()
+                elif runner.job is not None:
+                    hub.switch()  # the switch that was asked for with the job
+        finally:
+            if parked.get(sid) is runner:
+                del parked[sid]
+            if runner.job is not None:  # killed before it could begin
+                self._spawn_runner(None, *runner.job)
+
+    def _start_park_timer(self) -> None:
+        self._park_timer = self.loop.timer(_PARK_SECONDS, _PARK_SECONDS)
+        self._park_timer.start(self._end_parked, 1)
+
+    def _end_parked(self, older_than: int) -> list[Any]:
+        """Let greenlets go whose connection was idle for so many turns of the timer; return them."""
+        self._generation += 1
+        limit = self._generation - older_than
+        ended = [(sid, runner) for sid, runner in self._parked.items() if runner.generation < limit]
+        for sid, runner in ended:
+            del self._parked[sid]
+            self.loop.run_callback(runner.greenlet.switch)
+        if not self._parked and self._park_timer is not None:
+            self._park_timer.stop()
+            self._park_timer.close()
+            self._park_timer = None
+        return [runner.greenlet for _, runner in ended]
 
     def handle(self, sock: Any, address: Any) -> None:
         """Make a :attr:`handler_class` and have it answer; called in the request's greenlet.
@@ -511,8 +595,7 @@ class WSGIServer:
                 log.warning("%r could not be closed: %s", exchange, error)
 
     def _done(self, exchange: Exchange) -> None:
-        request = exchange.request
-        sid = (request.sender, request.conn_id)
+        sid = exchange.sid
         line = self._lines.get(sid)
         if line is None or line[0] is not exchange:
             return  # the server was killed meanwhile
@@ -574,3 +657,17 @@ class WSGIServer:
     def _shown_address(self) -> str:
         address = self.address
         return f"address={address[0]}:{address[1]}" if isinstance(address, tuple) else f"address={address}"
+
+
+def _address_of(request: Request) -> tuple[str, int]:
+    """Return what handlers are given as the browser's address; Mongrel2 tells no port."""
+    raw = request._raw
+    host = raw.get(b"REMOTE_ADDR") or raw.get("REMOTE_ADDR")
+    address = _addresses.get(host)
+    if address is None:
+        text = request.header("REMOTE_ADDR")
+        address = (text if isinstance(text, str) else "", 0)
+        if len(_addresses) >= _MAX_ADDRESSES:
+            _addresses.clear()
+        _addresses[host] = address
+    return address

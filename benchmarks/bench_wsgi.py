@@ -1,0 +1,273 @@
+"""What does a WSGI hello world cost the serving process, here, under gevent.pywsgi and under gunicorn's gevent worker?
+
+Each server is a process of its own with the same application. This process keeps 64 keep-alive connections to it, each
+with one request in flight, and reads the CPU time, user and system, of all threads of the process that runs the
+application. That of the front end, ``mongrel2``, is shown beside it: it does what the others do in Python. The servers
+take turns, round by round, so that what else the machine does hits all of them alike. The best round of each counts.
+
+``python benchmarks/bench_wsgi.py [--count 20000] [--rounds 5] [--connections 64] [--servers greentx,pywsgi,gunicorn]``
+
+gevent.pywsgi gets TCP_NODELAY on its connections, without which it waits 40 ms for a delayed ACK at every request of a
+keep-alive connection. It does not show what an application costs, nor large bodies, nor more than one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+GOAL = 0.5
+REQUEST = b"\r\n".join(
+    [
+        b"GET /hello/world?name=value HTTP/1.1",
+        b"Host: www.example.org",
+        b"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+        b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
+        b"Accept-Language: en-US,en;q=0.5",
+        b"Accept-Encoding: gzip, deflate, br",
+        b"Cookie: session=0123456789abcdef0123456789abcdef; theme=dark",
+        b"Connection: keep-alive",
+        b"",
+        b"",
+    ]
+)
+_CLOCK_TICK_US = 1e6 / os.sysconf("SC_CLK_TCK")
+
+
+def application(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+    """The application under all three."""
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
+    return [b"Hello, world!"]
+
+
+def serve_greentx() -> None:
+    from greentx.wsgi import WSGIServer
+
+    server = WSGIServer(("127.0.0.1", 0), application, log=None)
+    server.start()
+    print(server.server_port, flush=True)
+    server.serve_forever()
+
+
+def serve_pywsgi() -> None:
+    from gevent.pywsgi import WSGIServer
+
+    class Server(WSGIServer):
+        def handle(self, sock: Any, address: Any) -> None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            super().handle(sock, address)
+
+    server = Server(("127.0.0.1", 0), application, log=None)
+    server.start()
+    print(server.server_port, flush=True)
+    server.serve_forever()
+
+
+SERVERS = {"greentx": serve_greentx, "pywsgi": serve_pywsgi}
+GUNICORN = ["-m", "gunicorn", "-k", "gevent", "-w", "1", "-b", "127.0.0.1:0", "--keep-alive", "600"]
+
+
+def cpu_us(pid: int) -> float:
+    """Microseconds of CPU, user and system, that a process has used."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * _CLOCK_TICK_US
+
+
+def child_of(pid: int, timeout: float = 10.0) -> int:
+    """The one child process of *pid*."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            children = file.read().split()
+        if children:
+            return int(children[0])
+        time.sleep(0.01)
+    raise TimeoutError(f"process {pid} has no child")
+
+
+class Bench:
+    """One server process and the connections to it.
+
+    Args:
+        name: One of :data:`SERVERS`, or ``gunicorn``.
+        connections: How many.
+    """
+
+    def __init__(self, name: str, connections: int) -> None:
+        self.name = name
+        self.front_end: int | None = None
+        if name == "gunicorn":
+            folder = os.path.dirname(os.path.abspath(__file__))
+            command = [sys.executable, *GUNICORN, "--chdir", folder, "bench_wsgi:application"]
+            self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+            port = self._gunicorn_port()
+            self.worker = child_of(self._process.pid)
+        else:
+            command = [sys.executable, __file__, "--serve", name]
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            assert self._process.stdout is not None
+            port = int(self._process.stdout.readline())
+            self.worker = self._process.pid
+            if name == "greentx":
+                self.front_end = child_of(self.worker)
+        self._sockets = [self._connect(port) for _ in range(connections)]
+
+    def _gunicorn_port(self) -> int:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            match = re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", line)
+            if match:
+                return int(match[1])
+        raise RuntimeError("gunicorn did not start; is it installed?")
+
+    def _connect(self, port: int) -> socket.socket:
+        sock = socket.create_connection(("127.0.0.1", port), 10)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    def run(self, count: int) -> dict[str, Any]:
+        """Have *count* requests answered; microseconds of CPU for each, and what clients saw."""
+        cpu, front = cpu_us(self.worker), cpu_us(self.front_end) if self.front_end else 0.0
+        started = time.perf_counter()
+        latencies = self._exchange(count)
+        elapsed = time.perf_counter() - started
+        latencies.sort()
+        return {
+            "cpu_us": (cpu_us(self.worker) - cpu) / count,
+            "front_end_us": (cpu_us(self.front_end) - front) / count if self.front_end else None,
+            "p50_ms": latencies[len(latencies) // 2] * 1e3,
+            "p99_ms": latencies[len(latencies) * 99 // 100] * 1e3,
+            "per_second": count / elapsed,
+        }
+
+    def _exchange(self, count: int) -> list[float]:
+        selector = selectors.DefaultSelector()
+        latencies: list[float] = []
+        now = time.perf_counter
+        sent_at: dict[int, float] = {}
+        left = count - len(self._sockets)
+        for sock in self._sockets:
+            selector.register(sock, selectors.EVENT_READ)
+            sent_at[sock.fileno()] = now()
+            sock.sendall(REQUEST)
+        while len(latencies) < count:
+            ready = selector.select(30)
+            if not ready:
+                raise TimeoutError(f"{self.name} did not answer")
+            for key, _ in ready:
+                sock = key.fileobj
+                assert isinstance(sock, socket.socket)
+                data = sock.recv(65536)
+                while not data.endswith(b"Hello, world!"):  # a head may come alone
+                    more = sock.recv(65536)
+                    if not more:
+                        raise ConnectionError(f"{self.name} closed a connection after {data!r}")
+                    data += more
+                latencies.append(now() - sent_at[key.fd])
+                if left > 0:
+                    left -= 1
+                    sent_at[key.fd] = now()
+                    sock.sendall(REQUEST)
+        selector.close()
+        return latencies
+
+    def close(self) -> None:
+        """End the server."""
+        for sock in self._sockets:
+            sock.close()
+        self._process.terminate()
+        self._process.wait()
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def commit() -> str:
+    """The commit that was measured, empty outside of a checkout."""
+    git = shutil.which("git")
+    return subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() if git else ""
+
+
+def measure(names: list[str], count: int, rounds: int, connections: int) -> dict[str, dict[str, Any]]:
+    """Run it all, print a line for each server, and return the best of each figure."""
+    benches: list[Bench] = []
+    figures: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    try:
+        for name in names:
+            benches.append(Bench(name, connections))
+            benches[-1].run(2000)  # the first requests pay for what is built once
+        for _ in range(rounds):
+            for bench in benches:
+                figures[bench.name].append(bench.run(count))
+    finally:
+        for bench in benches:
+            bench.close()
+    best: dict[str, dict[str, Any]] = {}
+    for name, runs in figures.items():
+        best[name] = min(runs, key=lambda run: float(run["cpu_us"]))
+        shown = {key: value if value is None else round(value, 2) for key, value in best[name].items()}
+        front = f" (mongrel2 {shown['front_end_us']} us)" if shown["front_end_us"] is not None else ""
+        print(
+            f"{name:>9}: {shown['cpu_us']} us of CPU a request{front}, p50 {shown['p50_ms']} ms, "
+            f"p99 {shown['p99_ms']} ms, {shown['per_second']:.0f} a second",
+            flush=True,
+        )
+        best[name] = {**shown, "rounds_us": [round(run["cpu_us"], 2) for run in runs]}
+    return best
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments.add_argument("--count", type=int, default=20000, help="requests in a round")
+    arguments.add_argument("--rounds", type=int, default=5, help="rounds of which the best counts")
+    arguments.add_argument("--connections", type=int, default=64, help="with one request in flight each")
+    arguments.add_argument("--servers", default="greentx,pywsgi,gunicorn", help="which, with commas")
+    arguments.add_argument("--serve", choices=sorted(SERVERS), help=argparse.SUPPRESS)
+    options = arguments.parse_args()
+    if options.serve:
+        SERVERS[options.serve]()
+        return
+    results = measure(options.servers.split(","), options.count, options.rounds, options.connections)
+    ratio = None
+    if "greentx" in results and "pywsgi" in results:
+        ratio = round(results["greentx"]["cpu_us"] / results["pywsgi"]["cpu_us"], 3)
+        print(f"ratio to gevent.pywsgi: {ratio}{'' if ratio <= GOAL else f', above the goal of {GOAL}'}")
+    if options.count < 5000:
+        print("warning: too few requests for figures to be trusted", file=sys.stderr)
+    packages = ("greentx", "gevent", "pyzmq", "tnetstring3", "msgspec", "gunicorn")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    result = {
+        "benchmark": "wsgi",
+        "connections": options.connections,
+        "count": options.count,
+        "rounds": options.rounds,
+        "ratio": ratio,
+        "results": results,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "commit": commit(),
+        "versions": versions,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
