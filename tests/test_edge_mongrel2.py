@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import select
+import shutil
 import signal
 import ssl
 import stat
@@ -15,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import gevent
+import gevent.subprocess
 import pytest
 import zmq.green as zmq
 from gevent import socket
@@ -22,6 +24,7 @@ from gevent import socket
 from greentx.edge import Handler, Mongrel2
 from greentx.edge import mongrel2 as module
 from greentx.edge.config import DEFAULT_SETTINGS
+from greentx.edge.process import ChildProcess
 from greentx.errors import BindError, ConnectTimeout, ForkError, LocalProtocolError, Mongrel2Error, Mongrel2NotFound
 from greentx.wire import Request, build_reply
 
@@ -564,3 +567,11 @@ def test_a_forked_child_leaves_its_parents_server_alone():
     ] * 3
     assert lines[4:] == ["True"]
     assert ForkError.__name__ not in err
+
+
+def test_the_exit_status_is_known_where_gevent_reaps_all_children(tmp_path):
+    """gevent's own subprocess installs a SIGCHLD handler that reaps every child of the process, also ours."""
+    assert gevent.subprocess.call(["true"]) == 0
+    child = ChildProcess([shutil.which("sh"), "-c", "echo up; exit 3"], cwd=str(tmp_path), on_line=lambda line: None)
+    assert child.wait(10)
+    assert child.returncode == 3

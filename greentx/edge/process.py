@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
 import gevent
-from gevent import socket
+from gevent import socket, subprocess
 
 __all__ = ["ChildProcess"]
 
@@ -34,8 +33,10 @@ _READ_SIZE = 1 << 16
 class ChildProcess:
     """A process that was started by the constructor.
 
-    It is killed when we die, in whatever way. Linux counts the death of the *thread* that started it, so start it from
-    the main thread or from one that lives as long. It is in a session of its own: Ctrl-C reaches us and not it.
+    It is killed when we die, in whatever way. It is in a session of its own: Ctrl-C reaches us and not it.
+
+    gevent's own subprocess module starts it, patched or not: where anything in the program uses that, gevent reaps all
+    children, and the standard library's would read every exit status as 0. So the hub has to be the main thread's.
 
     Its output, stdout and stderr joined, is read by a greenlet of the hub in which it was started. Waiting blocks only
     the calling greenlet, monkey-patched or not.
@@ -131,7 +132,6 @@ class ChildProcess:
             self._on_end()
 
     def _reap(self) -> None:
-        # The end of its output comes a moment before its exit status. Its own wait() would block the hub
-        # where subprocess is not patched.
+        # The end of its output comes a moment before its exit status.
         while self._popen.poll() is None:
             gevent.sleep(0.001)
