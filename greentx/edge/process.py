@@ -84,12 +84,14 @@ class ChildProcess:
     @property
     def pid(self) -> int:
         """Its process id."""
-        return self._popen.pid
+        pid: int = self._popen.pid
+        return pid
 
     @property
     def returncode(self) -> int | None:
         """Its exit status, negative for a signal; ``None`` while it runs."""
-        return self._popen.poll()
+        status: int | None = self._popen.poll()
+        return status
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended and its last line was handed on; return whether that is so within *timeout* s."""
