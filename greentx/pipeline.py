@@ -76,7 +76,8 @@ class OpenRequests:
             self.heads[conn_id] = request
             return True
         queue = self.behind.get(conn_id)
-        if (queue[-1].request if queue else head).should_close():
+        # The second message of a body that the server stored is none that follows the first one.
+        if (queue[-1].request if queue else head).should_close() and request.header("x-mongrel2-upload-done") is None:
             return False
         if queue is None:
             queue = self.behind[conn_id] = deque()

@@ -1,7 +1,8 @@
 """The environ of a request (PEP 3333), out of what Mongrel2 sent.
 
 Names that Mongrel2 made up are in upper case and those of the client in lower case, so no client can set ``METHOD`` or
-``UPLOAD_STREAM``, and headers with an underscore are left out, since ``X_Real`` and ``X-Real`` would be one key.
+``UPLOAD_STREAM``. Headers with an underscore are left out, since ``X_Real`` and ``X-Real`` would be one key, and those
+with which Mongrel2 announces stored bodies, which are not for the application (:mod:`greentx.wsgi.uploads`).
 """
 
 from __future__ import annotations
@@ -39,13 +40,14 @@ class FramingError(ValueError):
     """Where the body of this request ends is in doubt, so that what follows it is, too: answer 400 and close."""
 
 
-def add_request(environ: dict[str, Any], request: Request, mount: str = "") -> bool:
+def add_request(environ: dict[str, Any], request: Request, mount: str = "", *, stored: bool = False) -> bool:
     """Add the keys of one request to *environ*, but those of its body.
 
     Args:
         environ: What the server was configured with.
         mount: The path that the application is mounted at (``SCRIPT_NAME``), ``""`` for all of them. A request for
             another path has it all in ``PATH_INFO``.
+        stored: Its body is in a file.
 
     Returns:
         Whether the body comes as a stream.
@@ -91,23 +93,23 @@ def add_request(environ: dict[str, Any], request: Request, mount: str = "") -> b
     ):  # a GET (RFC 6455, section 4.1), to which Mongrel2 added a body of its own
         environ["REQUEST_METHOD"] = "GET"
     else:
-        _check_framing(environ, request, streamed)
+        _check_framing(environ, request, streamed or stored)
     return streamed
 
 
-def _check_framing(environ: dict[str, Any], request: Request, streamed: bool) -> None:
+def _check_framing(environ: dict[str, Any], request: Request, apart: bool) -> None:
     length = environ.get("CONTENT_LENGTH")
     coding = environ.get("HTTP_TRANSFER_ENCODING")
     if coding is not None:
         # Mongrel2 knows this one coding, in this one spelling; of another one it takes the body for the next request.
         if length is not None:
             raise FramingError(f"Transfer-Encoding {coding!r} beside Content-Length {length!r}")
-        if coding != "chunked" or not streamed:
+        if coding != "chunked" or not apart:
             raise FramingError(f"Transfer-Encoding {coding!r} cannot be read here")
     elif length is None:
         if request.body:
             raise FramingError(f"a body of {len(request.body)} bytes without Content-Length")
-    elif not (length.isascii() and length.isdecimal()) or (int(length) != len(request.body) and not streamed):
+    elif not (length.isascii() and length.isdecimal()) or (int(length) != len(request.body) and not apart):
         raise FramingError(f"Content-Length {length[:40]!r} of a body of {len(request.body)} bytes")
 
 
@@ -117,7 +119,7 @@ def _environ_key(name: bytes | str) -> str:
         key = _SERVER_KEYS[text]
     elif text in _CLIENT_KEYS:
         key = _CLIENT_KEYS[text]
-    elif text != text.lower() or "_" in text:
+    elif text != text.lower() or "_" in text or text.startswith("x-mongrel2-upload-"):
         key = ""
     else:
         key = "HTTP_" + text.upper().replace("-", "_")

@@ -28,9 +28,22 @@ class Exchange:
         disconnected: Set when the client has gone.
         ended: The answer is complete, or the connection was closed.
         greenlet: What runs the handler; ``None`` while the request waits.
+        upload: The file that the body was stored in, if it was; see :mod:`greentx.wsgi.uploads`.
+        held: It is still being written there.
     """
 
-    __slots__ = ("_arrived", "_more", "connection", "disconnected", "ended", "greenlet", "request", "sid", "upload")
+    __slots__ = (
+        "_arrived",
+        "_more",
+        "connection",
+        "disconnected",
+        "ended",
+        "greenlet",
+        "held",
+        "request",
+        "sid",
+        "upload",
+    )
 
     def __init__(self, connection: Connection, request: Request, sid: Sid) -> None:
         self.connection = connection
@@ -41,8 +54,8 @@ class Exchange:
         self.greenlet: object = None
         self._arrived: deque[Request] | None = None
         self._more: Event | None = None
-        #: The file of a stored upload; see :mod:`greentx.wsgi.uploads`.
         self.upload: str | None = None
+        self.held = False
 
     # -- the answer ------------------------------------------------------------------------------------------------
 

@@ -119,6 +119,11 @@ class WSGIHandler:
         except FramingError as error:
             self._refuse(error)
             return
+        except Exception:  # noqa: BLE001 - of an override, or of a stored body that cannot be read
+            self.environ = {}
+            self.handle_error(*sys.exc_info())
+            self.log_request()
+            return
         self.application = self.server.application
         if request.method == "WEBSOCKET_HANDSHAKE":
             self.upgrade = Upgrade(self)
@@ -132,7 +137,7 @@ class WSGIHandler:
         """
         exchange = self.socket
         environ = self.server.get_environ()
-        streamed = add_request(environ, exchange.request, self.server.mount)
+        streamed = add_request(environ, exchange.request, self.server.mount, stored=exchange.upload is not None)
         self.path = environ["RAW_URI"]
         self.request_version = environ["SERVER_PROTOCOL"]
         length = environ.get("CONTENT_LENGTH")

@@ -23,6 +23,7 @@ from .exchange import Exchange
 from .handler import WSGIHandler
 from .listeners import BoundAddress, Listener, make_listener
 from .response import FileWrapper
+from .uploads import UploadStore
 
 if TYPE_CHECKING:
     from ..connection import Connection
@@ -87,6 +88,8 @@ class WSGIServer:
         error_log: The same for errors, and for ``wsgi.errors``; a logger at ERROR.
         handler_class: In the place of :class:`~greentx.wsgi.WSGIHandler`.
         environ: Added to every request's environ. ``SCRIPT_NAME`` is the path that the application is mounted at.
+        upload_store: The ``upload.temp_store`` setting of the front end, where it has one: an absolute path that ends in
+            ``XXXXXX``. Stored bodies are read from there, and deleted with the end of their request.
         mongrel2_settings: Of our own front end, by name, over :data:`greentx.wsgi.listeners.SETTINGS`.
         ssl_args: ``certfile`` and ``keyfile`` (PEM), where the front end is our own.
 
@@ -147,6 +150,7 @@ class WSGIServer:
         handler_class: Any = None,
         environ: dict[str, Any] | None = None,
         *,
+        upload_store: str | None = None,
         mongrel2_settings: Mapping[str, int | str] | None = None,
         **ssl_args: Any,
     ) -> None:
@@ -154,6 +158,7 @@ class WSGIServer:
         self._stop_event.set()
         self._ssl_args = ssl_args
         self._settings = mongrel2_settings
+        self._store = None if upload_store is None else UploadStore(upload_store)
         self._bound: BoundAddress | None = None
         self._transceiver: Transceiver | None = None
         self._intake: gevent.Greenlet[..., None] | None = None
@@ -448,6 +453,8 @@ class WSGIServer:
 
     def _take_request(self, sid: Sid, connection: Connection, request: Request) -> None:
         exchange = Exchange(connection, request, sid)
+        if self._store is not None and self._take_upload(self._store, exchange):
+            return
         if self._closing or len(self._waiting) >= MAX_WAITING:
             self._refuse(exchange)
             return
@@ -458,7 +465,33 @@ class WSGIServer:
         else:
             line.append(exchange)
 
+    def _take_upload(self, store: UploadStore, exchange: Exchange) -> bool:
+        """Where the request announces a stored body, or its end, see to that; return whether that is all for now."""
+        line = self._lines.get(exchange.sid)
+        if line is not None and line[-1].held:
+            # Until the body has come nothing else can come from this connection.
+            held = line[-1]
+            assert held.upload is not None
+            held.connection.release(exchange.request)
+            held.held = False
+            if not store.is_done(exchange.request, held.upload):
+                log.warning("%r: %r is not the end of its upload", held, exchange.request)
+                held.upload = None
+            if line[0] is held:
+                self._begin(held)
+            return True
+        if self._closing:
+            return False
+        exchange.upload = store.start_of(exchange.request)
+        if exchange.upload is None:
+            return False
+        exchange.held = True
+        self._lines.setdefault(exchange.sid, deque()).append(exchange)
+        return True
+
     def _begin(self, exchange: Exchange) -> None:
+        if exchange.held:
+            return
         if self._waiting or not self._accepting or self._spawn is None or (self.pool is not None and self.full()):
             self._waiting.append(exchange)
             self._feed()
@@ -596,6 +629,8 @@ class WSGIServer:
 
     def _done(self, exchange: Exchange) -> None:
         sid = exchange.sid
+        if exchange.upload is not None:
+            self._delete_upload(exchange)
         line = self._lines.get(sid)
         if line is None or line[0] is not exchange:
             return  # the server was killed meanwhile
@@ -606,6 +641,14 @@ class WSGIServer:
             del self._lines[sid]
             if self._idle is not None and not self._lines:
                 self._idle.set()
+
+    def _delete_upload(self, exchange: Exchange) -> None:
+        """The body's file is ours to delete, but where its end was not announced: then Mongrel2 does."""
+        if exchange.upload is not None and not exchange.held and self._store is not None:
+            try:
+                self._store.delete(exchange.upload)
+            except OSError as error:
+                log.warning("%r: its body could not be deleted: %s", exchange, error)
 
     def _lose(self, sid: Sid) -> None:
         """The client has gone: whoever handles its request finds out, what is behind that is forgotten."""
@@ -643,6 +686,7 @@ class WSGIServer:
         for exchange in exchanges:
             if exchange.greenlet is None and not exchange.ended and not exchange.disconnected.is_set():
                 self._refuse(exchange)
+            self._delete_upload(exchange)
         if self._idle is not None:
             self._idle.set()
         return len(exchanges)
