@@ -9,6 +9,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
+from math import inf
+from time import monotonic
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -41,6 +44,15 @@ _PROOF_SECONDS = 10.0
 
 # How long a sudden end waits for handlers that are being killed.
 _KILL_SECONDS = 0.5
+
+# How long what has a bound of its own may take beyond it.
+_GRACE_SECONDS = 0.1
+
+# How often the end looks whether a greenlet that it waits for is still there.
+_DEAD_CHECK_SECONDS = 0.1
+
+# Events that stay true while everything ends.
+_ENDS = frozenset({"WEBSOCKET_CLOSE", "DISCONNECT"})
 
 #: What is asked of permessage-deflate where nothing else is said.
 DEFAULT_COMPRESSION = DeflateConfig()
@@ -162,10 +174,12 @@ class Transceiver:
         self._control: Control | None = None
         self._stopping = False
         self._stopped = Event()
-        self._consumers: list[tuple[object, Event]] = []
+        self._consumers: list[tuple[Any, Event]] = []
         self._proofs: list[gevent.Greenlet[..., None]] = []
         self._dispatchers: list[Worker] = []
-        self._ending: object = None
+        self._ending: Any = None
+        self._deadline = inf
+        self._patience: gevent.Timeout | None = None
         logger = logging.getLogger("greentx")
         if log_level < logging.WARNING and not logger.isEnabledFor(log_level):
             logger.setLevel(log_level)
@@ -184,6 +198,7 @@ class Transceiver:
             raise RuntimeError(f"{self!r} is started already")
         self._stopping = False
         self._stopped.clear()
+        self._deadline = inf
         context = Context(f"Transceiver {self.sender}", self._teardown, linger=self.linger)
         try:
             self._runtime = Runtime(
@@ -224,12 +239,16 @@ class Transceiver:
 
         Raises:
             ConnectTimeout: One did not within *timeout* seconds; it names the address.
+            TransportError: The Transceiver is not running, or was stopped meanwhile.
         """
+        missing: list[Connection] = []
         with gevent.Timeout(timeout, False):
-            for connection in list(self._connections.values()):
-                connection.wait_ready()
-            return
-        missing = [connection for connection in self._connections.values() if not connection.ready]
+            while True:
+                self._running()
+                missing = [connection for connection in self._connections.values() if not connection.ready]
+                if not missing:
+                    return
+                missing[0].wait_ready()
         addresses = ", ".join(connection.pub_endpoint for connection in missing)
         raise ConnectTimeout(f"no Mongrel2 subscribed at {addresses} within {timeout} s", address=addresses)
 
@@ -237,69 +256,155 @@ class Transceiver:
         """End gracefully: WebSockets get close 1001, intake ends, running handlers finish, the context goes.
 
         ``recv()`` and ``serve()`` return. Blocks until all is done; twice is once, and a second caller waits for the
-        first.
+        first. Who could not wait does not: the hub, and a handler while somebody else stops, who waits for it.
 
         Args:
-            timeout: Seconds for the handlers to finish, then they are killed; ``None`` waits for them.
+            timeout: Seconds for the handlers to finish, then they are killed; ``None`` waits for them. Of several
+                callers the most impatient decides.
         """
-        if self._runtime is None:
+        runtime = self._runtime
+        if runtime is None:
             return
-        if self._stopping:
-            self._stopped.wait(timeout)
-            return
-        self._end(timeout)
+        context = runtime.context
+        current = gevent.getcurrent()
+        if context.open and not context.in_hub_thread():
+            context.hand_over(self.stop, timeout)
+        elif current is context.hub:
+            gevent.spawn(self.stop, timeout)
+        else:
+            self._hasten(timeout)
+            if not self._stopping:
+                self._end(runtime)
+            elif not self._is_waited_for(current):
+                self._stopped.wait()
 
     def _teardown(self) -> None:
         """Leave at once: within ``linger`` + 1 s, whatever handlers are doing."""
-        if self._runtime is None:
-            return
-        if not self._stopping:
-            self._end(0)
-        elif self._ending is not gevent.getcurrent():
-            self._stopped.wait(self.linger + 1)
-
-    def _end(self, timeout: float | None) -> None:
         runtime = self._runtime
-        assert runtime is not None
+        if runtime is None:
+            return
+        context = runtime.context
+        if context.open and not context.in_hub_thread():
+            context.hand_over(self._teardown)
+        elif gevent.getcurrent() is context.hub:  # a generator that held the ``with`` was collected there
+            gevent.spawn(self._teardown)
+        else:
+            self._hasten(0)
+            if not self._stopping:
+                self._end(runtime)
+            elif not self._is_waited_for(gevent.getcurrent()):
+                self._stopped.wait(self.linger + 1)
+
+    def _hasten(self, timeout: float | None) -> None:
+        """Handlers have so many seconds left at the most, also where somebody waits for them already."""
+        if timeout is None or monotonic() + timeout >= self._deadline:
+            return
+        self._deadline = monotonic() + timeout
+        if self._patience is not None:
+            gevent.get_hub().loop.run_callback(self._wake_ending, self._patience)
+
+    def _wake_ending(self, patience: gevent.Timeout) -> None:
+        if patience is self._patience and self._ending is not None:
+            self._ending.throw(patience)
+
+    def _is_waited_for(self, greenlet: object) -> bool:
+        return (
+            greenlet is self._ending
+            or any(greenlet is consumer for consumer, _ in self._consumers)
+            or any(isinstance(one, Dispatcher) and greenlet in one.greenlets() for one in self._dispatchers)
+        )
+
+    def _end(self, runtime: Runtime) -> None:
+        context = runtime.context
         self._stopping = True
         self._ending = gevent.getcurrent()
         connections = list(self._connections.values())
+        until = monotonic() + self.linger
         try:
-            if runtime.context.open:
-                if self._pinger is not None:
-                    self._pinger.stop()
-                if self._control is not None:
-                    self._control.stop()
-                gevent.killall(self._proofs)
-                for connection in connections:
-                    connection.sessions.close_all(CloseCode.GOING_AWAY)
-                    connection.stop_intake(self.linger)
+            if context.open:
+                self._end_intake(runtime, connections, until)
+                self._finish_handlers()
+                if not self._sudden:
+                    until = monotonic() + self.linger
+                self._at_once([partial(one.stop, linger=max(0.0, until - monotonic())) for one in connections], until)
                 for attachment in runtime.attachments[:]:
-                    attachment.stop_intake(self.linger)
-                runtime.inbox.end()
-                for connection in connections:
-                    connection.end_inbox()
-                self._finish_handlers(timeout)
-                for connection in connections:
-                    connection.stop(linger=self.linger)
-                for attachment in runtime.attachments[:]:
-                    attachment.stop(self.linger)
+                    attachment.stop(max(0.0, until - monotonic()))
+        except BaseException:
+            until = 0.0  # struck by a second Ctrl-C, killed: then without ceremony
+            raise
         finally:
-            self._connections.clear()
-            self._pinger = self._control = self._runtime = None
-            runtime.context.close()
-            self._stopped.set()
+            try:
+                if context.open:
+                    for connection in connections:
+                        connection.stop(linger=0)
+            finally:
+                self._connections.clear()
+                self._pinger = self._control = self._runtime = None
+                try:
+                    context.close(linger=max(0.0, until - monotonic()))
+                finally:
+                    self._ending = None
+                    self._stopped.set()
 
-    def _finish_handlers(self, timeout: float | None) -> None:
-        """Wait for whoever works on a request, but the caller itself; kill what is left after *timeout*."""
+    def _end_intake(self, runtime: Runtime, connections: list[Connection], until: float) -> None:
+        inbox = runtime.inbox
+        if self._sudden:
+            # Nobody is to begin anything now; ends are still told to who listens.
+            ends = [item for item in inbox.items if item[1].method in _ENDS]
+            inbox.items.clear()
+            inbox.items.extend(ends)
+            inbox.end()
+        if self._pinger is not None:
+            self._pinger.stop()
+        if self._control is not None:
+            self._control.stop()
+        gevent.killall(self._proofs)
+        # Side by side, so that one server that is stopped does not use up the time of all.
+        self._at_once([partial(self._say_farewell, one, until) for one in connections], until)
+        for attachment in runtime.attachments[:]:
+            attachment.stop_intake(max(0.0, until - monotonic()))
+        inbox.end()
+        for connection in connections:
+            connection.end_inbox()
+
+    def _say_farewell(self, connection: Connection, until: float) -> None:
+        connection.sessions.close_all(CloseCode.GOING_AWAY)
+        connection.stop_intake(max(0.0, until - monotonic()))
+
+    def _at_once(self, calls: list[Callable[[], object]], until: float) -> None:
+        """Make all calls in a greenlet each, until that time."""
+        greenlets = [gevent.spawn(call) for call in calls]
+        try:
+            gevent.joinall(greenlets, timeout=max(0.0, until - monotonic()) + _GRACE_SECONDS)
+        finally:
+            gevent.killall(greenlets, timeout=_GRACE_SECONDS)
+
+    @property
+    def _sudden(self) -> bool:
+        """True when handlers have no time left."""
+        return monotonic() >= self._deadline
+
+    def _finish_handlers(self) -> None:
+        """Wait for whoever works on a request, but the caller itself; kill what is left at the deadline."""
         current = gevent.getcurrent()
-        if timeout is None or timeout > 0:
-            with gevent.Timeout(timeout, False):
-                for greenlet, done in list(self._consumers):
-                    if greenlet is not current:
-                        done.wait()
-                for dispatcher in list(self._dispatchers):
-                    dispatcher.join()
+        done = False
+        while not done and not self._sudden:
+            patience = gevent.Timeout(None if self._deadline == inf else self._deadline - monotonic())
+            try:
+                with patience:
+                    self._patience = patience
+                    for greenlet, finished in list(self._consumers):
+                        # One that was dropped in the middle of its loop never finishes.
+                        while greenlet is not current and not greenlet.dead and not finished.wait(_DEAD_CHECK_SECONDS):
+                            pass
+                    for dispatcher in list(self._dispatchers):
+                        dispatcher.join()
+                    done = True
+            except gevent.Timeout as timeout:
+                if timeout is not patience:
+                    raise
+            finally:
+                self._patience = None
         left = sum(dispatcher.kill(_KILL_SECONDS) for dispatcher in self._dispatchers[:])
         self._dispatchers.clear()
         if left:
@@ -323,6 +428,12 @@ class Transceiver:
             LocalProtocolError: (a ``ValueError``) The sender is in use already, or is malformed, as an address may be.
             TransportError: The Transceiver is not running.
         """
+        runtime = self._running()
+        if not runtime.context.in_hub_thread():
+            return runtime.context.hand_over(self._add_connection, sender, push_addr, sub_addr, replace)
+        return self._add_connection(sender, push_addr, sub_addr, replace)
+
+    def _add_connection(self, sender: str, push_addr: Address | None, sub_addr: Address, replace: bool) -> Connection:
         runtime = self._running()
         connection = self._make_connection(runtime, sender, push_addr, sub_addr)
         while (old := self._connections.get(sender)) is not None:  # again: others may run while one is removed
@@ -354,14 +465,18 @@ class Transceiver:
 
         Requests of it that are answered later are not sent. Raises ``KeyError`` when there is no such sender.
         """
+        runtime = self._running()
+        if not runtime.context.in_hub_thread():
+            runtime.context.hand_over(self.remove_connection, sender)
+            return
         try:
             connection = self._connections.pop(sender)
         except KeyError:
             raise KeyError(f"no connection for sender {sender!r}; there are {sorted(self._connections)}") from None
-        connection.sessions.close_all(CloseCode.GOING_AWAY)
-        connection.stop_intake(self.linger)
+        until = monotonic() + self.linger
+        self._at_once([partial(self._say_farewell, connection, until)], until)
         connection.end_inbox()
-        connection.stop(linger=self.linger)
+        connection.stop(linger=max(0.0, until - monotonic()))
 
     @property
     def connections(self) -> dict[str, Connection]:
@@ -422,11 +537,14 @@ class Transceiver:
         runtime = self._running()
         inbox = runtime.inbox
         items = inbox.items
+        context = runtime.context
         done = (gevent.getcurrent(), Event())
         self._consumers.append(done)
         try:
             while True:
                 while items:
+                    if context.cut_off:
+                        context.check()  # a forked child leaves with an error, not with its parent's events
                     connection, request = items.popleft()
                     if inbox.receivers_wait:
                         inbox.taken()
@@ -434,8 +552,8 @@ class Transceiver:
                 if inbox.ended:
                     return
                 in_time = inbox.wait(timeout)
-                if not inbox.ended:
-                    runtime.context.check()  # a forked child leaves with an error, not with its parent's events
+                if context.cut_off:
+                    context.check()
                 if not in_time:
                     yield None, None, None
         finally:
@@ -457,8 +575,8 @@ class Transceiver:
         Args:
             handler: ``handler(conn, req)`` for each event that :meth:`recv` would yield. With *websocket* it gets no
                 WebSocket events; without it they are its own.
-            websocket: ``websocket(ws)`` for each :class:`~greentx.websocket.WebSocket`. When it returns the WebSocket is
-                closed (1000), when it raises too (1011).
+            websocket: ``websocket(ws)`` for each :class:`~greentx.websocket.WebSocket`. When it returns the WebSocket
+                is closed (1000), when it raises too (1011).
             pool: How many *handler* greenlets at once: a number, a ``gevent.pool.Pool``, ``None`` for no limit.
         """
         if handler is None and websocket is None:

@@ -583,8 +583,8 @@ class Writer:
     def stop(self, *, linger: float = 0.0) -> None:
         """Send what waits as far as the limits allow, then close the socket; safe to call twice.
 
-        Blocks this greenlet for *linger* seconds at the most. What is in the pipe then still goes out within the
-        context's linger.
+        Blocks this greenlet for *linger* seconds at the most. What is in the pipe then goes out in what is left of
+        them.
         """
         if self._poll_timer is None:
             return
@@ -613,7 +613,7 @@ class Writer:
             self._blocked.popleft().gone.set()
         for conn_id in list(self._outboxes):
             self.forget(conn_id)
-        self._context.close_socket(self._socket)
+        self._context.close_socket(self._socket, linger=max(0.0, deadline - monotonic()))
 
     def _outboxes_waiting(self) -> int:
         return sum(1 for outbox in self._outboxes.values() if not outbox.idle)
