@@ -1,10 +1,10 @@
-"""What do a million idle WebSockets cost: bytes for each, CPU of a round of pings, and for how long is the hub blocked?
+"""What do a million idle WebSockets cost: bytes for each, CPU of a round of pings, how long the hub is blocked?
 
-``python benchmarks/bench_registry.py [--entries 1000000] [--interval 10] [--json]``. A stand-in for Mongrel2 in a process
-of its own subscribes and throws away what comes; nobody answers, and between rounds the entries are told that somebody
-did. The memory is what tracemalloc counts, of what the registry itself keeps: no compression state, no handlers'
-greenlets. The CPU is that of all threads over one round; the longest block is measured in a second round, by a timer of
-one millisecond. It does not show what a million pongs cost: they are messages, see ``bench_throughput``.
+``python benchmarks/bench_registry.py [--entries 1000000] [--interval 10] [--json]``. A stand-in for Mongrel2 in a
+process of its own subscribes and throws away what comes; nobody answers, and between rounds the entries are told that
+somebody did. The memory is what tracemalloc counts, of what the registry itself keeps: no compression state, no
+handlers' greenlets. The CPU is that of all threads over one round; the longest block is measured in a second round, by
+a timer of one millisecond. It does not show what a million pongs cost: they are messages, see ``bench_throughput``.
 """
 
 from __future__ import annotations

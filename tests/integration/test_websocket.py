@@ -9,12 +9,10 @@ from typing import Any
 
 import gevent
 import pytest
-import tnetstring
 import websockets.sync.client
-import zmq.green as zmq
 from gevent import socket
 from gevent.event import Event
-from websocket_rig import MASK, echo, in_thread, rig, shared_mongrel2, started, until
+from websocket_rig import MASK, echo, in_thread, kill, rig, server_connections, shared_mongrel2, started, until
 from websockets.exceptions import ConnectionClosed as PeerClosed
 from websockets.exceptions import InvalidStatus
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
@@ -312,19 +310,6 @@ def test_a_client_that_reads_nothing_is_cut_off_all_the_same() -> None:
         assert raw.recv() is None
 
 
-def server_connections(one: Any) -> list[Any]:
-    """What Mongrel2 says about its connections."""
-    context = zmq.Context()
-    try:
-        request = context.socket(zmq.REQ)
-        request.linger = 0
-        request.connect(one.mongrel2.control_spec)
-        request.send(tnetstring.dumps([b"status", {b"what": b"net"}]))
-        return tnetstring.loads(request.recv())[b"rows"]
-    finally:
-        context.destroy(0)
-
-
 def test_when_the_handler_returns_or_raises_the_client_is_told() -> None:
     """1000 for a return, 1011 for an exception."""
 
@@ -508,20 +493,6 @@ def test_a_storm_of_notices_is_absorbed() -> None:
         survivor.send(b"still here")
         assert [survivor.recv().payload for _ in range(4)][-1] == b"still here"
         survivor.close()
-
-
-def kill(one: Any, numbers: list[int]) -> None:
-    """Have Mongrel2 end connections without telling."""
-    context = zmq.Context()
-    try:
-        request = context.socket(zmq.REQ)
-        request.linger = 0
-        request.connect(one.mongrel2.control_spec)
-        for number in numbers:
-            request.send(tnetstring.dumps([b"kill", {b"id": number}]))
-            request.recv()
-    finally:
-        context.destroy(0)
 
 
 # -- flow ------------------------------------------------------------------------------------------------------------

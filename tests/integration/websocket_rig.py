@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
+import tnetstring
+import zmq.green as zmq
 from gevent import socket
 
 from greentx import Transceiver
@@ -114,6 +116,32 @@ def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     with gevent.Timeout(seconds, AssertionError(f"it did not happen within {seconds} s")):
         while not condition():
             gevent.sleep(0.002)
+
+
+def ask(one: Rig, *commands: list[Any]) -> list[Any]:
+    """Send commands to Mongrel2's control port; return its answers."""
+    context = zmq.Context()
+    try:
+        request = context.socket(zmq.REQ)
+        request.linger = 0
+        request.connect(one.mongrel2.control_spec)
+        answers = []
+        for command in commands:
+            request.send(tnetstring.dumps(command))
+            answers.append(tnetstring.loads(request.recv()))
+        return answers
+    finally:
+        context.destroy(0)
+
+
+def server_connections(one: Rig) -> list[Any]:
+    """What Mongrel2 says about its connections."""
+    return list(ask(one, [b"status", {b"what": b"net"}])[0][b"rows"])
+
+
+def kill(one: Rig, numbers: list[int]) -> None:
+    """Have Mongrel2 end connections without telling."""
+    ask(one, *([b"kill", {b"id": number}] for number in numbers))
 
 
 class RawClient:
