@@ -88,8 +88,8 @@ class WSGIServer:
         error_log: The same for errors, and for ``wsgi.errors``; a logger at ERROR.
         handler_class: In the place of :class:`~greentx.wsgi.WSGIHandler`.
         environ: Added to every request's environ. ``SCRIPT_NAME`` is the path that the application is mounted at.
-        upload_store: The ``upload.temp_store`` setting of the front end, where it has one: an absolute path that ends in
-            ``XXXXXX``. Stored bodies are read from there, and deleted with the end of their request.
+        upload_store: The ``upload.temp_store`` setting of the front end, where it has one: an absolute path that ends
+            in ``XXXXXX``. Stored bodies are read from there, and deleted with the end of their request.
         mongrel2_settings: Of our own front end, by name, over :data:`greentx.wsgi.listeners.SETTINGS`.
         ssl_args: ``certfile`` and ``keyfile`` (PEM), where the front end is our own.
 
