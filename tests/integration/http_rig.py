@@ -95,6 +95,7 @@ def transceiver(server: Mongrel2, **options: Any) -> Iterator[Transceiver]:
 def serving(trans: Transceiver, handler: Any = None, **options: Any) -> Iterator[gevent.Greenlet]:
     """Run ``serve()`` in a greenlet; an exception of it fails the test."""
     greenlet = gevent.spawn(trans.serve, handler, **options)
+    gevent.sleep(0)  # or it would begin after the end
     try:
         yield greenlet
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -11,6 +12,7 @@ import pytest
 from gevent.pool import Pool
 from http_rig import Browser, StartMongrel2, only_connection, routes, serving, transceiver, wait_until
 
+from greentx.edge import Mongrel2
 from greentx.errors import LocalProtocolError
 from greentx.http1 import LAST_CHUNK, build_chunk
 
@@ -19,14 +21,32 @@ pytestmark = pytest.mark.mongrel2
 MB = 1 << 20
 
 
+@pytest.fixture(scope="module")
+def servers():
+    """One for each encoding of headers. A Mongrel2 takes half a second before it hands on the first reply (probed)."""
+    with contextlib.ExitStack() as stack:
+        running = {}
+        for protocol in ("tnetstring", "json"):
+            running[protocol] = Mongrel2(routes(protocol), settings={"limits.content_length": MB + 1})
+            stack.callback(running[protocol].stop, 0)
+            running[protocol].start()
+        yield running
+
+
 @pytest.fixture(params=["tnetstring", "json"])
-def server(request: pytest.FixtureRequest, start_mongrel2: StartMongrel2):
-    return start_mongrel2(routes(request.param), settings={"limits.content_length": MB + 1})
+def server(request: pytest.FixtureRequest, servers):
+    return servers[request.param]
 
 
 @pytest.fixture
-def any_server(start_mongrel2: StartMongrel2):
+def any_server(servers):
     """For what does not depend on the encoding of headers."""
+    return servers["tnetstring"]
+
+
+@pytest.fixture
+def own_server(start_mongrel2: StartMongrel2):
+    """One that no other test has sent anything to."""
     return start_mongrel2(routes())
 
 
@@ -380,11 +400,11 @@ def test_nothing_is_taken_behind_a_last_request(any_server):
     assert seen == ["/first"]
 
 
-def test_a_client_that_pipelines_without_end_is_closed(any_server, monkeypatch, caplog):
+def test_a_client_that_pipelines_without_end_is_closed(own_server, monkeypatch, caplog):
     """Its memory has a bound; the application hears of the end."""
     monkeypatch.setattr("greentx.pipeline.MAX_PIPELINED", 50)
     events = []
-    with transceiver(any_server) as trans, Browser(any_server) as browser:
+    with transceiver(own_server) as trans, Browser(own_server) as browser:
         receiver = gevent.spawn(lambda: [events.append(req.method) for _, _, req in trans.recv()])
         browser.send(pipelined(60))
         assert browser.at_end()
@@ -759,7 +779,7 @@ def test_a_disconnect_reaches_the_application_beside_the_handler_that_waits(any_
     assert handled == [("GET", "/0"), ("DISCONNECT", "@*")]
 
 
-def test_a_disconnect_waits_for_the_request_that_it_ends(any_server):
+def test_a_disconnect_waits_for_the_request_that_it_ends(own_server):
     """Where that has found no place in the pool yet, the application hears of the request first."""
     handled = []
     go_on = gevent.event.Event()
@@ -770,10 +790,10 @@ def test_a_disconnect_waits_for_the_request_that_it_ends(any_server):
             assert go_on.wait(5)
             conn.reply_http(req, "")
 
-    with transceiver(any_server) as trans, serving(trans, handler, pool=1), Browser(any_server) as blocking:
+    with transceiver(own_server) as trans, serving(trans, handler, pool=1), Browser(own_server) as blocking:
         blocking.ask("/blocks")
         wait_until(lambda: handled)
-        with Browser(any_server) as browser:
+        with Browser(own_server) as browser:
             browser.ask("/short")
             wait_until(lambda: only_connection(trans).requests == 2)
         gevent.sleep(0.05)
@@ -782,9 +802,9 @@ def test_a_disconnect_waits_for_the_request_that_it_ends(any_server):
     assert handled == [("GET", "/blocks"), ("GET", "/short"), ("DISCONNECT", "@*")]
 
 
-def test_handlers_that_are_killed_answer_503(any_server, caplog):
+def test_handlers_that_are_killed_answer_503(own_server, caplog):
     """With a timeout for the end: neither the one that runs nor the ones that wait leave their client hanging."""
-    with transceiver(any_server) as trans, Browser(any_server) as browser, Browser(any_server) as other:
+    with transceiver(own_server) as trans, Browser(own_server) as browser, Browser(own_server) as other:
         with serving(trans, lambda conn, req: gevent.sleep(60), pool=1):
             browser.ask("/1")
             wait_until(lambda: only_connection(trans).requests == 1)
@@ -796,7 +816,7 @@ def test_handlers_that_are_killed_answer_503(any_server, caplog):
     assert "2 requests had not been handled" in caplog.text
 
 
-def test_handlers_of_a_serve_that_failed_end_with_the_transceiver(any_server):
+def test_handlers_of_a_serve_that_failed_end_with_the_transceiver(own_server):
     """Whatever ends serve(), no handler outlives the with block."""
     ended = []
 
@@ -806,8 +826,8 @@ def test_handlers_of_a_serve_that_failed_end_with_the_transceiver(any_server):
         finally:
             ended.append(req.path)
 
-    with Browser(any_server) as browser:
-        with transceiver(any_server) as trans:
+    with Browser(own_server) as browser:
+        with transceiver(own_server) as trans:
             greenlet = gevent.spawn(trans.serve, handler)
             browser.ask("/x")
             wait_until(lambda: only_connection(trans).requests == 1)
@@ -818,10 +838,10 @@ def test_handlers_of_a_serve_that_failed_end_with_the_transceiver(any_server):
         assert browser.receive().status == 503
 
 
-def test_running_handlers_finish_and_those_that_wait_too(any_server):
+def test_running_handlers_finish_and_those_that_wait_too(own_server):
     """stop() without a timeout: all that came in is answered."""
-    with transceiver(any_server) as trans:
-        browsers = [Browser(any_server) for _ in range(5)]
+    with transceiver(own_server) as trans:
+        browsers = [Browser(own_server) for _ in range(5)]
 
         def handler(conn, req):
             gevent.sleep(0.02)
@@ -881,20 +901,20 @@ def test_answers_after_the_connection_was_removed_go_nowhere(any_server, caplog)
     assert "the connection was removed" in caplog.text
 
 
-def test_an_answer_to_a_server_that_restarted_reaches_no_stranger(any_server, caplog):
+def test_an_answer_to_a_server_that_restarted_reaches_no_stranger(own_server, caplog):
     """Ids begin at 1 again: what belongs to the old ones is dropped, and the application told."""
-    with transceiver(any_server) as trans:
+    with transceiver(own_server) as trans:
         events = trans.recv(timeout=8)
-        with Browser(any_server) as browser, Browser(any_server) as chat:
+        with Browser(own_server) as browser, Browser(own_server) as chat:
             browser.ask("/old")
             _, conn, old = next(events)
             chat.send("@chat {}\0")
             _, _, message = next(events)
-            any_server.kill()
+            own_server.kill()
             gone = {next(events)[2].sid for _ in range(2)}
             assert gone == {old.sid, message.sid}
-        any_server.start()
-        with Browser(any_server) as browser:
+        own_server.start()
+        with Browser(own_server) as browser:
             browser.ask("/new")
             new = next(events)[2]
             assert new.conn_id == old.conn_id
