@@ -104,6 +104,9 @@ _ENDS = frozenset({"DISCONNECT", "WEBSOCKET_CLOSE"})
 # While an answer waits to be written its receipt waits too, so long at a time.
 _RECEIPT_SECONDS = 0.002
 
+# Between an answer of ours and the next request of that connection for a Node, where requests are pipelined.
+_TURN_SECONDS = 0.005
+
 # Lives of servers that are over, as a Node remembers them: its queue does not go further back.
 _MAX_OLD_LIVES = 64
 
@@ -311,7 +314,9 @@ class Relay(Attachment):
         self._later.spawn(self._forward_later, connection, request, extra)
 
     def _forward_later(self, connection: Connection, request: Request, extra: Mapping[str, Any]) -> None:
-        # The answer before it has to be on its way before a Node may answer this one.
+        # Two processes in turn write to one connection, of which neither knows what the other wrote, and Mongrel2 kills
+        # it at the 17th message in its queue: give it time. And what is before has to be on its way.
+        gevent.sleep(_TURN_SECONDS)
         while connection._writer.waiting(request.conn_id):
             gevent.sleep(_RECEIPT_SECONDS)
         try:
