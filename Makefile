@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 PORT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install mongrel2 demo test style types coverage bench clean
+.PHONY: help install mongrel2 chromium demo test style types coverage bench clean
 
 help:
 	@echo 'make demo [PORT=8000]  run the chat example behind a real mongrel2'
@@ -26,22 +26,31 @@ $(STAMP): setup.py pyproject.toml
 install: $(STAMP)
 
 # Debian's package is installed where apt-get and the right to use it are there; else one line says what is missing.
-mongrel2:
-	@if [ "$$GREENTX_WITHOUT_MONGREL2" = 1 ] || command -v mongrel2 >/dev/null; then exit 0; fi; \
+# $(call need,COMMAND,PACKAGES,NAME of the variable to go without)
+define need
+	@if [ "$$GREENTX_WITHOUT_$(3)" = 1 ] || command -v $(1) >/dev/null; then exit 0; fi; \
 	sudo=; [ "$$(id -u)" = 0 ] || sudo='sudo -n'; \
 	if command -v apt-get >/dev/null && $$sudo true 2>/dev/null; then \
-		echo 'installing mongrel2-core with apt-get'; \
-		install() { $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends mongrel2-core; }; \
+		echo 'installing $(2) with apt-get'; \
+		install() { $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(2); }; \
 		{ install || { $$sudo apt-get update -qq && install; }; } >/dev/null 2>&1; \
 	fi; \
-	command -v mongrel2 >/dev/null || { \
-		echo 'mongrel2 is missing: install it (Debian, Ubuntu: apt-get install mongrel2-core), or set GREENTX_WITHOUT_MONGREL2=1 to go without' >&2; \
+	command -v $(1) >/dev/null || { \
+		echo '$(1) is missing: install it (Debian, Ubuntu: apt-get install $(2)), or set GREENTX_WITHOUT_$(3)=1 to go without' >&2; \
 		exit 1; }
+endef
+
+mongrel2:
+	$(call need,mongrel2,mongrel2-core,MONGREL2)
+
+# Only tests look at pages.
+chromium:
+	$(call need,chromedriver,chromium chromium-driver,CHROMIUM)
 
 demo: install mongrel2
 	@exec $(BIN)/python examples/chat.py --port $(PORT)
 
-test: install mongrel2
+test: install mongrel2 chromium
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 style: install
@@ -51,7 +60,7 @@ style: install
 types: install
 	@$(BIN)/mypy
 
-coverage: install mongrel2
+coverage: install mongrel2 chromium
 	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
 
 bench: install mongrel2
