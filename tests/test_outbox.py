@@ -1,0 +1,172 @@
+"""What may be sent to one connection, and what waits for it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greentx.transport import outbox
+from greentx.transport.outbox import BURST, CREDITS, EAGER, Outbox, Pacer
+
+
+def test_a_connection_may_have_a_burst_and_no_more():
+    """The message after the burst is refused, again and again, and is not counted."""
+    pacer = Pacer()
+    assert [pacer.allows("1") for _ in range(BURST + 3)] == [True] * BURST + [False] * 3
+
+
+def test_a_burst_stays_below_what_mongrel2_queues():
+    """Mongrel2 holds 16; ours, one that closes and one of a ping must fit, whatever the receipt still covers."""
+    assert BURST <= 12
+    assert EAGER < BURST
+
+
+def test_connections_do_not_use_up_each_others_burst():
+    """Each is counted for itself."""
+    pacer = Pacer()
+    for _ in range(BURST + 1):
+        pacer.allows("1")
+    assert pacer.allows("2")
+
+
+def test_a_receipt_is_due_before_the_burst_is_used_up():
+    """Asked for at the sixth message, it may be there before the eleventh."""
+    pacer = Pacer()
+    seen = []
+    for _ in range(BURST):
+        pacer.allows("1")
+        seen.append(pacer.due)
+    assert seen == [False] * (EAGER - 1) + [True] * (BURST - EAGER + 1)
+
+
+def test_what_was_sent_before_a_receipt_was_asked_for_counts_until_it_is_there():
+    """Six before and four after are ten, until the receipt confirms the six."""
+    pacer = Pacer()
+    for _ in range(EAGER):
+        pacer.allows("1")
+    pacer.asked()
+    assert not pacer.due
+    assert [pacer.allows("1") for _ in range(BURST)] == [True] * (BURST - EAGER) + [False] * EAGER
+    pacer.confirmed()
+    assert pacer.allows("1")
+
+
+def test_a_pacer_that_forgets_knows_nobody():
+    """A new server's ids mean other connections."""
+    pacer = Pacer()
+    for _ in range(BURST):
+        pacer.allows("1")
+    pacer.asked()
+    pacer.allows("1")
+    pacer.forget()
+    assert not pacer.due
+    assert all(pacer.allows("1") for _ in range(BURST))
+
+
+def test_many_connections_make_a_receipt_due_too(monkeypatch):
+    """So that those written to once can be forgotten."""
+    monkeypatch.setattr(outbox, "_KEEP", 10)
+    pacer = Pacer()
+    for number in range(12):
+        assert not pacer.due
+        assert pacer.allows(str(number))
+    assert pacer.due
+
+
+def test_split_keeps_back_who_is_busy_and_who_had_a_burst():
+    """Nothing overtakes what waits, and those allowed are counted."""
+    pacer = Pacer()
+    for _ in range(BURST):
+        pacer.allows("full")
+    assert pacer.split(["a", "full", "busy", "b"], {"busy": None}) == (["a", "b"], ["full", "busy"])
+    for _ in range(BURST - 1):
+        assert pacer.split(["a"], ()) == (["a"], [])
+    assert pacer.split(["a"], ()) == ([], ["a"])
+
+
+def test_an_outbox_joins_what_was_put_in():
+    """In order, as one message; a single part is not copied."""
+    box = Outbox(b"head")
+    assert box.idle
+    part = b"one"
+    box.put(part)
+    assert not box.idle
+    assert box.take() is part
+    box.put(b"two")
+    box.put(b"three")
+    assert (box.size, box.take(), box.size) == (8, b"twothree", 0)
+    assert box.idle
+
+
+def test_an_outbox_that_is_to_close_its_connection_is_not_idle():
+    """It has a message left to send."""
+    box = Outbox(b"head")
+    box.closing = True
+    assert not box.idle
+
+
+def test_an_outbox_gives_what_its_window_allows():
+    """A part that is larger than the window is cut, and the rest waits in its place."""
+    box = Outbox(b"head", window=10)
+    box.put(b"0123456")
+    box.put(b"789abcdef")
+    box.put(b"g")
+    assert box.take() == b"0123456789"
+    assert (box.window, box.size) == (0, 7)
+    assert box.take() == b""
+    box.credit(4)
+    assert (box.take(), box.confirmed) == (b"abcd", 4)
+    box.credit(10)
+    assert box.take() == b"efg"
+    assert (box.window, box.size, box.idle) == (7, 0, True)
+
+
+def test_credits_never_make_the_window_larger_than_the_servers():
+    """Credits for what was sent before the window was counted would add up."""
+    box = Outbox(b"head", window=CREDITS)
+    box.credit(5)
+    assert (box.window, box.confirmed) == (CREDITS, 5)
+    unlimited = Outbox(b"head")
+    unlimited.credit(5)
+    assert (unlimited.window, unlimited.confirmed) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("window", "waits", "closing", "size", "allowed"),
+    [
+        (10, b"", False, 10, True),
+        (10, b"", False, 11, False),
+        (10, b"x", False, 1, False),
+        (10, b"", True, 1, False),
+        (None, b"", False, 1, False),
+    ],
+)
+def test_a_message_of_the_callers_is_taken_out_of_the_window(window, waits, closing, size, allowed):
+    """Only where it fits and overtakes nothing."""
+    box = Outbox(b"head", window=window)
+    if waits:
+        box.put(waits)
+    box.closing = closing
+    assert box.spend(size) is allowed
+    assert box.window == (window - size if allowed else window)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=30), max_size=20), st.lists(st.integers(1, 40), min_size=1, max_size=60))
+def test_bytes_leave_an_outbox_as_they_came_whatever_the_credits(parts, credits):
+    """Cut anywhere: nothing is lost, doubled or turned around, and the window is never exceeded."""
+    box = Outbox(b"head", window=25)
+    for part in parts:
+        box.put(part)
+    taken = b""
+    under_way = 0
+    for credit in credits:
+        piece = box.take()
+        under_way += len(piece)
+        assert under_way <= 25
+        taken += piece
+        written = min(credit, under_way)
+        under_way -= written
+        box.credit(written)
+    assert b"".join(parts).startswith(taken)
+    assert box.size == sum(map(len, parts)) - len(taken)
