@@ -57,15 +57,26 @@ class BridgeSocket:
     """``environ['werkzeug.socket']``: a ``gevent.socket.socket`` which there is as soon as it is used.
 
     :meth:`send` sends all, since those who use it do not look at what it returns.
+
+    Args:
+        open_bridge: Returns the bridge, the same one each time.
+        on_use: Called before something is sent.
     """
 
-    def __init__(self, open_bridge: Callable[[], Bridge]) -> None:
+    def __init__(self, open_bridge: Callable[[], Bridge], on_use: Callable[[], None]) -> None:
         self._open_bridge = open_bridge
+        self._on_use = on_use
 
     def send(self, data: bytes, flags: int = 0) -> int:
         """Send *data*, all of it, and return its length. Blocks this greenlet."""
-        self._open_bridge().theirs.sendall(data, flags)
+        self.sendall(data, flags)
         return len(data)
+
+    def sendall(self, data: bytes, flags: int = 0) -> None:
+        """Send *data*. Blocks this greenlet."""
+        theirs = self._open_bridge().theirs
+        self._on_use()
+        theirs.sendall(data, flags)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._open_bridge().theirs, name)
@@ -92,6 +103,7 @@ class Bridge:
         self._limit = exchange.connection.websocket_options.max_queue
         self._work = Event()
         self._ended = False
+        self._code = int(CloseCode.NORMAL_CLOSURE)
         self._parser = FrameParser(require_mask=False)
         self._assembler = MessageAssembler()
         self._reader = gevent.spawn(self._read)
@@ -115,7 +127,7 @@ class Bridge:
             self.begin_close(CloseCode.INTERNAL_ERROR)
         finally:
             self._stop_writing()
-        self.begin_close(CloseCode.NORMAL_CLOSURE)
+        self.begin_close(self._code)
 
     def _read_head(self) -> bytes:
         """Read the library's answer and pass it on; return what came behind it, ``b""`` where nothing will."""
@@ -205,11 +217,14 @@ class Bridge:
         if self._entry is not None:
             self._connection.sessions.close(self._entry, code)
 
-    def finish(self) -> None:
-        """The application has returned: pass on what it wrote, then let go of the sockets.
+    def finish(self, code: int) -> None:
+        """The application has returned: pass on what it wrote, close with *code*, let go of the sockets; twice is once.
 
         Blocks this greenlet while the client does not read.
         """
+        if self._ours.closed:
+            return
+        self._code = code
         try:
             with contextlib.suppress(OSError):  # the library may have closed it
                 self.theirs.shutdown(socket.SHUT_WR)

@@ -254,7 +254,7 @@ class Upgrade:
         self._answer = answer
         environ["wsgi.websocket"] = self.websocket
         environ["wsgi.websocket_version"] = self.websocket.version
-        environ["werkzeug.socket"] = BridgeSocket(self._open_bridge)
+        environ["werkzeug.socket"] = BridgeSocket(self._open_bridge, self._use)
 
     def _check(self) -> Accepted | Refused:
         handler = self._handler
@@ -302,6 +302,9 @@ class Upgrade:
         else:
             if self.used:
                 self._end(CloseCode.NORMAL_CLOSURE)
+        finally:
+            if self._bridge is not None:  # which may have been looked at only
+                self._bridge.finish(CloseCode.NORMAL_CLOSURE)
 
     def _refuse(self, refused: Refused) -> None:
         data = refused.build(date=current_date())
@@ -347,11 +350,15 @@ class Upgrade:
             self._bridge = Bridge(self._exchange, self._switch)
         return self._bridge
 
-    def _switch(self, length: int, status: bytes = b"101 Switching Protocols") -> None:
+    def _use(self) -> None:
+        """From here on nothing else is answered."""
         self.used = self._exchange.ended = True
+        self._handler.server.upgrades.add(self)
+
+    def _switch(self, length: int, status: bytes = b"101 Switching Protocols") -> None:
+        self._use()
         self._set_status(status, length)
         self._handler.connection_upgraded = True
-        self._handler.server.upgrades.add(self)
 
     def go_away(self, code: int) -> None:
         """Begin to close what is open, with *code*: the server ends. Does not block."""
@@ -364,12 +371,15 @@ class Upgrade:
             log.warning("%r could not be closed: %s", self, error)
 
     def _end(self, code: int) -> None:
-        self.go_away(code)
-        server = self._handler.server
-        server.upgrades.discard(self)
-        server.clients.pop(self._exchange.request.sid, None)
-        if self._bridge is not None:
-            self._bridge.finish()
+        try:
+            if self._bridge is not None:
+                self._bridge.finish(code)
+            else:
+                self.go_away(code)
+        finally:
+            server = self._handler.server
+            server.upgrades.discard(self)
+            server.clients.pop(self._exchange.request.sid, None)
 
     def __repr__(self) -> str:
         state = repr(self._socket or self._bridge) if self.used else "not taken"

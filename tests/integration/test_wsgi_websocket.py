@@ -1,0 +1,830 @@
+"""WebSockets of WSGI applications behind a real mongrel2: both contracts, real frameworks, independent clients."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import flask
+import flask_sock
+import gevent
+import gevent.selectors
+import pytest
+import simple_websocket
+from engineio.async_drivers.gevent import Thread
+from gevent import subprocess
+from gevent.event import Event
+from gevent.queue import Queue
+from websocket_peer import HEAD, Peer
+
+from greentx import Transceiver
+from greentx.frames import Frame, FrameParser, Opcode, build_frame
+from greentx.wsgi import WSGIServer
+from greentx.wsgi.websocket import (
+    MSG_ALREADY_CLOSED,
+    MSG_CLOSED,
+    MSG_SOCKET_DEAD,
+    Resource,
+    WebSocketApplication,
+    WebSocketError,
+    WebSocketServer,
+)
+
+pytestmark = pytest.mark.mongrel2
+
+SIMPLE = {
+    "thread_class": Thread,
+    "event_class": Event,
+    "selector_class": gevent.selectors.DefaultSelector,
+}
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., WSGIServer]]:
+    """Starts a server for an application; it is stopped after the test."""
+    with ExitStack() as stack:
+
+        def start(application, cls=WSGIServer, listener=("127.0.0.1", 0), **options):
+            server = cls(listener, application, log=None, **options)
+            server.start()
+            stack.callback(server.stop, 1)
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., Peer]]:
+    """Makes a Peer; they are closed after the test."""
+    with ExitStack() as stack:
+
+        def make(server, *args, **options) -> Peer:
+            peer = Peer(server if isinstance(server, int) else server.server_port, *args, **options)
+            stack.callback(peer.sock.close)
+            return peer
+
+        yield make
+
+
+def run_client(script: str) -> str:
+    """Run a client's *script* in another Python, and return what it prints."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=40)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def echo(environ, start_response):
+    """Send every message back; what is said about the response goes nowhere."""
+    ws = environ["wsgi.websocket"]
+    while (message := ws.receive()) is not None:
+        ws.send(message)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"nobody reads this"]
+
+
+# -- environ['wsgi.websocket'] -----------------------------------------------------------------------------------------
+
+
+def test_messages_keep_their_kind(serve, connect):
+    """Text comes as str, binary as bytearray; they go out as what they are, or as *binary* says."""
+    seen = Queue()
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        for _ in range(2):
+            seen.put(ws.receive())
+        ws.send("text")
+        ws.send(bytearray(b"\x00\xff"))
+        ws.send("as bytes", binary=True)
+        ws.send(b"as text", binary=False)
+        ws.send_frame("are you there?", ws.OPCODE_PING)
+        return []
+
+    peer = connect(serve(application))
+    assert peer.head() == HEAD
+    peer.send("grüße")
+    peer.send(b"\x00\xff")
+    assert [(type(one), one) for one in (seen.get(), seen.get())] == [
+        (str, "grüße"),
+        (bytearray, bytearray(b"\x00\xff")),
+    ]
+    assert [peer.frame() for _ in range(5)] == [
+        Frame(b"text", Opcode.TEXT, 0, True),
+        Frame(b"\x00\xff", Opcode.BINARY, 0, True),
+        Frame(b"as bytes", Opcode.BINARY, 0, True),
+        Frame(b"as text", Opcode.TEXT, 0, True),
+        Frame(b"are you there?", Opcode.PING, 0, True),
+    ]
+    assert peer.closed() == (1000, "")
+    peer.close()
+    assert peer.rest() == b""
+
+
+def test_what_the_object_knows(serve, connect):
+    """Its attributes are those that applications of gevent-websocket read; the environ says it was a GET."""
+    seen = Queue()
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        seen.put((ws.path, ws.version, ws.origin, ws.protocol))
+        seen.put((ws.environ is environ, ws.handler.environ is environ, ws.stream.handler is ws.handler))
+        seen.put((environ["REQUEST_METHOD"], environ["wsgi.websocket_version"], environ["HTTP_UPGRADE"]))
+        seen.put((environ["wsgi.input"].read(), environ["wsgi.input_terminated"], ws.closed))
+        ws.logger.debug("%r", ws)
+        seen.put(next(iter(ws.handler.server.clients.values())).ws is ws)
+        ws.receive()
+        return []
+
+    server = serve(application)
+    peer = connect(server, "/a%20b?c=d", headers="Origin: https://example.org\r\nSec-WebSocket-Protocol: one, two\r\n")
+    peer.head()
+    assert [seen.get() for _ in range(5)] == [
+        ("/a b", "13", "https://example.org", "one, two"),
+        (True, True, True),
+        ("GET", "13", "websocket"),
+        (b"", False, False),
+        True,
+    ]
+    peer.close()
+    assert peer.closed() == (1000, "")
+    while server.clients or server.upgrades:
+        gevent.sleep(0.001)
+
+
+def test_after_the_peers_close_none_comes_once_then_the_error(serve, connect):
+    """What came before is received first; sending fails at once, with the texts that people compare."""
+    seen = Queue()
+    go_on = Event()
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        ws.send("hello")
+        go_on.wait()
+        for call in (ws.receive, ws.receive, ws.receive, lambda: ws.send("x"), lambda: ws.send_frame("x", 1)):
+            try:
+                seen.put((call(), ws.closed))
+            except WebSocketError as error:
+                seen.put(str(error))
+        ws.close()
+        seen.put(environ["greentx.disconnected"].wait(10))
+        return []
+
+    peer = connect(serve(application))
+    peer.head()
+    peer.send("last words")
+    peer.close(4000)
+    assert peer.message() == "hello"
+    assert peer.closed() == (4000, "")
+    go_on.set()
+    assert [seen.get(timeout=10) for _ in range(6)] == [
+        ("last words", True),
+        (None, True),
+        MSG_ALREADY_CLOSED,
+        MSG_SOCKET_DEAD,
+        MSG_ALREADY_CLOSED,
+        True,
+    ]
+
+
+def test_what_was_not_read_keeps_it_from_looking_closed(serve, connect):
+    """Loops of the form `while not ws.closed` receive every message that came."""
+    seen = Queue()
+    go_on = Event()
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        while not ws.closed:
+            go_on.wait()
+            seen.put(ws.receive())
+        seen.put("closed")
+        return []
+
+    peer = connect(serve(application))
+    peer.head()
+    peer.send("one")
+    peer.send("two")
+    peer.close()
+    peer.closed()
+    go_on.set()
+    assert [seen.get(timeout=10) for _ in range(3)] == ["one", "two", "closed"]
+
+
+def test_the_application_closes_with_a_code(serve, connect):
+    """close() does not wait; then nothing can be sent or received, and closing again is nothing."""
+    seen = Queue()
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        ws.close(4001, b"go away")
+        ws.close(1000)
+        for call in (ws.receive, lambda: ws.send("x")):
+            with pytest.raises(WebSocketError) as caught:
+                call()
+            seen.put(str(caught.value))
+        return []
+
+    peer = connect(serve(application))
+    peer.head()
+    assert peer.closed() == (4001, "go away")
+    assert [seen.get(timeout=10), seen.get(timeout=10)] == [MSG_ALREADY_CLOSED, MSG_SOCKET_DEAD]
+
+
+def test_only_messages_can_be_sent(serve, connect):
+    """Neither objects nor frames that RFC 6455 does not know."""
+    seen = Queue()
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        for call in (lambda: ws.send(5), lambda: ws.send(None), lambda: ws.send_frame(b"", 3), lambda: ws.close(5)):
+            try:
+                call()
+            except (TypeError, ValueError) as error:
+                seen.put(type(error).__mro__[1])
+        return []
+
+    peer = connect(serve(application))
+    peer.head()
+    peer.closed()
+    assert len([seen.get(timeout=10) for _ in range(4)]) == 4
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "401 Unauthorized", "302 Found"])
+def test_an_ordinary_answer_is_sent_and_the_connection_closed(serve, connect, status):
+    """An application that does not take the WebSocket says why, in HTTP."""
+
+    def application(environ, start_response):
+        assert "wsgi.websocket" in environ
+        start_response(status, [("Content-Type", "text/plain")])
+        return [b"no ", b"WebSocket ", b"here"]
+
+    peer = connect(serve(application))
+    head = peer.head()
+    assert head.startswith(f"HTTP/1.1 {status}\r\n".encode())
+    assert b"Connection: close\r\n" in head
+    assert peer.rest() == b"no WebSocket here"
+
+
+def test_what_was_answered_is_no_websocket(serve, connect):
+    """Behind an answer in HTTP the WebSocket is dead, and cannot be closed a second time."""
+    seen = Queue()
+
+    def application(environ, start_response):
+        write = start_response("403 Forbidden", [])
+        write(b"no")
+        ws = environ["wsgi.websocket"]
+        ws.close()
+        try:
+            ws.receive()
+        except WebSocketError as error:
+            seen.put(str(error))
+        try:
+            environ["werkzeug.socket"].recv(1)
+        except ConnectionResetError:
+            seen.put("reset")
+        return []
+
+    peer = connect(serve(application))
+    assert peer.head().startswith(b"HTTP/1.1 403 ")
+    assert b"no" in peer.rest()
+    assert (seen.get(), seen.get()) == (MSG_ALREADY_CLOSED, "reset")
+
+
+def test_one_that_is_neither_taken_nor_answered_is_closed(serve, connect):
+    """As with gevent-websocket, an application that returns has had its WebSocket."""
+    peer = connect(serve(lambda environ, start_response: []))
+    assert peer.head() == HEAD
+    assert peer.closed() == (1000, "")
+
+
+def test_generators_work(serve, connect):
+    """The body of one runs when the server iterates; what it yields goes nowhere."""
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        ws = environ["wsgi.websocket"]
+        ws.send("from a generator")
+        yield b"lost"
+        ws.send("again")
+        yield b"lost, too"
+
+    peer = connect(serve(application))
+    assert peer.head() == HEAD
+    assert (peer.message(), peer.message()) == ("from a generator", "again")
+    assert peer.closed() == (1000, "")
+
+
+def test_a_failure_is_told_by_its_code(serve, connect):
+    """After the 101 an exception closes with 1011, before it is a 500 page."""
+    errors = []
+
+    class Log:
+        write = errors.append
+
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/late":
+            environ["wsgi.websocket"].send("x")
+        raise RuntimeError("a fault of the application")
+
+    server = serve(application, error_log=Log())
+    server.loop = Quiet()
+    peer = connect(server, "/late")
+    peer.head()
+    assert peer.message() == "x"
+    assert peer.closed() == (1011, "")
+    peer = connect(server, "/early")
+    assert peer.head().startswith(b"HTTP/1.1 500 ")
+    assert b"fault" not in peer.rest()
+    assert [str(one) for one in server.loop.errors] == ["a fault of the application"] * 2
+
+
+class Quiet:
+    """In the place of a server's loop: keeps the errors that it is told of."""
+
+    def __init__(self) -> None:
+        self.errors: list[BaseException] = []
+        self._loop = gevent.get_hub().loop
+
+    def handle_error(self, context, kind, value, tb) -> None:
+        self.errors.append(value)
+
+    def __getattr__(self, name):
+        return getattr(self._loop, name)
+
+
+def test_sending_to_one_that_went_is_no_failure(serve, connect):
+    """A WebSocketError that leaves the application says that the client has gone, and is not logged as a fault."""
+    sent = Event()
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        try:
+            while True:
+                ws.send("x")
+                gevent.sleep(0.001)
+        finally:
+            sent.set()
+
+    server = serve(application)
+    server.loop = Quiet()
+    peer = connect(server)
+    peer.head()
+    peer.sock.close()
+    assert sent.wait(10)
+    while server.upgrades:
+        gevent.sleep(0.001)
+    assert server.loop.errors == []
+
+
+def test_a_handshake_that_no_application_may_accept(serve, connect):
+    """Another version is answered 426; a server that cannot serve WebSockets says so with a 503."""
+    server = serve(echo)
+    peer = connect(server, version=12)
+    assert peer.head().startswith(b"HTTP/1.1 426 ")
+    assert b"13" in peer.rest()
+    server.websockets_refused = "several workers share one endpoint"
+    peer = connect(server)
+    assert peer.head().startswith(b"HTTP/1.1 503 ")
+    assert peer.rest() == b"several workers share one endpoint\n"
+
+
+def test_the_end_of_the_server_is_told(serve, connect):
+    """stop() sends close frames first, then handlers end as of themselves."""
+    server = serve(echo)
+    peer = connect(server)
+    peer.head()
+    peer.send("x")
+    assert peer.message() == "x"
+    server.goodbye_code = 1012
+    stopping = gevent.spawn(server.stop, 10)
+    assert peer.closed() == (1012, "")
+    peer.close(1012)
+    assert peer.rest() == b""
+    stopping.join()
+    assert server.closed and not server.upgrades
+
+
+def test_handlers_that_do_not_end_are_killed(serve, connect):
+    """The client gets its close frame all the same, and is cut off."""
+    taken = Event()
+
+    def application(environ, start_response):
+        environ["wsgi.websocket"].send("x")
+        taken.set()
+        Event().wait()
+
+    server = serve(application)
+    peer = connect(server)
+    peer.head()
+    assert taken.wait(10)
+    server.stop(0.05)
+    assert peer.message() == "x"
+    assert peer.closed() == (1001, "")
+    assert peer.rest() == b""
+
+
+# -- names of gevent-websocket -----------------------------------------------------------------------------------------
+
+
+def test_resources_and_applications(serve, connect):
+    """A Resource picks by path and kind; an application hears of its opening, its messages and its end."""
+    said = Queue()
+
+    class Chat(WebSocketApplication):
+        def on_open(self):
+            said.put("open")
+            assert self.protocol.handler is self.ws.handler
+            assert self.protocol.server is server
+
+        def on_message(self, message):
+            if message == "stop":
+                self.ws.close(4000)
+            else:
+                for client in self.ws.handler.server.clients.values():
+                    client.ws.send(message)
+
+        def on_close(self, reason):
+            said.put(reason)
+
+        @classmethod
+        def protocol_name(cls):
+            return "chat.v1"
+
+    def page(environ, start_response):
+        start_response("200 OK", [])
+        return [b"a page"]
+
+    server = serve(Resource([("^/chat", Chat), ("^/echo", WebSocketApplication), ("^/page", page)]), WebSocketServer)
+    offer = "Sec-WebSocket-Protocol: old, chat.v1\r\n"
+    one, two = connect(server, "/chat", headers=offer), connect(server, "/chat")
+    assert b"Sec-WebSocket-Protocol: chat.v1\r\n" in one.head()
+    assert two.head() == HEAD
+    assert (said.get(), said.get()) == ("open", "open")
+    one.send("hello")
+    assert (one.message(), two.message()) == ("hello", "hello")
+    one.send("stop")
+    assert one.closed() == (4000, "")
+    two.sock.close()
+    assert (said.get(timeout=10), said.get(timeout=10)) == (MSG_CLOSED, MSG_CLOSED)
+
+    peer = connect(server, "/echo")
+    assert peer.head() == HEAD
+    peer.send(b"binary")
+    assert peer.message() == b"binary"
+    peer = connect(server, "/page")
+    assert peer.head().startswith(b"HTTP/1.1 200 ")
+    peer = connect(server, "/nowhere")
+    assert peer.head().startswith(b"HTTP/1.1 404 ")
+    assert peer.rest() == b"Not Found"
+
+
+def test_a_hook_takes_requests_before(serve, connect):
+    """Where pre_start_hook returns something true, the application sees a request without a WebSocket."""
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [str("wsgi.websocket" in environ or "werkzeug.socket" in environ).encode()]
+
+    def hook(handler):
+        return handler.environ["PATH_INFO"] == "/plain"
+
+    server = serve(application, WebSocketServer, pre_start_hook=hook, debug=True)
+    assert server.debug
+    for path, body in (("/plain", b"False"), ("/ws", b"True")):
+        peer = connect(server, path)
+        assert peer.head().startswith(b"HTTP/1.1 200 ")
+        assert peer.rest() == body
+
+
+# -- a socket ----------------------------------------------------------------------------------------------------------
+
+
+ENDINGS = {
+    "an ordinary response": lambda start_response: start_response("200 OK", []) and [b"x"],
+    "nothing": lambda start_response: [],
+    "None": lambda start_response: None,
+}
+
+
+def stop_iteration(start_response):
+    raise StopIteration
+
+
+def connection_error(start_response):
+    raise ConnectionError
+
+
+ENDINGS.update({"StopIteration": stop_iteration, "ConnectionError": connection_error})
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_however_the_application_leaves_nothing_more_is_sent(serve, connect, ending):
+    """What simple-websocket's users return or raise, behind a socket that was used, reaches neither client nor log."""
+
+    def application(environ, start_response):
+        ws = simple_websocket.Server(environ, **SIMPLE)
+        ws.send(ws.receive())
+        ws.close(4002, "enough")
+        return ENDINGS[ending](start_response)
+
+    server = serve(application)
+    server.loop = Quiet()
+    peer = connect(server)
+    assert b"\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in peer.head().replace(b"sec", b"Sec")
+    peer.send("x")
+    assert peer.message() == "x"
+    assert peer.closed() == (4002, "enough")
+    peer.close(4002)
+    assert peer.rest() == b""
+    while server.upgrades:
+        gevent.sleep(0.001)
+    assert server.loop.errors == []
+
+
+def test_flask_sock(serve):
+    """With an independent client: text, binary, 300 KB either way, compressed, a ping, an orderly end."""
+    app = flask.Flask(__name__)
+    app.config["SOCK_SERVER_OPTIONS"] = {**SIMPLE, "ping_interval": 20}
+    sock = flask_sock.Sock(app)
+
+    @sock.route("/echo/<name>")
+    def echo_route(ws, name):
+        ws.send(name)
+        while True:
+            ws.send(ws.receive())
+
+    @app.route("/")
+    def index():
+        return "index"
+
+    port = serve(app).server_port
+    printed = run_client(f"""
+import urllib.request
+from websockets.sync.client import connect
+with connect("ws://127.0.0.1:{port}/echo/me") as ws:
+    assert ws.recv() == "me"
+    assert [one.name for one in ws.protocol.extensions] == ["permessage-deflate"]
+    for message in ("grüße", b"\\0\\xff", "long " * 60000, b"x", ""):
+        ws.send(message)
+        assert ws.recv(timeout=10) == message, message
+    assert ws.ping().wait(10)
+    ws.close(4000, "bye")
+    print(ws.close_code, ws.close_reason)
+try:
+    connect("ws://127.0.0.1:{port}/nowhere")
+except Exception as error:
+    print(error)
+print(urllib.request.urlopen("http://127.0.0.1:{port}/").read().decode())
+""")
+    assert printed.splitlines() == ["4000 ", "server rejected WebSocket connection: HTTP 404", "index"]
+
+
+def test_flask_with_wsgi_websocket(serve):
+    """The same client and a Flask route that takes the object out of the environ."""
+    app = flask.Flask(__name__)
+
+    @app.route("/echo", websocket=True)
+    def echo_route():
+        ws = flask.request.environ.get("wsgi.websocket")
+        if ws is None:
+            flask.abort(400)
+        while (message := ws.receive()) is not None:
+            ws.send(message)
+        return "unread"
+
+    port = serve(app).server_port
+    printed = run_client(f"""
+from websockets.sync.client import connect
+with connect("ws://127.0.0.1:{port}/echo") as ws:
+    for message in ("grüße", b"\\0\\xff", "long " * 60000, ""):
+        ws.send(message)
+        assert ws.recv(timeout=10) == message, message
+    assert ws.ping().wait(10)
+print(ws.close_code)
+""")
+    assert printed == "1000\n"
+
+
+def test_frames_pass_whole(serve, connect):
+    """However the library cuts its bytes, the client gets frames; a ping of ours never falls into one."""
+    peer = connect(serve(raw_unmasking))
+    assert peer.head() == HEAD
+    for size in (0, 1, 125, 126, 65535, 65536, 200000):
+        peer.send(b"x" * size)
+        assert peer.frame() == Frame(b"x" * size, Opcode.BINARY, 0, True)
+    peer.send(b"you", Opcode.PING)
+    assert peer.frame() == Frame(b"you", Opcode.PING, 0, True)
+
+
+def raw_unmasking(environ, start_response):
+    """A library that reads the client's frames and sends them back in small pieces."""
+    sock = environ["werkzeug.socket"]
+    sock.sendall(HEAD)
+    parser = FrameParser(require_mask=True)
+    while data := sock.recv(65536):
+        for frame in parser.feed(data):
+            answer = build_frame(frame.payload, frame.opcode)
+            for start in range(0, len(answer), 10007):
+                sock.sendall(answer[start : start + 10007])
+    sock.close()
+
+
+def test_fragments_are_joined(serve, connect):
+    """A library may send fragments, with a control frame in between."""
+
+    def application(environ, start_response):
+        sock = environ["werkzeug.socket"]
+        sock.send(HEAD + build_frame(b"a", Opcode.TEXT, 4, fin=False) + build_frame(b"?", Opcode.PING))
+        sock.send(build_frame(b"b", Opcode.CONT, fin=False) + build_frame(b"c", Opcode.CONT))
+
+    peer = connect(serve(application))
+    peer.head()
+    assert peer.frame() == Frame(b"?", Opcode.PING, 0, True)
+    assert peer.frame() == Frame(b"abc", Opcode.TEXT, 4, True)
+    assert peer.closed() == (1000, "")
+
+
+@pytest.mark.parametrize(
+    ("written", "code"),
+    [
+        pytest.param(HEAD, 1000, id="nothing more"),
+        pytest.param(HEAD + build_frame(b"x", Opcode.TEXT, mask=b"abcd"), 1011, id="a masked frame"),
+        pytest.param(HEAD + b"\x83\x00", 1011, id="a reserved opcode"),
+        pytest.param(HEAD + build_frame(b"\x00", Opcode.CLOSE), 1011, id="a broken close frame"),
+    ],
+)
+def test_the_client_hears_of_the_librarys_end(serve, connect, written, code):
+    """A socket that is closed without a close frame, and a library that breaks the protocol."""
+
+    def application(environ, start_response):
+        environ["werkzeug.socket"].sendall(written)
+
+    peer = connect(serve(application))
+    assert peer.head() == HEAD
+    assert peer.closed() == (code, "")
+
+
+def test_a_library_may_refuse(serve, connect):
+    """An answer other than a 101 is passed on as it is, and the connection closed."""
+
+    def application(environ, start_response):
+        sock = environ["werkzeug.socket"]
+        sock.send(b"HTTP/1.1 418 I'm a teapot\r\nContent-Length: 100000\r\n\r\n")
+        sock.sendall(b"x" * 100000)
+        return []
+
+    server = serve(application)
+    peer = connect(server)
+    assert peer.head().startswith(b"HTTP/1.1 418 ")
+    assert len(peer.rest()) == 100000
+
+
+@pytest.mark.parametrize("written", [b"no answer at all", b"x" * 70000])
+def test_what_is_no_answer_closes(serve, connect, written):
+    """Bytes that are no head are not passed on."""
+
+    def application(environ, start_response):
+        environ["werkzeug.socket"].sendall(written)
+        return []
+
+    peer = connect(serve(application))
+    assert peer.rest() == b""
+
+
+def test_a_library_hears_of_the_end(serve, connect):
+    """The peer's close frame comes with its code; one that vanished is the end of the stream; our own end is 1001."""
+    seen = Queue()
+
+    def application(environ, start_response):
+        ws = simple_websocket.Server(environ, **SIMPLE)
+        try:
+            while True:
+                ws.receive()
+        except simple_websocket.ConnectionClosed as error:
+            seen.put((int(error.reason), error.message))
+        seen.put(environ["greentx.disconnected"].is_set())
+
+    server = serve(application)
+    peer = connect(server)
+    peer.head()
+    peer.close(4000, "bye")
+    assert (seen.get(timeout=10), seen.get(timeout=10)) == ((4000, "bye"), True)
+    assert peer.closed() == (4000, "")
+    assert peer.rest() == b""
+    peer = connect(server)
+    peer.head()
+    peer.sock.close()
+    assert (seen.get(timeout=10), seen.get(timeout=10)) == ((1005, None), True)
+    peer = connect(server)
+    peer.head()
+    stopping = gevent.spawn(server.stop, 10)
+    assert peer.closed() == (1001, "")
+    peer.close(1001)
+    assert seen.get(timeout=10) == (1001, "")
+    stopping.join()
+
+
+def test_liveness_is_ours_for_both(start_mongrel2, serve, connect):
+    """Peers are pinged by the core, whose pongs no library sees, and a silent one is ended."""
+    seen = Queue()
+
+    def application(environ, start_response):
+        ws = simple_websocket.Server(environ, **SIMPLE)
+        try:
+            while True:
+                seen.put(ws.receive())
+        except simple_websocket.ConnectionClosed as error:
+            seen.put(int(error.reason))
+
+    mongrel2 = start_mongrel2()
+    handler = mongrel2.handlers[0]
+    options = {"rep_port": False, "ping_timeout": 0.05, "connect_timeout": 10}
+    with Transceiver(handler.sender, handler.send_spec, handler.recv_spec, **options) as trans:
+        server = serve(application, listener=trans)
+        assert trans.handshake_events
+        peer = connect(mongrel2.port)
+        peer.head()
+        for _ in range(3):
+            ping = peer.frame()
+            assert ping.opcode == Opcode.PING
+            peer.send(ping.payload, Opcode.PONG)
+        peer.send("still here")
+        assert seen.get(timeout=10) == "still here"
+        assert len(trans.websockets) == 1
+        assert seen.get(timeout=10) == 1005
+        assert len(trans.websockets) == 0
+        server.stop()
+        assert not trans.handshake_events
+
+
+def test_a_library_that_does_not_read_is_ended(start_mongrel2, serve, connect):
+    """No more messages wait for it than for any other WebSocket: then it is closed with 1013."""
+    done = Event()
+
+    def application(environ, start_response):
+        environ["werkzeug.socket"].send(HEAD)
+        done.wait()
+
+    mongrel2 = start_mongrel2()
+    handler = mongrel2.handlers[0]
+    with Transceiver(handler.sender, handler.send_spec, handler.recv_spec, rep_port=False, max_queue=2) as trans:
+        server = serve(application, listener=trans)
+        peer = connect(mongrel2.port)
+        peer.head()
+        for _ in range(20):
+            peer.send(b"x" * 100000)
+        assert peer.closed()[0] == 1013
+        done.set()
+        server.stop()
+
+
+# -- python-socketio ---------------------------------------------------------------------------------------------------
+
+SOCKETIO_SERVER = """
+import sys
+if sys.argv[1] == "compat":
+    from greentx.compat import install_geventwebsocket
+    install_geventwebsocket()
+import socketio
+from greentx.wsgi import WSGIServer
+sio = socketio.Server(async_mode="gevent")
+@sio.event
+def shout(sid, data):
+    sio.emit("shouted", data.upper(), to=sid)
+    return len(data)
+server = WSGIServer(("127.0.0.1", 0), socketio.WSGIApp(sio), log=None)
+server.start()
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+SOCKETIO_CLIENT = """
+import socketio, sys, threading
+for transports in (["polling"], ["websocket"], ["polling", "websocket"]):
+    heard = threading.Event()
+    sio = socketio.Client(reconnection=False)
+    sio.on("shouted", lambda data: (print(data), heard.set()))
+    sio.connect(f"http://127.0.0.1:{sys.argv[1]}", transports=transports)
+    assert sio.call("shout", "hello", timeout=10) == 5
+    assert heard.wait(10)
+    print(sio.transport())
+    sio.disconnect()
+"""
+
+
+@pytest.mark.parametrize("way", ["compat", "socket"])
+def test_python_socketio(way):
+    """In gevent mode, with and without the stand-in for gevent-websocket; polling, websocket, and the upgrade."""
+    command = [sys.executable, "-c", SOCKETIO_SERVER, way]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        port = server.stdout.readline().strip()
+        assert port, server.stderr.read()
+        command = [sys.executable, "-c", SOCKETIO_CLIENT, port]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=40)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        assert done.stdout.split() == ["HELLO", "polling", "HELLO", "websocket", "HELLO", "websocket"]
+    finally:
+        server.terminate()
+        errors = server.communicate(timeout=20)[1]
+    assert "Traceback" not in errors, errors
