@@ -575,7 +575,8 @@ class WSGIServer:
                     self._handle(exchange, address)
                 finally:
                     self.do_close(exchange, address)
-                    if len(parked) < _MAX_PARKED:
+                    # Where its connection is not known any more, the server was killed, and waits for this greenlet.
+                    if len(parked) < _MAX_PARKED and sid in self._lines and not exchange.disconnected.is_set():
                         runner.generation = self._generation
                         parked[sid] = runner
                     self._done(exchange)
@@ -682,7 +683,8 @@ class WSGIServer:
         self._waiting.clear()
         current = gevent.getcurrent()
         running = [one.greenlet for one in exchanges if one.greenlet is not None and one.greenlet is not current]
-        gevent.killall(running, timeout=timeout)
+        gevent.killall(running, block=False)
+        gevent.joinall(running, timeout=timeout)
         for exchange in exchanges:
             if exchange.greenlet is None and not exchange.ended and not exchange.disconnected.is_set():
                 self._refuse(exchange)
