@@ -654,3 +654,69 @@ def test_a_get_without_a_version_is_told_which_one() -> None:
         raw.request("/", headers)
         answer = raw.sock.recv(65536)
         assert answer.startswith(b"HTTP/1.1 426 ") and b"Sec-WebSocket-Version: 13" in answer
+
+
+# -- several processes, several threads ------------------------------------------------------------------------------
+
+
+def test_handlers_that_share_an_endpoint_serve_each_message_where_it_comes() -> None:
+    """Mongrel2 deals the messages of a client out to both; pings drop nobody, both hear of the end."""
+    heard: list[str] = []
+
+    def serve(trans: Transceiver, name: str) -> gevent.Greenlet:
+        def handler(ws: Any) -> None:
+            for message in ws:
+                ws.send(f"{name} {message}")
+            heard.append(f"{name} {ws.close_code}")
+
+        return gevent.spawn(trans.serve, websocket=handler)
+
+    with started(Mongrel2({"/": Handler("both")})) as server:
+        entry = server.handlers[0]
+        where = (entry.sender, entry.send_spec, entry.recv_spec)
+        with (
+            Transceiver(*where, rep_port=False, shared=True, ping_timeout=0.2) as a,
+            Transceiver(*where, rep_port=False, shared=True, ping_timeout=0.2) as b,
+        ):
+            a.wait_ready(10)
+            b.wait_ready(10)
+            serving = [serve(a, "a"), serve(b, "b")]
+
+            def talk(url: str) -> list[Any]:
+                got = []
+                with client(url) as ws:
+                    for number in range(10):
+                        ws.send(str(number))
+                        got.append(ws.recv(10))
+                        time.sleep(0.1)
+                return got
+
+            got = in_thread(talk, server.url.replace("http", "ws"))
+            assert [text[2:] for text in got] == [str(number) for number in range(10)]
+            assert {text[0] for text in got} == {"a", "b"}
+            # One got the close frame; the other's next ping finds out.
+            until(lambda: len(heard) == 2)
+            assert len(a.websockets) == len(b.websockets) == 0
+            a.stop(0)
+            b.stop(0)
+            gevent.joinall(serving, timeout=5)
+
+
+def test_a_native_thread_may_send_and_broadcast() -> None:
+    """The calls are handed to the hub; errors come back."""
+    with rig() as one, one.raw() as raw:
+        until(lambda: one.sockets)
+        ws = one.sockets[0]
+
+        def work() -> str:
+            ws.send("from a thread")
+            one.trans.broadcast("to all")
+            ws._begin_close(4000)
+            try:
+                ws.send("late")
+            except ConnectionClosed as error:
+                return str(error.code)
+            return ""
+
+        assert in_thread(work) == "4000"
+        assert [raw.recv().payload for _ in range(2)] == [b"from a thread", b"to all"]
