@@ -64,9 +64,9 @@ def add_request(environ: dict[str, Any], request: Request, mount: str = "", *, s
             key = _environ_key(name)
         if key:
             if value.__class__ is bytes:
-                environ[key] = value.decode("latin-1")
+                environ[key] = value.rstrip(b" \t").decode("latin-1")
             elif value.__class__ is str:
-                environ[key] = value
+                environ[key] = value.rstrip(" \t")
             else:
                 environ[key] = _joined(key, value)
     environ["REMOTE_PORT"] = ""
@@ -129,7 +129,7 @@ def _environ_key(name: bytes | str) -> str:
 
 
 def _joined(key: str, value: Any) -> str:
-    values = [one.decode("latin-1") if isinstance(one, bytes) else str(one) for one in value]
+    values = [(one.decode("latin-1") if isinstance(one, bytes) else str(one)).rstrip(" \t") for one in value]
     if key == "CONTENT_LENGTH" or key == "CONTENT_TYPE":
         if len(set(values)) > 1 and key == "CONTENT_LENGTH":
             raise FramingError(f"Content-Length is said to be {' and '.join(values)}")
