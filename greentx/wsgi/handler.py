@@ -17,7 +17,7 @@ from ..errors import GreentxError, RemoteProtocolError
 from .accesslog import NoLog, format_line
 from .environ import FramingError, add_request
 from .input import StreamedBody, open_stored, open_streamed
-from .response import PieceWriter, build_head, encode_headers, without_body
+from .response import JOIN_BYTES, PieceWriter, build_head, encode_headers, without_body
 from .upgrade import Upgrade
 
 if TYPE_CHECKING:
@@ -345,13 +345,20 @@ class WSGIHandler:
             raise self.ApplicationError(f"the {self.code} response must have no body")
         data = self._take_head()
         if body and not self._without_body:
-            data += self._cut(body)
-        self.response_length = len(data)
-        self._pieces = None
+            body = self._cut(body)
+            if len(body) <= JOIN_BYTES:
+                data += body
+            else:  # rather two messages than two copies
+                self._send(data)
+                data = body
         if self._body_left or self.wsgi_input.__class__ is not io.BytesIO:
-            self.socket.send(data)  # _end_request() says that it is complete
+            self._send(data)  # _end_request() says that it is complete
         else:
-            self.socket.send(data, last=True, close=self.close_connection)
+            self._send(data, last=True, close=self.close_connection)
+
+    def _send(self, data: bytes, *, last: bool = False, close: bool = False) -> None:
+        self.socket.send(data, last=last, close=close)
+        self.response_length += len(data)
 
     def _take_head(self) -> bytes:
         self.headers_sent = True
@@ -457,9 +464,8 @@ class WSGIHandler:
         data = build_head(self.status, self.response_headers)
         if self.command != "HEAD":
             data += body
-        self.response_length = len(data)
         try:
-            self.socket.send(data, last=True, close=True)
+            self._send(data, last=True, close=True)
         except (OSError, GreentxError) as error:
             if getattr(error, "errno", None) not in self.ignored_socket_errors:
                 self.log_error("%s: the failure could not be answered: %s", self.requestline, error)
