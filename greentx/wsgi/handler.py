@@ -189,8 +189,10 @@ class WSGIHandler:
                     self.run_application()
                 else:
                     self.upgrade.run()
+                self._end_response()
             finally:
-                self._end_request()
+                if self.wsgi_input is not None:
+                    self.wsgi_input.close()
         except OSError as error:
             if error.errno in self.ignored_socket_errors:
                 self._abandon()
@@ -352,7 +354,7 @@ class WSGIHandler:
                 self._send(data)
                 data = body
         if self._body_left or self.wsgi_input.__class__ is not io.BytesIO:
-            self._send(data)  # _end_request() says that it is complete
+            self._send(data)  # _end_response() says that it is complete
         else:
             self._send(data, last=True, close=self.close_connection)
 
@@ -404,37 +406,38 @@ class WSGIHandler:
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
-    def _end_request(self) -> None:
+    def _end_response(self) -> None:
         """Send what ends the response, then drop what the application left unread of the request's body."""
         exchange = self.socket
-        body = self.wsgi_input
-        try:
-            if not self.headers_sent or exchange.ended or sys.exc_info()[0] is not None:
-                return
-            tail = b"0\r\n\r\n" if self.response_use_chunked else b""
-            self.response_length += len(tail)
-            if self._body_left:
-                self.log_error(
-                    "%s: %d bytes of the body are missing, the connection is closed", self.requestline, self._body_left
-                )
-                self.close_connection = True
-            pieces = self._pieces or PieceWriter(exchange)
-            raw = getattr(body, "raw", None)
-            if isinstance(raw, StreamedBody) and not raw.ended and not self.close_connection:
-                pieces.end(tail, last=False)
-                exchange.send(b"", last=True, close=not raw.discard(MAX_DISCARD))
-            else:
-                pieces.end(tail, close=self.close_connection)
-        finally:
-            if body is not None:
-                body.close()
+        if not self.headers_sent or exchange.ended:
+            return
+        tail = b"0\r\n\r\n" if self.response_use_chunked else b""
+        self.response_length += len(tail)
+        if self._body_left:
+            self.log_error(
+                "%s: %d bytes of the body are missing, the connection is closed", self.requestline, self._body_left
+            )
+            self.close_connection = True
+        pieces = self._pieces or PieceWriter(exchange)
+        body = getattr(self.wsgi_input, "raw", None)
+        if isinstance(body, StreamedBody) and not body.ended and not self.close_connection:
+            pieces.end(tail, last=False)
+            exchange.send(b"", last=True, close=not body.discard(MAX_DISCARD))
+        else:
+            pieces.end(tail, close=self.close_connection)
 
     def _abandon(self) -> None:
-        """The client has gone, or has to go."""
+        """The client has gone, or has to go, with what it was sent."""
         self.close_connection = True
+        exchange = self.socket
         try:
-            self.socket.close()
-        except GreentxError as error:
+            if self._pieces is not None and not exchange.ended:
+                self._pieces.end(last=False, close=True)
+            else:
+                exchange.close()
+        except ConnectionResetError:
+            return  # it has gone
+        except (OSError, GreentxError) as error:
             self.log_error("%s: the connection could not be closed: %s", self.requestline, error)
 
     def handle_error(self, kind: Any, value: Any, tb: Any) -> None:
