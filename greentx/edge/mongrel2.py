@@ -44,8 +44,15 @@ logger = logging.getLogger(__name__)
 _LINE = re.compile(r"\w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT \[(\w+)\] \((.*?)\) (.*)")
 _LEVELS = {"DEBUG": logging.DEBUG, "INFO": logging.INFO, "WARN": logging.WARNING, "ERROR": logging.ERROR}
 # Logged as errors in the course of any day: the first start in a folder; a browser that opened a connection ahead
-# and did not use it.
-_ORDINARY = ("Failed to open PID file", "No handler to notify")
+# and did not use it, or went away while it was written to, or while it uploaded.
+_ORDINARY = (
+    "Failed to open PID file",
+    "No handler to notify",
+    "Write error when sending all",
+    "Error delivering to MSG listener",
+    "Closed while reading from IOBuf",
+    "Failed to upload file",
+)
 _BIND_FAILED = "announce on TCP port"
 _SPEC_BIND_FAILED = "Failed to bind send socket trying again for: "
 # Mongrel2 without the right to a port asks this helper, then gives up.
