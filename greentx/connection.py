@@ -16,14 +16,16 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from time import time
+from types import TracebackType
 from typing import Any
 
 from .endpoints import Address, connect_endpoint
 from .errors import ConnectionClosed, GreentxError, LocalProtocolError, RemoteProtocolError
-from .frames import Opcode, parse_close
+from .frames import CloseCode, Opcode, parse_close
 from .handshake import Accepted, Handshake, Refused
 from .http1 import HeaderFields, build_response, connection_options, format_date
 from .inbox import Inbox
+from .pinger import Pinger
 from .pipeline import GONE, OpenRequests
 from .registry import Entry, Registry
 from .session import Sessions, WebSocketOptions
@@ -64,6 +66,11 @@ _match_credits = re.compile(
 ).fullmatch
 
 _JSON_TYPE = {"Content-Type": "application/json"}
+
+#: What is taken where nothing else is said: seconds between pings, events that may wait, seconds on a full pipe.
+PING_SECONDS = 30.0
+MAX_PENDING = 10000
+SEND_TIMEOUT = 30.0
 
 #: Seconds after which a WARNING names a server that has not shown itself.
 READY_WARNING_SECONDS = 5.0
@@ -108,16 +115,16 @@ class Runtime:
         self,
         context: Context,
         *,
-        registry: Registry,
-        options: WebSocketOptions,
-        max_pending: int,
-        send_timeout: float | None,
+        registry: Registry | None = None,
+        options: WebSocketOptions | None = None,
+        max_pending: int = MAX_PENDING,
+        send_timeout: float | None = SEND_TIMEOUT,
         handshake_events: bool = False,
     ) -> None:
         self.context = context
-        self.registry = registry
+        self.registry = Registry() if registry is None else registry
         self.inbox = Inbox(max_pending)
-        self.options = options
+        self.options = WebSocketOptions() if options is None else options
         self.send_timeout = send_timeout
         self.attachments: list[Attachment] = []
         self.handshake_events = handshake_events
@@ -126,12 +133,16 @@ class Runtime:
 class Connection:
     """The way to one Mongrel2 handler entry and back; made by a ``Transceiver``, which hands it out as ``conn``.
 
+    It also stands alone, as the class of the same name in Mongrel2's own Python example does: made without a *runtime*
+    it connects at once, pings its WebSockets every 30 s, yields what comes by :meth:`recv`, and goes with its ``with``
+    block, by :meth:`shutdown`, or with the program, whatever way that ends.
+
     Args:
-        runtime: What it shares with the Transceiver's other connection sets.
         sender: The entry's ``send_ident``; letters, digits and ``-``.
         pull_addr: The entry's ``send_spec``, where the server pushes requests: ``(host, port)`` or an endpoint.
             ``None`` pulls from nowhere: its requests come another way.
         pub_addr: The entry's ``recv_spec``, where the server subscribes to replies.
+        runtime: What it shares with the Transceiver's other connection sets; ``None`` has it stand alone.
 
     Raises:
         LocalProtocolError: (a ``ValueError``) The sender could not be answered, or an address is malformed.
@@ -144,13 +155,20 @@ class Connection:
 
     _sessions_class = Sessions
 
-    def __init__(self, runtime: Runtime, sender: str, pull_addr: Address | None, pub_addr: Address) -> None:
+    def __init__(
+        self, sender: str, pull_addr: Address | None, pub_addr: Address, *, runtime: Runtime | None = None
+    ) -> None:
         self.sender = check_sender(sender)
         self.pull_endpoint = None if pull_addr is None else connect_endpoint(pull_addr)
         self.pub_endpoint = connect_endpoint(pub_addr)
         self.bad_messages = 0
         self.stale_replies = 0
         self.requests = 0
+        self._pinger: Pinger | None = None
+        stands_alone = runtime is None
+        if runtime is None:
+            runtime = Runtime(Context(f"Connection {self.sender}", self.shutdown))
+            self._pinger = Pinger(runtime.registry, lambda: [self], PING_SECONDS)
         self._runtime = runtime
         self._context = runtime.context
         self._inbox = runtime.inbox
@@ -187,6 +205,12 @@ class Connection:
             self._emit_websocket,
             name=f"sender {self.sender}",
         )
+        if stands_alone:
+            try:
+                self.start()
+            except BaseException:
+                self.shutdown()
+                raise
 
     def __repr__(self) -> str:
         state = "ready" if self.ready else "waiting for the server"
@@ -206,6 +230,34 @@ class Connection:
         """
         self._watch_readiness()
         self._writer.connect(self.pub_endpoint)
+        if self._pinger is not None:
+            self._pinger.start()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    def shutdown(self) -> None:
+        """End one that stands alone: its WebSockets get close 1001, what was sent goes out, everything is closed.
+
+        Blocks this greenlet within the linger of a second; safe to call twice. ``recv`` then returns ``None``.
+        """
+        context = self._context
+        try:
+            if context.open:
+                if self._pinger is not None:
+                    self._pinger.stop()
+                self.sessions.close_all(CloseCode.GOING_AWAY)
+                self.stop_intake(context.linger)
+                self._runtime.inbox.end()
+                self.end_inbox()
+                self.stop(linger=context.linger)
+        finally:
+            context.close()
 
     def wait_ready(self, timeout: float | None = None) -> bool:
         """Block this greenlet until the server has subscribed; False after *timeout* seconds."""

@@ -11,14 +11,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import gevent
 
-from .connection import Connection
 from .errors import GreentxError
 from .frames import Opcode, build_frame
 from .registry import Registry
 from .session import PING_PAYLOAD
+
+if TYPE_CHECKING:
+    from .connection import Connection
 
 __all__ = ["Pinger"]
 

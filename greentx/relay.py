@@ -569,7 +569,7 @@ class _NodeConnection(Connection):
     sessions: _NodeSessions
 
     def __init__(self, node: Node, runtime: Runtime, sender: str, pull_addr: Address | None, pub_addr: Address) -> None:
-        super().__init__(runtime, sender, pull_addr, pub_addr)
+        super().__init__(sender, pull_addr, pub_addr, runtime=runtime)
         self._node = node
         self.stale_requests = 0
         # Words for the server's life that came up since our own connection to it was made, and earlier ones.

@@ -19,7 +19,7 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Pool
 
-from .connection import Connection, Runtime
+from .connection import MAX_PENDING, PING_SECONDS, SEND_TIMEOUT, Connection, Runtime
 from .control import Control
 from .deflate import DeflateConfig
 from .dispatcher import Dispatcher, Handler, WebSocketHandler
@@ -119,14 +119,14 @@ class Transceiver:
         pull_addr: Address,
         pub_addr: Address,
         rep_port: int | None = None,
-        ping_timeout: float | None = 30,
+        ping_timeout: float | None = PING_SECONDS,
         log_level: int = logging.ERROR,
         *,
         rep_ip: str = "*",
         connect_timeout: float | None = None,
-        send_timeout: float | None = 30.0,
+        send_timeout: float | None = SEND_TIMEOUT,
         linger: float = 1.0,
-        max_pending: int = 10000,
+        max_pending: int = MAX_PENDING,
         origins: Collection[str | None] | Callable[[str | None], bool] | None = None,
         subprotocols: Iterable[str] | Callable[[list[str], HeaderMap], str | None] = (),
         response_headers: HeaderFields | Callable[[HeaderMap], HeaderFields] = (),
@@ -458,7 +458,7 @@ class Transceiver:
     def _make_connection(
         self, runtime: Runtime, sender: str, push_addr: Address | None, sub_addr: Address
     ) -> Connection:
-        return Connection(runtime, sender, push_addr, sub_addr)
+        return Connection(sender, push_addr, sub_addr, runtime=runtime)
 
     def remove_connection(self, sender: str) -> None:
         """Serve that sender no more: its WebSockets get close 1001, what has arrived is still handed on.

@@ -1,0 +1,260 @@
+"""One connection set, with plain sockets in the place of Mongrel2."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+
+import pytest
+from plain_server import HTTP, Server
+
+from greentx import Connection, Request, Transceiver
+from greentx.errors import LocalProtocolError
+from greentx.wire import build_disconnect_notice, build_request
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def trans(server):
+    with Transceiver("u", *server.endpoints, rep_port=False, linger=0.2) as trans:
+        trans.wait_ready(5)
+        yield trans
+
+
+@pytest.fixture
+def conn(trans):
+    return trans.connections["u"]
+
+
+def test_it_has_the_methods_of_mongrel2s_own_example():
+    """Handlers port by changing an import: the names, and the order of what they take."""
+    expected = {
+        "send": ["sender", "conn_id", "msg"],
+        "reply": ["req", "msg"],
+        "reply_json": ["req", "data"],
+        "reply_http": ["req", "body", "code", "status", "headers"],
+        "reply_websocket": ["req", "body", "opcode", "rsvd"],
+        "deliver": ["sender", "idents", "data"],
+        "deliver_json": ["sender", "idents", "data"],
+        "deliver_http": ["sender", "idents", "body", "code", "status", "headers"],
+        "deliver_websocket": ["sender", "idents", "data", "opcode", "rsvd"],
+        "close": ["req"],
+        "deliver_close": ["sender", "idents"],
+    }
+    for name, parameters in expected.items():
+        assert list(inspect.signature(getattr(Connection, name)).parameters)[1:] == parameters
+    for name in ("recv", "recv_json"):
+        needed = [
+            one
+            for one in inspect.signature(getattr(Connection, name)).parameters.values()
+            if one.default is inspect.Parameter.empty
+        ]
+        assert [one.name for one in needed] == ["self"]
+    defaults = inspect.signature(Connection.reply_http).parameters
+    assert (defaults["code"].default, defaults["status"].default, defaults["headers"].default) == (200, "OK", None)
+    defaults = inspect.signature(Connection.reply_websocket).parameters
+    assert (defaults["opcode"].default, defaults["rsvd"].default) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "line"),
+    [
+        (200, "OK", b"HTTP/1.1 200 OK"),
+        (404, "OK", b"HTTP/1.1 404 Not Found"),
+        (404, None, b"HTTP/1.1 404 Not Found"),
+        (404, "Gone Fishing", b"HTTP/1.1 404 Gone Fishing"),
+        (599, "OK", b"HTTP/1.1 599 "),
+        (200, "", b"HTTP/1.1 200 "),
+    ],
+)
+def test_the_default_status_is_the_standard_phrase(server, trans, code, status, line):
+    """Beside another code than 200 "OK" would be nonsense."""
+    events = trans.recv(timeout=5)
+    server.request()
+    _, conn, req = next(events)
+    conn.reply_http(req, "", code, status)
+    assert server.receive().body.partition(b"\r\n")[0] == line
+    events.close()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"garbage",
+        b"u 1 / 5:{},0:,",
+        b"u x / 2:{},0:,",
+        b"u 1 / 2:{},0:,",
+        b"u 1 / 16:6:METHOD,4:JSON,}9:x,",
+        b"\xff" * 1000,
+    ],
+)
+def test_a_bad_message_ends_itself_only(server, trans, conn, caplog, message):
+    """It is counted and logged at WARNING; the next one is served."""
+    events = trans.recv(timeout=5)
+    with caplog.at_level(logging.WARNING):
+        server.push.send(message)
+        server.request(path="/next")
+        assert next(events)[2].path == "/next"
+    assert conn.bad_messages == conn.status()["bad_messages"] == 1
+    (record,) = [one for one in caplog.records if one.name == "greentx.connection"]
+    assert record.levelno == logging.WARNING
+    assert "bad message number 1" in record.getMessage()
+    events.close()
+
+
+def test_a_second_part_is_a_bad_message(server, trans, conn):
+    """Mongrel2 never sends one; who does gets one message and one complaint."""
+    events = trans.recv(timeout=5)
+    server.push.send_multipart([build_request("u", 1, "/first", HTTP), b"second"])
+    server.request(path="/next")
+    assert [next(events)[2].path for _ in range(2)] == ["/first", "/next"]
+    assert conn.bad_messages == 1
+    events.close()
+
+
+def test_notices_are_idempotent(server, trans, conn):
+    """One DISCONNECT for however many notices, none for who had nothing open."""
+    events = trans.recv(timeout=0.05)
+    server.request(1)
+    assert next(events)[2].method == "GET"
+    for conn_id in (1, 1, 2, 1):
+        server.push.send(build_disconnect_notice("u", conn_id))
+    assert next(events)[2].method == "DISCONNECT"
+    assert next(events) == (None, None, None)
+    events.close()
+
+
+def test_a_websocket_method_without_flags_is_no_frame(server, trans, caplog):
+    """FLAGS is the server's word: a client cannot write it."""
+    server.request(1, METHOD="WEBSOCKET", flags="0x81")
+    assert server.receive().body.startswith(b"HTTP/1.1 501 ")
+    assert server.receive().is_close
+
+
+def test_a_handshake_lacks_nothing(server, trans):
+    """What Mongrel2 would not have taken for one is somebody's forgery."""
+    headers = {"upgrade": "websocket", "connection": "upgrade", "sec-websocket-version": "13"}
+    headers["sec-websocket-key"] = "dGhlIHNhbXBsZSBub25jZQ=="
+    server.request(1, body=b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", METHOD="WEBSOCKET_HANDSHAKE", **headers)
+    assert server.receive().body.startswith(b"HTTP/1.1 501 ")
+    server.request(2, body=b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", METHOD="WEBSOCKET_HANDSHAKE", host="x", **headers)
+    while not (reply := server.receive()).body.startswith(b"HTTP/1.1 101 "):
+        assert reply.is_close
+    assert trans.websockets
+
+
+def test_http_is_not_spoken_to_a_websocket(server, trans, caplog):
+    """The loop that answers everything with reply_http gets a WARNING, the client no garbage; JSON goes as text."""
+    events = trans.recv(timeout=5)
+    headers = {"upgrade": "websocket", "connection": "upgrade", "sec-websocket-version": "13", "host": "x"}
+    headers["sec-websocket-key"] = "dGhlIHNhbXBsZSBub25jZQ=="
+    server.request(2, body=b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", METHOD="WEBSOCKET_HANDSHAKE", **headers)
+    _, conn, req = next(events)
+    assert server.receive().body.startswith(b"HTTP/1.1 101 ")
+    conn.reply_http(req, "hello")
+    assert "as if it were HTTP" in caplog.text
+    conn.reply_json(req, {"a": 1})
+    conn.deliver_json("u", ["2"], [2])
+    conn.send("u", 2, b"\x81\x01x")
+    data = b""
+    while len(data) < 10 + 5 + 3:
+        data += server.receive().body
+    assert data == b'\x81\x08{"a": 1}\x81\x03[2]\x81\x01x'
+    events.close()
+
+
+def test_a_request_of_the_callers_own_can_be_answered(server, conn):
+    """One that no connection set took in: parsed from bytes that came some other way."""
+    request = Request.parse(build_request("u", 5, "/", HTTP))
+    conn.reply_http(request, "x")
+    assert server.receive().conn_ids == ["5"]
+    conn.close(request)
+    assert server.receive().is_close
+
+
+def test_a_forwarded_request_is_not_waited_for(server, trans, conn):
+    """The next one of its connection is answered, though nobody here answered the first."""
+    sent = []
+
+    class Socket:
+        def send(self, data: bytes) -> None:
+            sent.append(data)
+
+    events = trans.recv(timeout=5)
+    server.request(1, "/first")
+    server.request(1, "/second")
+    first, second = next(events)[2], next(events)[2]
+    conn.reply_http(second, "second")
+    first.forward(Socket())
+    assert Request.parse(sent[0]).path == "/first"
+    assert server.receive().body.endswith(b"second")
+    assert conn.status()["open_requests"] == 0
+    events.close()
+
+
+def test_a_message_that_is_not_sent_closes_the_connection(server, trans, conn, monkeypatch):
+    """The client would take the next answer for the one that is missing."""
+    events = trans.recv(timeout=5)
+    server.request(1, "/first")
+    server.request(1, "/second")
+    first, second = next(events)[2], next(events)[2]
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(conn._writer, "write", full)
+        with pytest.raises(RuntimeError, match="full"):
+            conn.reply_http(first, "lost")
+    conn.reply_http(second, "nobody waits for it")
+    reply = server.receive()
+    assert (reply.conn_ids, reply.is_close) == (["1"], True)
+    assert conn.status()["open_requests"] == 0
+    events.close()
+
+
+def test_ids_are_checked(conn):
+    """Before anything is sent, with the one that is wrong."""
+    for idents in (["1", "x"], [""], [None], [1.5], [-1]):
+        with pytest.raises(LocalProtocolError, match="conn_id"):
+            conn.deliver("u", idents, "x")
+
+
+def test_a_websocket_close_payload_is_checked(conn):
+    """deliver_websocket with opcode 8 begins a closing handshake, if it can."""
+    with pytest.raises(LocalProtocolError, match="close frame"):
+        conn.deliver_websocket("u", ["1"], b"\x03", 8)
+    conn.deliver_websocket("u", ["1"], b"\x03\xe8bye", 8)
+    conn.deliver_websocket("u", ["1"], b"", 8)
+
+
+def test_it_shows_its_state(conn):
+    """Name, endpoints, readiness, open requests."""
+    assert repr(conn).startswith("<Connection u tcp://127.0.0.1:")
+    assert repr(conn).endswith(": ready, 0 open>")
+
+
+def test_it_stands_alone_as_in_mongrel2s_own_example(server):
+    """Made without a Transceiver it connects, receives, answers, and is closed by its with block."""
+    with Connection("u", *server.endpoints) as conn:
+        server.request(7, "/alone")
+        request = conn.recv(5)
+        assert (request.path, request.conn_id) == ("/alone", "7")
+        conn.reply_http(request, "hello")
+        assert server.receive().body.endswith(b"\r\n\r\nhello")
+        assert conn.recv(0.01) is None
+    assert conn.recv(1) is None
+    conn.shutdown()
+
+
+def test_one_that_stands_alone_and_has_a_bad_address_leaves_nothing_open(server):
+    """The error names the address; the leak check of the tests sees to the rest."""
+    with pytest.raises(ValueError, match="nowhere"):
+        Connection("u", "nowhere", server.endpoints[1])
