@@ -44,6 +44,8 @@ ROWS = {
     "greentx.edge": 3,
     "greentx.testing": 3,
     "greentx.wsgi": 3,
+    "greentx.compat": 3,
+    "greentx.gunicorn": 3,
     "greentx.backends": 3,
     "greentx.metrics": 3,
     "greentx.cli": 4,
