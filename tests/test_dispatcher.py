@@ -1,0 +1,216 @@
+"""serve(): which greenlet gets what, and what a full pool holds up."""
+
+from __future__ import annotations
+
+import contextlib
+
+import gevent
+import pytest
+from gevent.event import Event
+from plain_server import Server
+
+from greentx import Transceiver
+from greentx.wire import build_disconnect_notice
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.close()
+
+
+@contextlib.contextmanager
+def serving(server, handler=None, *, max_pending=100, **options):
+    """A Transceiver that serves in a greenlet; yields it and its dispatcher."""
+    with Transceiver("u", *server.endpoints, rep_port=False, linger=0.2, max_pending=max_pending) as trans:
+        trans.wait_ready(5)
+        greenlet = gevent.spawn(trans.serve, handler, **options)
+        wait_until(lambda: trans._dispatchers)
+        yield trans, trans._dispatchers[0]
+        trans.stop(2)
+        greenlet.get(timeout=5)
+
+
+def wait_until(condition) -> None:
+    with gevent.Timeout(5):
+        while not condition():
+            gevent.sleep(0.001)
+
+
+def echo(ws):
+    for message in ws:
+        ws.send(message)
+
+
+def test_a_full_pool_does_not_stop_websockets(server):
+    """Requests wait for their place, messages do not."""
+    go_on = Event()
+
+    def handler(conn, req):
+        assert go_on.wait(5)
+        conn.reply_http(req, "done")
+
+    with serving(server, handler, websocket=echo, pool=1) as (_trans, dispatcher):
+        for number in range(20):
+            server.request(100 + number)
+        wait_until(lambda: len(dispatcher._waiting) == 19)
+        server.open_websocket(1)
+        assert server.receive_for(1).startswith(b"HTTP/1.1 101 ")
+        server.frame(1, b"hi")
+        assert server.receive_for(1) == b"\x81\x02hi"
+        go_on.set()
+        assert server.receive_for(119).endswith(b"done")
+
+
+def test_what_waits_has_a_bound(server):
+    """Then the inbox fills, then the receiver waits, and the server keeps the rest; all is answered in the end."""
+    go_on = Event()
+    handled = []
+
+    def handler(conn, req):
+        assert go_on.wait(5)
+        handled.append(req.conn_id)
+        conn.reply_http(req, "")
+
+    with serving(server, handler, pool=1, max_pending=5) as (trans, dispatcher):
+        for number in range(50):
+            server.request(number)
+        conn = trans.connections["u"]
+        wait_until(lambda: dispatcher._queued >= 5 and trans.status()["pending"])
+        gevent.sleep(0.02)
+        assert conn.requests < 20
+        go_on.set()
+        wait_until(lambda: len(handled) == 50)
+    assert handled == [str(number) for number in range(50)]
+
+
+def test_what_one_connection_pipelines_counts_too(server):
+    """One client cannot fill the memory from behind its first request."""
+    go_on = Event()
+    handled = []
+
+    def handler(conn, req):
+        assert go_on.wait(5)
+        handled.append(req.path)
+        conn.reply_http(req, "")
+
+    with serving(server, handler, max_pending=5) as (trans, dispatcher):
+        for number in range(50):
+            server.request(1, f"/{number}")
+        wait_until(lambda: dispatcher._queued >= 5)
+        gevent.sleep(0.02)
+        assert trans.connections["u"].requests < 20
+        go_on.set()
+        wait_until(lambda: len(handled) == 50)
+    assert handled == [f"/{number}" for number in range(50)]
+
+
+def test_requests_that_wait_take_turns(server):
+    """A connection that pipelines goes to the end of the queue after each."""
+    handled = []
+
+    def handler(conn, req):
+        handled.append(f"{req.conn_id}{req.path}")
+        gevent.sleep(0.001)
+        conn.reply_http(req, "")
+
+    with serving(server, handler, pool=1):
+        for conn_id in (1, 2):
+            for number in range(3):
+                server.request(conn_id, f"/{number}")
+        wait_until(lambda: len(handled) == 6)
+    assert handled == ["1/0", "2/0", "1/1", "2/1", "1/2", "2/2"]
+
+
+def test_a_disconnect_is_beside_the_pool(server):
+    """It reaches the application though the handler that fills the pool waits for just that."""
+    seen = []
+    gone = Event()
+
+    def handler(conn, req):
+        seen.append(req.method)
+        if req.method == "DISCONNECT":
+            gone.set()
+        else:
+            assert gone.wait(5)
+
+    with serving(server, handler, pool=1) as (_, dispatcher):
+        server.request(1)
+        wait_until(lambda: seen)
+        server.push.send(build_disconnect_notice("u", 1))
+        wait_until(lambda: len(seen) == 2)
+        wait_until(lambda: not dispatcher.greenlets())
+        assert not dispatcher._busy
+    assert seen == ["GET", "DISCONNECT"]
+
+
+def test_a_websocket_that_was_there_before_is_served(server):
+    """Let in while recv() was used, or nothing: its next message begins its handler."""
+    with Transceiver("u", *server.endpoints, rep_port=False, linger=0.2) as trans:
+        trans.wait_ready(5)
+        server.open_websocket(1)
+        assert next(trans.recv(timeout=5))[2].method == "WEBSOCKET_CONNECT"
+        server.open_websocket(2)
+        wait_until(lambda: len(trans.websockets) == 2)
+        greenlet = gevent.spawn(trans.serve, websocket=echo)
+        for conn_id in (1, 2):
+            server.frame(conn_id, b"hi")
+        data = dict.fromkeys(("1", "2"), b"")
+        while not all(one.endswith(b"\x81\x02hi") for one in data.values()):
+            reply = server.receive()
+            for conn_id in set(reply.conn_ids) & data.keys():
+                data[conn_id] += reply.body
+        trans.stop(2)
+        greenlet.get(timeout=5)
+
+
+def test_a_websocket_that_was_there_before_may_end(server):
+    """Its end is nobody's business any more."""
+    with Transceiver("u", *server.endpoints, rep_port=False, linger=0.2) as trans:
+        trans.wait_ready(5)
+        server.open_websocket(1)
+        assert next(trans.recv(timeout=5))[2].method == "WEBSOCKET_CONNECT"
+        handled = []
+        greenlet = gevent.spawn(trans.serve, websocket=handled.append)
+        server.push.send(build_disconnect_notice("u", 1))
+        wait_until(lambda: not trans.websockets)
+        trans.stop(2)
+        greenlet.get(timeout=5)
+        assert not handled
+
+
+def test_a_closed_connection_is_no_failure(server, caplog):
+    """ConnectionClosed ends a handler without a traceback, whoever's connection it was."""
+    from greentx.errors import ConnectionClosed
+
+    def handler(conn, req):
+        raise ConnectionClosed(1006, "gone")
+
+    def ws_handler(ws):
+        raise ConnectionClosed(1006, "gone")
+
+    with serving(server, handler, websocket=ws_handler) as (_, dispatcher):
+        server.request(1)
+        server.open_websocket(2)
+        while server.receive_for(2) != b"\x88\x02\x03\xe8":
+            pass
+        wait_until(lambda: not dispatcher.greenlets())
+    assert "Traceback" not in caplog.text
+
+
+def test_nothing_to_serve_is_an_error(server):
+    """serve() without any handler says so."""
+    with Transceiver("u", *server.endpoints, rep_port=False, linger=0.2) as trans:
+        with pytest.raises(ValueError, match="needs a handler"):
+            trans.serve()
+
+
+def test_what_comes_after_the_kill_is_refused(server):
+    """A dispatcher that ended answers 503."""
+    with serving(server, lambda conn, req: conn.reply_http(req, "x")) as (_, dispatcher):
+        server.request(1)
+        assert server.receive_for(1).endswith(b"x")
+        assert dispatcher.kill(1) == 0
+        server.request(1)
+        assert server.receive_for(1).startswith(b"HTTP/1.1 503 ")
