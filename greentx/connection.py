@@ -72,6 +72,11 @@ PING_SECONDS = 30.0
 MAX_PENDING = 10000
 SEND_TIMEOUT = 30.0
 
+# After so many seconds without the server's subscription PULL is connected all the same, though not read. Mongrel2 reads
+# subscriptions in the task that also sends notices, and that task waits while there is nobody to send them to: a handler
+# that left a reply to a dead browser behind, and went, would keep its successor out for ever (probed).
+_HOLD_SECONDS = 0.5
+
 #: Seconds after which a WARNING names a server that has not shown itself.
 READY_WARNING_SECONDS = 5.0
 
@@ -181,6 +186,7 @@ class Connection:
         self._sockets: dict[str, None] = {}
         self._probed: dict[str, Request | None] = {}
         self._ready_timer: Any = None
+        self._hold_timer: Any = None
         self._writer = Writer(
             self._context,
             on_ready=self._on_ready,
@@ -274,7 +280,8 @@ class Connection:
         """
         if self._ready_timer is not None:
             self._context.unwatch(self._ready_timer)
-            self._ready_timer = None
+            self._context.unwatch(self._hold_timer)
+            self._ready_timer = self._hold_timer = None
         self._receiver.stop(0)
         self.sessions.stop()
         self._writer.stop(linger=linger)
@@ -284,9 +291,16 @@ class Connection:
     def _watch_readiness(self) -> None:
         if self._ready_timer is not None:
             self._context.unwatch(self._ready_timer)
-        # A new one each time: libev starts a timer that has run already with its repetition.
+            self._context.unwatch(self._hold_timer)
+        # New ones each time: libev starts a timer that has run already with its repetition.
         self._ready_timer = self._context.timer(READY_WARNING_SECONDS, READY_WARNING_SECONDS * 12)
         self._ready_timer.start(self._warn_not_ready)
+        self._hold_timer = self._context.timer(_HOLD_SECONDS)
+        self._hold_timer.start(self._hold)
+
+    def _hold(self) -> None:
+        if not self.ready and self.pull_endpoint is not None:
+            self._receiver.connect(self.pull_endpoint, hold=True)
 
     def _warn_not_ready(self) -> None:
         if not self.ready:
@@ -301,6 +315,7 @@ class Connection:
         log.info("%s: Mongrel2 at %s is there", self.sender, self.pub_endpoint)
         if self._ready_timer is not None:
             self._ready_timer.stop()
+            self._hold_timer.stop()
         if self.pull_endpoint is not None:
             self._receiver.connect(self.pull_endpoint)
 

@@ -87,6 +87,7 @@ class Receiver:
         self._monitor_watcher: Any = None
         self._lost = False
         self._dropped = False
+        self._held = False
         self._parked = False
         self._stopping = False
         self._greenlet: gevent.Greenlet[..., None] | None = None
@@ -98,7 +99,7 @@ class Receiver:
 
     def caught_up(self) -> bool:
         """True when everything that has come was handed on: the greenlet sleeps and the socket has nothing for it."""
-        if not self._parked:
+        if not self._parked or self._held:
             return False
         if self._socket is not None and self._context.has_message(self._socket):
             self._wake_soon()  # asking may have used up what the descriptor had to tell
@@ -115,14 +116,18 @@ class Receiver:
         self._start()
         return bound
 
-    def connect(self, endpoint: str) -> None:
+    def connect(self, endpoint: str, *, hold: bool = False) -> None:
         """Connect, now and whenever the connection is lost, and start receiving; after :meth:`drop`, connect anew.
 
         Does not block, so the hub may call it: the receiver's greenlet makes the socket. An endpoint that ZeroMQ does
         not take is logged, and tried again.
+
+        Args:
+            hold: Be there for the other side to send to, but take nothing yet; a call without it goes on from there.
         """
         self._endpoint = endpoint
         self._dropped = False
+        self._held = hold
         self._start()
         self._wake_soon()
 
@@ -255,7 +260,11 @@ class Receiver:
         get_hub().loop.run_callback(self._wake)
 
     def _park(self) -> None:
-        if not self._watching and self._watcher is not None:
+        if self._held:
+            if self._watching and self._watcher is not None:
+                self._watching = False
+                self._watcher.stop()
+        elif not self._watching and self._watcher is not None:
             self._watching = True
             self._watcher.start(self._wake)
         self._parked = True
@@ -298,7 +307,7 @@ class Receiver:
     def _drain(self) -> bool:
         """Receive until EAGAIN, or a batch; return True when nothing was left."""
         socket = self._socket
-        if socket is None:
+        if socket is None or self._held:
             return True
         receive, on_message = socket.recv, self._on_message
         for _ in range(BATCH):

@@ -10,8 +10,11 @@ from typing import Any
 
 import gevent
 import pytest
-from websocket_rig import echo, kill, rig, shared_mongrel2, until
+import zmq.green as zmq
+from websocket_rig import echo, kill, rig, shared_mongrel2, started, until
 
+from greentx import Transceiver
+from greentx.edge import Handler, Mongrel2
 from greentx.frames import Opcode
 
 pytestmark = pytest.mark.mongrel2
@@ -166,3 +169,20 @@ def test_a_reader_that_is_slow_but_goes_on_is_not_taken_for_dead() -> None:
             gevent.sleep(0.01)
         assert got < total
         assert len(one.trans.websockets) == 1
+
+
+def test_a_handler_that_left_replies_to_the_dead_behind_does_not_lock_its_successor_out() -> None:
+    """Mongrel2 wants to send the notice before it reads the successor's connection: somebody has to be there for it."""
+    with started(Mongrel2({"/": Handler("rig")})) as server:
+        entry = server.handlers[0]
+        context = zmq.Context()
+        try:
+            reply = context.socket(zmq.XPUB)
+            reply.connect(entry.recv_spec)
+            assert reply.recv() == b"\x01"
+            reply.send(b"rig 5:12345, to somebody who has gone")
+            gevent.sleep(0.1)
+        finally:
+            context.destroy(1000)
+        with Transceiver(entry.sender, entry.send_spec, entry.recv_spec, rep_port=False) as trans:
+            trans.wait_ready(5)
