@@ -142,7 +142,7 @@ class Sessions:
         # What had been taken of what was sent, when a ping was last found unanswered.
         self._taken: dict[Sid, int] = {}
         self._context = context
-        self._fault_timer = context.timer(_FAULT_DELAY)
+        self._fault_timer = context.timer(_FAULT_DELAY, _FAULT_DELAY)
         self._fault_timer_runs = False
         seconds = max(options.close_timeout / 8, 0.01)
         self._timer = context.timer(seconds, seconds)
@@ -526,7 +526,7 @@ class Sessions:
         self._faulty[entry.sid] = (monotonic() + _FAULT_DELAY, entry, code, reason)
         if not self._fault_timer_runs:
             self._fault_timer_runs = True
-            self._fault_timer.start(self._fail_faulty)
+            self._fault_timer.again(self._fail_faulty)
 
     def ping(self, entries: Iterable[Entry], frame: bytes, sender: str, *, judge: bool = True) -> None:
         """One batch of a round of pings: end those that did not answer the last one, send *frame* to the others.
@@ -633,14 +633,14 @@ class Sessions:
     # -- timers, in the hub ----------------------------------------------------------------------------------------
 
     def _fail_faulty(self) -> None:
-        self._fault_timer_runs = False
         now = monotonic()
         for due, entry, code, reason in list(self._faulty.values()):
             if due > now:
-                self._fault_timer_runs = True
-                self._fault_timer.start(self._fail_faulty)
                 break
             self.fail(entry, code, reason)
+        if not self._faulty:
+            self._fault_timer_runs = False
+            self._fault_timer.stop()
 
     def _watch(self) -> None:
         if not self._timer_runs:
