@@ -34,6 +34,7 @@ class Exchange:
 
     __slots__ = (
         "_arrived",
+        "_granted",
         "_more",
         "connection",
         "disconnected",
@@ -54,6 +55,7 @@ class Exchange:
         self.greenlet: object = None
         self._arrived: deque[Request] | None = None
         self._more: Event | None = None
+        self._granted = False
         self.upload: str | None = None
         self.held = False
 
@@ -117,8 +119,14 @@ class Exchange:
             self._more.wait()
         return self._arrived.popleft()
 
+    @property
+    def streams(self) -> bool:
+        """The body comes as a stream, and the answer is not complete."""
+        return self._granted and not self.ended
+
     def grant(self, count: int) -> None:
         """Let Mongrel2 read *count* more bytes of the body."""
+        self._granted = True
         self.connection.grant(self.request, count)
 
     # -- its end ---------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ __all__ = [
     "TcpListener",
     "TransceiverListener",
     "make_listener",
+    "parse_url",
 ]
 
 #: The settings of our own Mongrel2, over those of :data:`greentx.edge.config.DEFAULT_SETTINGS`.
@@ -73,6 +74,8 @@ class Listener:
     family: int | None = None
     ssl_enabled = False
     owned = True
+    #: The front end goes with us: what it still holds then is answered by nobody.
+    goes_with_us = False
 
     def bind(self) -> None:
         """Have the front end accept connections; nothing where it is somebody else's. Twice is once."""
@@ -97,6 +100,8 @@ class TcpListener(Listener):
         ValueError: The address or a setting is malformed.
         TypeError: It is none of these.
     """
+
+    goes_with_us = True
 
     def __init__(
         self,
@@ -219,7 +224,7 @@ def make_listener(
         return MongrelListener(*listener)
     if isinstance(listener, str) and "://" in listener:
         _refuse_options(ssl_args, settings, f"the Mongrel2 of {listener!r}")
-        return MongrelListener(*_parse_url(listener))
+        return MongrelListener(*parse_url(listener))
     files = dict(ssl_args)
     for name, value in _SSL_OF_COURSE.items():
         if files.get(name) == value:
@@ -239,8 +244,14 @@ def _refuse_options(ssl_args: Mapping[str, Any], settings: Mapping[str, int | st
         raise ValueError(f"mongrel2_settings belong to {owner}; configure it there")
 
 
-def _parse_url(url: str) -> tuple[str, str, str]:
-    """Split ``mongrel2://sender@host?pull=9999&pub=9998``; the ports are Mongrel2's usual ones where left out."""
+def parse_url(url: str) -> tuple[str, str, str]:
+    """Return the sender and the two endpoints of ``mongrel2://sender@host?pull=9999&pub=9998``.
+
+    The ports are Mongrel2's usual ones where left out; in their place endpoints may stand.
+
+    Raises:
+        LocalProtocolError: (a ``ValueError``) It is anything else.
+    """
     parts = urlsplit(url)
     query = parse_qs(parts.query, keep_blank_values=True)
     with contextlib.suppress(ValueError):  # a port that is no number

@@ -44,6 +44,9 @@ _KILL_SECONDS = 1.0
 
 _POLL_SECONDS = 0.002
 
+# How long the end of a server waits for what keeps it from leaving further requests to another process.
+_QUIET_SECONDS = 5.0
+
 # A greenlet that handled a request waits so long for the next one of its connection, and so many do.
 _PARK_SECONDS = 5.0
 _MAX_PARKED = 1000
@@ -274,6 +277,11 @@ class WSGIServer:
         return self._listener.ssl_enabled
 
     @property
+    def transceiver(self) -> Transceiver | None:
+        """What requests come from while the server runs, else ``None``."""
+        return self._transceiver
+
+    @property
     def mount(self) -> str:
         """The path that the application is mounted at, without a ``/`` at its end; ``""`` for the root."""
         name = self.environ["SCRIPT_NAME"]
@@ -392,6 +400,8 @@ class WSGIServer:
             upgrade.go_away(self.goodbye_code)
         try:
             if self._listener.owned:
+                if not self._listener.goes_with_us:
+                    self._leave_the_rest(transceiver)
                 self.join()
                 self._say_goodbye(transceiver)
                 transceiver.detach(self)
@@ -409,11 +419,28 @@ class WSGIServer:
             self._listener.close()
             self._bound = None
 
+    def _leave_the_rest(self, transceiver: Transceiver) -> None:
+        """Leave what was not pulled yet to the next process that serves.
+
+        What runs may depend on what is still to come: peers answer close frames, browsers take what they were sent and
+        send what was granted. That is waited for, for a while, in which new requests are served.
+        """
+        connections = list(transceiver.connections.values())
+        deadline = time.monotonic() + _QUIET_SECONDS
+        while time.monotonic() < deadline and (
+            self.upgrades
+            or any(connection.unconfirmed for connection in connections)
+            or any(exchange.streams for line in self._lines.values() for exchange in line)
+        ):
+            gevent.sleep(_POLL_SECONDS)
+        for connection in connections:
+            connection.stop_intake(transceiver.linger)
+
     def _say_goodbye(self, transceiver: Transceiver) -> None:
         """End the WebSockets, and see that the front end wrote what it was given, as far as it tells."""
         connections = list(transceiver.connections.values())
         for connection in connections:
-            connection.sessions.close_all(CloseCode.GOING_AWAY)
+            connection.sessions.close_all(self.goodbye_code)
         deadline = time.monotonic() + transceiver.linger
         while any(connection.unconfirmed for connection in connections) and time.monotonic() < deadline:
             gevent.sleep(_POLL_SECONDS)
@@ -455,7 +482,8 @@ class WSGIServer:
         exchange = Exchange(connection, request, sid)
         if self._store is not None and self._take_upload(self._store, exchange):
             return
-        if self._closing or len(self._waiting) >= MAX_WAITING:
+        refuses = self._closing and (self._listener.goes_with_us or request.method == "WEBSOCKET_HANDSHAKE")
+        if refuses or len(self._waiting) >= MAX_WAITING:
             self._refuse(exchange)
             return
         line = self._lines.get(sid)
