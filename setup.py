@@ -38,12 +38,17 @@ REQUIRES = [
 EXTRAS = {
     # Mongrel2's JSON headers and `METHOD` JSON bodies, decoded about four times faster than by the standard library.
     "speed": ["msgspec>=0.18"],
+    "gunicorn": ["gunicorn>=23.0"],
     "tests": [
+        "flask>=3.0",
+        "flask-sock>=0.7",
+        "gunicorn>=23.0",
         "hypothesis>=6.90",
         "msgspec>=0.18",
         "pytest>=8.0",
         "pytest-cov>=5.0",
         "pytest-timeout>=2.2",
+        "python-socketio[client]>=5.11",
         "websockets>=13.0",
     ],
     "bench": ["pyperf>=2.6", "websockets>=13.0"],
@@ -64,6 +69,7 @@ setup(
     python_requires=">=3.10",
     install_requires=REQUIRES,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["greentx = greentx.cli:main"]},
     zip_safe=False,
     keywords="mongrel2 gevent zeromq websocket wsgi",
     classifiers=[
