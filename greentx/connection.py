@@ -72,9 +72,9 @@ PING_SECONDS = 30.0
 MAX_PENDING = 10000
 SEND_TIMEOUT = 30.0
 
-# After so many seconds without the server's subscription PULL is connected all the same, though not read. Mongrel2 reads
-# subscriptions in the task that also sends notices, and that task waits while there is nobody to send them to: a handler
-# that left a reply to a dead browser behind, and went, would keep its successor out for ever (probed).
+# After so many seconds without the server's subscription PULL is connected all the same, though not read. Mongrel2
+# reads subscriptions in the task that also sends notices, and that task waits while there is nobody to send them to: a
+# handler that left a reply to a dead browser behind, and went, would keep its successor out for ever (probed).
 _HOLD_SECONDS = 0.5
 
 #: Seconds after which a WARNING names a server that has not shown itself.
