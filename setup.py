@@ -51,7 +51,7 @@ EXTRAS = {
         "python-socketio[client]>=5.11",
         "websockets>=13.0",
     ],
-    "bench": ["pyperf>=2.6", "websockets>=13.0"],
+    "bench": ["matplotlib>=3.8", "pyperf>=2.6", "websockets>=13.0"],
     # Exact minor versions: what is clean for one contributor is clean for all.
     "dev": ["mypy==2.4.*", "ruff==0.17.*"],
 }

@@ -1,0 +1,330 @@
+"""Each benchmark starts, runs a tiny load and prints JSON; the load tests count, bound and refuse what they should."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import greentx
+
+ROOT = Path(greentx.__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+
+#: Every program with the least that it can be asked for.
+TINY = {
+    "bench_broadcast.py": "--recipients 200 --repeat 1 --json",
+    "bench_frames.py": "--sizes 16 --time 0.001 --repeat 1 --json",
+    "bench_registry.py": "--entries 300 --interval 0.1 --json",
+    "bench_throughput.py": "--count 400 --rounds 1",
+    "bench_wsgi.py": "--count 100 --rounds 1 --connections 2 --servers greentx,pywsgi",
+}
+NEED_MONGREL2 = {"bench_wsgi.py"}
+
+#: A handler that says where its control socket is, and its pid; with an argument also the port of its mongrel2.
+HANDLER = """
+import contextlib, os, sys
+import gevent
+from greentx import Transceiver
+from greentx.edge import Handler, Mongrel2
+
+def answer(conn, req):
+    if req.path == "/slow":
+        gevent.sleep(60)
+    if req.path == "/close":
+        conn.reply_http(req, "bye", headers={"Connection": "close"})
+    elif req.path == "/nothing":
+        conn.close(req)
+    elif not req.is_disconnect():
+        conn.reply_http(req, req.method, 404 if req.path == "/404" else 200)
+
+def talk(ws):
+    for message in ws:
+        if ws.path == "/bye":
+            ws.close(4000)
+        elif ws.path == "/twice":
+            ws.send("something else")
+        ws.send(message)
+
+with contextlib.ExitStack() as stack:
+    addresses, port = ["127.0.0.1:1", "127.0.0.1:1"], 0
+    if len(sys.argv) > 1:
+        mongrel2 = stack.enter_context(Mongrel2({"/": Handler("load")}))
+        addresses, port = [mongrel2.handlers[0].send_spec, mongrel2.handlers[0].recv_spec], mongrel2.port
+    options = dict(rep_port=0, rep_ip="127.0.0.1", ping_timeout=0.2)
+    trans = stack.enter_context(Transceiver("load", *addresses, **options))
+    print(trans.rep_port, port, flush=True)
+    trans.serve(answer, websocket=talk)
+"""
+
+
+@contextlib.contextmanager
+def running(*options):
+    """Run the handler; yields its ports."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANDLER, *options], env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        control, web = process.stdout.readline().split()
+        yield {"control": f"127.0.0.1:{control}", "web": f"127.0.0.1:{web}"}
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def handler():
+    """The address of a handler's control socket."""
+    with running() as ports:
+        yield ports["control"]
+
+
+@pytest.fixture(scope="module")
+def front():
+    """The address of a mongrel2 with a handler behind it."""
+    with running("mongrel2") as ports:
+        yield ports["web"]
+
+
+def environment():
+    """Return an environment in which greentx is the one that is tested."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def run(script, *options, status=0):
+    """Run a program; return the JSON of the last line of its output, and what it said beside that."""
+    command = [sys.executable, str(BENCHMARKS / script), *options]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=50)
+    assert done.returncode == status, (done.stdout, done.stderr)
+    lines = done.stdout.splitlines()
+    return json.loads(lines[-1]) if lines else None, done.stderr
+
+
+def refusal(name, options, monkeypatch, capsys):
+    """Return what a program says to a command line that it does not take, without starting a process."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setattr(sys, "argv", [name, *options])
+    with pytest.raises(SystemExit) as raised:
+        importlib.import_module(name).arguments()
+    assert raised.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "script", [pytest.param(name, marks=[pytest.mark.mongrel2] if name in NEED_MONGREL2 else []) for name in TINY]
+)
+def test_a_benchmark_runs_and_prints_json(script):
+    """With hardly any load; the figures mean nothing then."""
+    result, _ = run(script, *TINY[script].split())
+    assert result["benchmark"] == script.removeprefix("bench_").removesuffix(".py")
+    assert {"python", "machine", "commit"} <= result.keys()
+
+
+def test_every_benchmark_is_run_here_and_described():
+    """The README says of each what it asks, how to run it and what it does not show."""
+    scripts = {path.name for path in BENCHMARKS.glob("*.py") if not path.name.startswith("_")}
+    assert scripts == {*TINY, "load_http.py", "load_websockets.py"}
+    sections = (BENCHMARKS / "README.rst").read_text(encoding="utf-8").split("\n")
+    assert scripts == {line for line in sections if line.endswith(".py") and not line.startswith(" ")}
+    text = "\n".join(sections)
+    for words in ("*Asks:*", "*Run:*", "*Does not show:*"):
+        assert text.count(words) == len(scripts)
+
+
+@pytest.mark.parametrize("script", ["load_http.py", "load_websockets.py"])
+def test_help_is_there(script):
+    """With examples."""
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), "--help"], env=environment(), capture_output=True, text=True
+    )
+    assert (done.returncode, "examples:" in done.stdout, done.stderr) == (0, True, "")
+
+
+# -- HTTP --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [["-q"], ["-q", "--encoding", "json", "--body-size", "100", "--header", "X-A: b"]])
+def test_http_load_of_a_control_socket(handler, options):
+    """Exactly so many, in a closed loop; the handler's own count is in the report."""
+    result, errors = run("load_http.py", handler, "-n", "5", "-c", "200", *options)
+    assert (result["done"], result["errors"], result["opened"], result["via"]) == (200, {}, 5, "control socket")
+    assert (result["unclaimed"], result["bad_replies"]) == (0, 0)
+    assert result["handler"]["after"]["connection"]["requests"] >= 200
+    found = result["latency_ms"]
+    assert 0 < found["min"] <= found["p50"] <= found["p99"] <= found["max"]
+    assert errors == ""
+
+
+@pytest.mark.mongrel2
+def test_http_load_of_a_url(front):
+    """The same over plain sockets, through a real mongrel2."""
+    result, _ = run("load_http.py", f"http://{front}/", "-n", "5", "-c", "200", "--body-size", "100")
+    assert (result["done"], result["errors"], result["via"]) == (200, {}, "url")
+    assert result["request"]["method"] == "POST"
+
+
+def test_a_rate_is_kept_and_the_duration_ends_it(handler):
+    """Two hundred a second for a second and a bit, with a progress line."""
+    result, errors = run("load_http.py", handler, "-n", "5", "-r", "200", "-d", "1.2")
+    assert (result["loop"], result["done"] + sum(result["errors"].values())) == ("rate", 240)
+    assert 100 < result["per_second"] < 220
+    assert "1 s: 5 open, " in errors
+    assert "p99" in errors
+
+
+@pytest.mark.mongrel2
+@pytest.mark.parametrize("way", ["control", "url"])
+def test_connections_that_are_closed_are_made_anew(handler, front, way):
+    """An answer that closes is an answer."""
+    target = handler if way == "control" else f"http://{front}"
+    result, _ = run("load_http.py", target, "-q", "-n", "2", "-c", "20", "--path", "/close")
+    assert (result["done"], result["errors"]) == (20, {})
+
+
+@pytest.mark.mongrel2
+@pytest.mark.parametrize("way", ["control", "url"])
+@pytest.mark.parametrize(
+    ("path", "error"), [("/404", "status 404"), ("/nothing", "closed without an answer"), ("/slow", "timeout")]
+)
+def test_what_fails_is_counted_by_its_kind(handler, front, way, path, error):
+    """Nothing succeeded: the exit status says so."""
+    target = handler if way == "control" else f"http://{front}/"
+    result, _ = run("load_http.py", target, "-q", "-n", "2", "-c", "4", "-t", "0.3", "--path", path, status=1)
+    if error.startswith("closed"):
+        assert sum(result["errors"].values()) == 4
+        assert all("closed" in name or "answer" in name for name in result["errors"])
+    else:
+        assert result["errors"] == {error: 4}
+    assert (result["done"], result["latency_ms"]) == (0, {})
+
+
+def test_a_status_can_be_right(handler):
+    """A 404 that is wanted."""
+    result, _ = run("load_http.py", handler, "-q", "-n", "1", "-c", "3", "--path", "/404", "--status", "404")
+    assert result["done"] == 3
+
+
+def test_ctrl_c_ends_a_load_with_its_report(handler):
+    """What was measured until then."""
+    command = [sys.executable, str(BENCHMARKS / "load_http.py"), handler, "-n", "2", "-r", "100"]
+    process = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert "1 s:" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+    result = json.loads(output)
+    assert (process.returncode, result["interrupted"], result["done"] > 0) == (0, True, True)
+
+
+def test_a_plot_is_drawn_or_the_missing_package_named(handler, tmp_path):
+    """Before the load, not after it."""
+    file = tmp_path / "plot.png"
+    if importlib.util.find_spec("matplotlib"):
+        run("load_http.py", handler, "-q", "-n", "2", "-c", "50", "--plot", str(file))
+        assert file.read_bytes().startswith(b"\x89PNG")
+    else:
+        _, errors = run("load_http.py", handler, "--plot", str(file), status=2)
+        assert "greentx[bench]" in errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["192.0.2.1:9997"], "another machine"),
+        (["http://192.0.2.1/"], "another machine"),
+        (["https://127.0.0.1/"], "no TLS"),
+        (["nonsense"], "neither HOST:PORT nor a URL"),
+        (["http:///"], "names no host"),
+        (["127.0.0.1:1", "--ip", "192.0.2.1"], "no loopback"),
+        (["127.0.0.1:1", "-n", "0"], "from 1 to 100000"),
+        (["127.0.0.1:1", "-r", "-1"], "above 0"),
+        (["127.0.0.1:1", "-d", "1e9"], "at most 86400"),
+        (["127.0.0.1:1", "--header", "x"], "NAME:VALUE"),
+        (["127.0.0.1:1", "--body-size", "-1"], "--body-size"),
+    ],
+)
+def test_a_slip_in_the_command_line_is_told(monkeypatch, capsys, options, message):
+    """Before anything is sent anywhere."""
+    assert message in refusal("load_http", options, monkeypatch, capsys)
+
+
+def test_a_target_that_is_not_there_is_one_line():
+    """For a control socket; a URL that refuses is counted."""
+    _, errors = run("load_http.py", "127.0.0.1:1", "-t", "0.2", status=1)
+    assert errors.count("\n") == 1
+    assert "127.0.0.1:1 did not answer" in errors
+    result, _ = run("load_http.py", "http://127.0.0.1:1/", "-q", "-n", "2", "-c", "2", status=1)
+    assert sum(result["errors"].values()) == 4
+    assert result["errors"]["opening: Connection refused"] == 2
+
+
+# -- WebSockets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [[], ["--deflate", "--size", "2000"], ["--answer", "any", "--path", "/twice"]])
+def test_websocket_load_of_a_control_socket(handler, options):
+    """Messages come back, pings are answered, all close properly."""
+    result, _ = run("load_websockets.py", handler, "-q", "-n", "10", "-c", "200", *options)
+    assert (result["done"], result["errors"], result["opened"]) == (200, {}, 10)
+    assert (result["dropped"], result["unclosed"], result["unclaimed"]) == ({}, 0, 0)
+    assert result["handler"]["open"]["websockets"] == 10
+    assert "bytes_per_connection" in result
+
+
+@pytest.mark.mongrel2
+@pytest.mark.parametrize("options", [[], ["--size", "100000"], ["-r", "400", "--answer", "none"]])
+def test_websocket_load_of_a_url(front, options):
+    """The same over plain sockets, through a real mongrel2."""
+    result, _ = run("load_websockets.py", f"ws://{front}/x", "-q", "-n", "10", "-c", "200", *options)
+    assert (result["done"], result["errors"], result["path"]) == (200, {}, "/x")
+    assert (result["dropped"], result["unclosed"]) == ({}, 0)
+
+
+@pytest.mark.mongrel2
+@pytest.mark.parametrize("way", ["control", "url"])
+def test_idle_websockets_answer_pings(handler, front, way):
+    """The handler pings every 0.2 s and drops who does not answer."""
+    target = handler if way == "control" else f"ws://{front}/"
+    result, _ = run("load_websockets.py", target, "-q", "-n", "20", "-d", "1", "--idle", "--open-rate", "400")
+    assert (result["opened"], result["errors"], result["dropped"], result["unclosed"]) == (20, {}, {}, 0)
+    assert result["pings"] >= 40
+
+
+@pytest.mark.mongrel2
+@pytest.mark.parametrize("way", ["control", "url"])
+def test_who_is_dropped_is_counted_by_close_code(handler, front, way):
+    """The connection is opened again for the next message."""
+    target = handler if way == "control" else f"ws://{front}"
+    result, _ = run("load_websockets.py", target, "-q", "-n", "2", "-c", "4", "--path", "/bye", status=1)
+    assert result["dropped"] == {"4000": 4}
+    assert result["errors"] == {"ended with 4000": 4}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["ws://127.0.0.1:1/", "--deflate"], "control socket only"),
+        (["127.0.0.1:1", "--size", "1"], "--size"),
+        (["http://127.0.0.1:1/"], "the scheme is ws"),
+    ],
+)
+def test_a_slip_with_websockets_is_told(monkeypatch, capsys, options, message):
+    """Before anything is sent anywhere."""
+    assert message in refusal("load_websockets", options, monkeypatch, capsys)
