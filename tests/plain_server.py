@@ -1,50 +1,96 @@
-"""A server written with plain sockets, with nothing of greentx's server side: PUSH and SUB, bound."""
+"""What stands where Mongrel2 would: plain PUSH and SUB sockets, both bound. Unlike Mongrel2 it does as it is told."""
 
 from __future__ import annotations
 
+from types import TracebackType
+
 import gevent
-import zmq.green as zmq
+import zmq
+import zmq.green
 
-from greentx.wire import Response, build_request, parse_reply
-
-HTTP = {"METHOD": "GET", "VERSION": "HTTP/1.1"}
+NOTICE = b'%b %b @* 17:{"METHOD":"JSON"},21:{"type":"disconnect"},'
 
 
-class Server:
-    """PUSH and SUB, bound; counts as a Mongrel2 with the ident "u"."""
+class PlainServer:
+    """Pushes what it is told to and collects what it receives.
 
-    def __init__(self) -> None:
-        self.context = zmq.Context()
+    Args:
+        ident: What it subscribes to.
+        receipts: Whether it gives notice of connections with numbers that no browser has.
+        reads: False leaves what comes to the kernel and ZeroMQ, which soon have enough.
+        sender: Begins its notices.
+        endpoints: Where to bind PUSH and SUB, as another one before it.
+    """
+
+    def __init__(
+        self,
+        ident: bytes = b"",
+        *,
+        receipts: bool = True,
+        reads: bool = True,
+        sender: bytes = b"plain",
+        endpoints: tuple[str, str] = ("tcp://127.0.0.1:*", "tcp://127.0.0.1:*"),
+    ) -> None:
+        self.replies: list[bytes] = []
+        self.asked = 0
+        self.receipts = receipts
+        self.sender = sender
+        self.context = zmq.green.Context()
         self.push = self.context.socket(zmq.PUSH)
         self.sub = self.context.socket(zmq.SUB)
-        self.endpoints = [
-            f"tcp://127.0.0.1:{one.bind_to_random_port('tcp://127.0.0.1')}" for one in (self.push, self.sub)
-        ]
-        self.sub.subscribe(b"")
+        if not reads:
+            self.sub.setsockopt(zmq.RCVHWM, 1)
+            self.sub.setsockopt(zmq.RCVBUF, 4096)
+        self.sub.setsockopt(zmq.SUBSCRIBE, ident)
+        for socket, endpoint in zip((self.push, self.sub), endpoints, strict=True):
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.bind(endpoint)
+        self.push_endpoint = self.push.last_endpoint.decode()
+        self.sub_endpoint = self.sub.last_endpoint.decode()
+        self.greenlets: list[gevent.Greenlet] = []
+        if reads:
+            self.read()
 
-    def request(self, conn_id: object = 1, path: str = "/", body: bytes = b"", **headers: str) -> None:
-        self.push.send(build_request("u", conn_id, path, {**HTTP, **headers}, body))
+    def read(self) -> None:
+        """Begin to read, where that was not done from the start."""
+        self.greenlets.append(gevent.spawn(self._read))
 
-    def receive(self) -> Response:
-        with gevent.Timeout(5):
-            return parse_reply(self.sub.recv())
-
-    def receive_for(self, conn_id: int) -> bytes:
-        """What the next reply to one connection brings; others are passed over."""
+    def _read(self) -> None:
         while True:
-            reply = self.receive()
-            if str(conn_id) in reply.conn_ids:
-                return reply.body
+            message = self.sub.recv()
+            conn_ids = message.split(b":", 1)[1].split(b",", 1)[0]
+            if len(conn_ids) == 10 and message.endswith(b", "):
+                self.asked += 1
+                if self.receipts:
+                    self.push.send(NOTICE % (self.sender, conn_ids))
+            else:
+                self.replies.append(message)
 
-    def open_websocket(self, conn_id: int) -> None:
-        """Send what Mongrel2 sends when a browser opens one."""
-        headers = {"host": "x", "upgrade": "websocket", "connection": "upgrade", "sec-websocket-version": "13"}
-        headers["sec-websocket-key"] = "dGhlIHNhbXBsZSBub25jZQ=="
-        self.request(conn_id, body=b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", METHOD="WEBSOCKET_HANDSHAKE", **headers)
-
-    def frame(self, conn_id: int, payload: bytes, flags: str = "0x81") -> None:
-        """Send a message of a WebSocket."""
-        self.request(conn_id, body=payload, METHOD="WEBSOCKET", FLAGS=flags)
+    def bodies(self, conn_id: bytes = b"1") -> bytes:
+        """What one connection got."""
+        got = b""
+        for message in self.replies:
+            ids, _, body = message.split(b":", 1)[1].partition(b", ")
+            if conn_id in ids.split():
+                got += body
+        return got
 
     def close(self) -> None:
+        """Close all; what was pushed and not pulled is gone."""
+        gevent.killall(self.greenlets)
         self.context.destroy(0)
+
+    def __enter__(self) -> PlainServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def until(condition, seconds: float = 10.0) -> None:
+    """Let greenlets run until *condition* holds."""
+    with gevent.Timeout(seconds, AssertionError(f"it did not happen within {seconds} s")):
+        while not condition():
+            gevent.sleep(0.002)

@@ -153,19 +153,19 @@ def test_a_message_of_the_callers_is_taken_out_of_the_window(window, waits, clos
 
 
 @given(st.lists(st.binary(min_size=1, max_size=30), max_size=20), st.lists(st.integers(1, 40), min_size=1, max_size=60))
-def test_bytes_leave_an_outbox_as_they_came_whatever_the_credits(parts, credits):
+def test_bytes_leave_an_outbox_as_they_came_whatever_the_credits(parts, grants):
     """Cut anywhere: nothing is lost, doubled or turned around, and the window is never exceeded."""
     box = Outbox(b"head", window=25)
     for part in parts:
         box.put(part)
     taken = b""
     under_way = 0
-    for credit in credits:
+    for grant in grants:
         piece = box.take()
         under_way += len(piece)
         assert under_way <= 25
         taken += piece
-        written = min(credit, under_way)
+        written = min(grant, under_way)
         under_way -= written
         box.credit(written)
     assert b"".join(parts).startswith(taken)

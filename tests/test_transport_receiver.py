@@ -1,0 +1,306 @@
+"""The receiving half: nothing is missed, nothing is lost with a connection, and waiting costs nothing."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import gevent
+import pytest
+import zmq
+import zmq.green
+from gevent.event import Event
+from plain_server import until
+
+from greentx.transport import Context, Receiver
+from greentx.transport.receiver import BATCH
+
+
+@pytest.fixture
+def context():
+    """An open context, closed after the test."""
+    one = Context("test", lambda: None, linger=0.2)
+    yield one
+    one.close(linger=0)
+
+
+class Pusher:
+    """A bound PUSH socket of a context of its own."""
+
+    def __init__(self, endpoint="tcp://127.0.0.1:*"):
+        self.context = zmq.green.Context()
+        self.socket = self.context.socket(zmq.PUSH)
+        self.socket.bind(endpoint)
+        self.endpoint = self.socket.last_endpoint.decode()
+
+    def send(self, *messages):
+        for message in messages:
+            self.socket.send(message)
+
+    def close(self, linger=0):
+        self.socket.close(linger)
+        self.context.term()
+
+
+@pytest.fixture
+def pusher():
+    """One, closed after the test."""
+    one = Pusher()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def receive(context):
+    """A function that connects a receiver and returns it and what it received; it is stopped after the test."""
+    receivers = []
+
+    def connect(endpoint, on_message=None, **options):
+        got = []
+        receiver = Receiver(context, zmq.PULL, on_message or got.append, **options)
+        receivers.append(receiver)
+        receiver.connect(endpoint)
+        return receiver, got
+
+    yield connect
+    for receiver in receivers:
+        receiver.stop(1)
+
+
+def numbered(first, last):
+    return [b"%d" % number for number in range(first, last)]
+
+
+def test_messages_are_handed_on_in_their_order(pusher, receive):
+    """Thousands in one go, in batches."""
+    receiver, got = receive(pusher.endpoint)
+    pusher.send(*numbered(0, 5000))
+    until(lambda: len(got) == 5000)
+    assert got == numbered(0, 5000)
+    assert repr(receiver) == f"<Receiver receiver {pusher.endpoint}: connected>"
+
+
+def test_no_message_is_missed_however_they_fall(pusher, receive):
+    """Single messages with tiny pauses, at the moment the receiver goes to sleep: 3000 times."""
+    came = Event()
+    _receiver, _ = receive(pusher.endpoint, lambda message: came.set())
+    pauses = random.Random(1)
+    for _ in range(3000):
+        came.clear()
+        pusher.send(b"x")
+        assert came.wait(5)
+        if pauses.random() < 0.3:
+            gevent.sleep(pauses.random() / 5000)
+
+
+def test_other_greenlets_run_between_batches(pusher, receive):
+    """A flood does not keep the others waiting until it ends."""
+    turns = []
+    got = []
+
+    def take(message):
+        got.append(message)
+        turns.append(turn[0])
+
+    turn = [0]
+
+    def count():
+        while True:
+            turn[0] += 1
+            gevent.sleep(0)
+
+    receive(pusher.endpoint, take)
+    pusher.send(b"first")
+    until(lambda: got)
+    counting = gevent.spawn(count)
+    pusher.send(*numbered(1, 10 * BATCH))
+    time.sleep(0.1)  # they arrive while no greenlet runs
+    until(lambda: len(got) == 10 * BATCH)
+    counting.kill()
+    assert max(turns.count(one) for one in set(turns)) <= BATCH
+
+
+def cpu_of(seconds):
+    """The CPU time that this process used within so many seconds of waiting, as a share."""
+    before = time.process_time()
+    gevent.sleep(seconds)
+    return (time.process_time() - before) / seconds
+
+
+def test_an_idle_receiver_costs_nothing(pusher, receive):
+    """No polling, no busy loop: far below 1 % of a CPU."""
+    _receiver, got = receive(pusher.endpoint)
+    pusher.send(b"x")
+    until(lambda: got)
+    assert cpu_of(0.5) < 0.05
+
+
+def test_a_receiver_that_waits_for_room_costs_nothing(pusher, receive):
+    """While the message before is not taken the next ones knock at the descriptor: nobody looks."""
+    room = Event()
+    got = []
+
+    def take(message):
+        got.append(message)
+        room.wait()
+
+    receive(pusher.endpoint, take)
+    pusher.send(b"1")
+    until(lambda: got)
+    pusher.send(*numbered(2, 10))
+    gevent.sleep(0.05)
+    assert cpu_of(0.5) < 0.05
+    room.set()
+    until(lambda: len(got) == 9)
+    room.clear()
+    pusher.send(b"10")  # and it listens again
+    until(lambda: len(got) == 10)
+    room.set()
+
+
+def test_a_server_that_is_away_costs_little(receive):
+    """It is tried again and again, with pauses."""
+    gone = Pusher()
+    _receiver, got = receive(gone.endpoint)
+    gone.send(b"x")
+    until(lambda: got)
+    gone.close()
+    gevent.sleep(0.05)
+    assert cpu_of(0.5) < 0.1
+    back = Pusher(gone.endpoint)
+    back.send(b"y")
+    until(lambda: len(got) == 2)
+    back.close()
+
+
+def test_what_had_arrived_is_received_when_the_connection_is_lost(receive):
+    """The other side pushed and ended, and the receiver was busy: nothing that came is thrown away."""
+    busy = Event()
+    got = []
+
+    def take(message):
+        got.append(message)
+        busy.wait()
+
+    ending = Pusher()
+    receive(ending.endpoint, take)
+    ending.send(*numbered(0, 500))
+    until(lambda: got)
+    gevent.sleep(0.1)
+    ending.close(linger=1000)
+    gevent.sleep(0.1)
+    busy.set()
+    until(lambda: len(got) == 500)
+    assert got == numbered(0, 500)
+
+
+def test_what_is_dropped_is_counted(pusher, receive, caplog):
+    """Messages of a life of the server that is over; connecting anew brings the next ones."""
+    busy = Event()
+    got = []
+
+    def take(message):
+        got.append(message)
+        busy.wait()
+
+    receiver, _ = receive(pusher.endpoint, take)
+    pusher.send(*numbered(0, 10))
+    until(lambda: got)
+    gevent.sleep(0.1)
+    receiver.drop()
+    assert "9 messages of a server that has gone were dropped" in caplog.text
+    busy.set()
+    assert not receiver.connected
+    receiver.connect(pusher.endpoint)
+    until(lambda: receiver.connected)
+    pusher.send(b"next")
+    until(lambda: len(got) == 2)
+    assert got == [b"0", b"next"]
+
+
+def test_one_message_that_fails_does_not_end_the_receiver(pusher, receive, caplog):
+    """Its error is logged with its traceback, and the next is taken."""
+    got = []
+
+    def take(message):
+        if message == b"bad":
+            raise ZeroDivisionError
+        got.append(message)
+
+    receive(pusher.endpoint, take)
+    pusher.send(b"bad", b"good")
+    until(lambda: got)
+    assert "a message of 3 bytes was not handled" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_stopping_takes_what_has_arrived(pusher, receive):
+    """And ends in bounded time, where somebody is slow."""
+    got = []
+    receiver, _ = receive(pusher.endpoint, got.append)
+    pusher.send(b"0")
+    until(lambda: got)
+    pusher.send(*numbered(1, 300))
+    time.sleep(0.1)  # it arrives while no greenlet runs
+    receiver.stop(5)
+    assert got == numbered(0, 300)
+    receiver.stop()
+    assert "stopped" in repr(receiver)
+
+
+def test_stopping_does_not_wait_longer_than_was_said(pusher, receive):
+    """Whoever takes the messages may be stuck."""
+    got = []
+
+    def stick(message):
+        got.append(message)
+        Event().wait()
+
+    receiver, _ = receive(pusher.endpoint, stick)
+    pusher.send(b"1")
+    until(lambda: got)
+    started = time.monotonic()
+    receiver.stop(0.1)
+    assert time.monotonic() - started < 0.5
+
+
+def test_a_name_that_does_not_resolve_is_tried_again(context, receive, caplog, monkeypatch):
+    """With a WARNING that names it, a pause, and nothing left open."""
+    monkeypatch.setattr("greentx.transport.receiver.RETRY_SECONDS", 0.01)
+    receive("tcp://no such host:1")
+    until(lambda: caplog.text.count("tcp://no such host:1") >= 3)
+    assert len(context._sockets) <= 2
+
+
+def test_it_knows_when_all_that_came_was_handed_on(pusher, receive):
+    """Also right after something arrived that it was not told of yet."""
+    receiver, got = receive(pusher.endpoint)
+    pusher.send(b"1")
+    until(lambda: got)
+    gevent.sleep(0.01)
+    assert receiver.caught_up()
+    pusher.send(b"2")
+    time.sleep(0.05)
+    assert not receiver.caught_up()
+    until(receiver.caught_up)
+    assert len(got) == 2
+
+
+def test_subscriptions_hold_over_connections(context):
+    """A SUB socket asks for the same topics after each connection."""
+    got = []
+    receiver = Receiver(context, zmq.SUB, got.append)
+    receiver.subscribe(b"a")
+    endpoint = receiver.bind("tcp://127.0.0.1:*")
+    receiver.subscribe(b"b")
+    publisher = zmq.green.Context()
+    socket = publisher.socket(zmq.XPUB)
+    socket.connect(endpoint)
+    assert {socket.recv(), socket.recv()} == {b"\x01a", b"\x01b"}
+    for message in (b"a1", b"c1", b"b1"):
+        socket.send(message)
+    until(lambda: len(got) == 2)
+    assert got == [b"a1", b"b1"]
+    receiver.stop(1)
+    socket.close(0)
+    publisher.term()

@@ -1,0 +1,388 @@
+"""The sending half: ready means ready, nothing is lost without a word, no connection gets too many messages."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import gevent
+import pytest
+import zmq
+from plain_server import PlainServer, until
+
+from greentx.errors import ConnectionClosed, GreentxError, LocalProtocolError, SendTimeout
+from greentx.transport import Context, SocketClosed, Writer
+from greentx.transport import writer as writer_module
+from greentx.transport.outbox import BURST, EAGER, NOBODY
+
+
+@pytest.fixture
+def context():
+    """An open context, closed after the test."""
+    one = Context("test", lambda: None, linger=0.2)
+    yield one
+    one.close(linger=0)
+
+
+@pytest.fixture
+def write_to(context):
+    """A function that connects a writer to a server and waits until it is ready."""
+
+    class Notified:
+        def __init__(self, server, *, receipts=True, **options):
+            self.events = []
+            self.writer = Writer(
+                context,
+                on_ready=lambda: self.events.append("ready"),
+                on_lost=lambda: self.events.append("lost"),
+                receipts=(lambda: True) if receipts else None,
+                **options,
+            )
+            self.writer.connect(server.sub_endpoint if isinstance(server, PlainServer) else server)
+            if isinstance(server, PlainServer):
+                server.greenlets.append(gevent.spawn(self._pull, server))
+
+        def _pull(self, server):
+            pull = server.context.socket(zmq.PULL)  # in the place of a receiver
+            pull.connect(server.push_endpoint)
+            while True:
+                self.writer.receipt(pull.recv().split()[1].decode())
+
+    made = []
+
+    def connect(server, *, ready=True, **options):
+        one = Notified(server, **options)
+        made.append(one)
+        if ready:
+            assert one.writer.wait_ready(5)
+        return one
+
+    yield connect
+    for one in made:
+        one.writer.stop()
+
+
+@pytest.fixture
+def server():
+    """A plain server, closed after the test; the writers have to be ended before."""
+    with PlainServer() as one:
+        yield one
+
+
+def test_it_is_ready_when_the_subscription_was_seen(context, write_to):
+    """Not a moment before, and who waits is told."""
+    one = write_to("ipc:///nowhere/at/all", ready=False)
+    assert not one.writer.wait_ready(0.05)
+    assert "waiting for the server" in repr(one.writer)
+    one.writer.stop()
+    assert not one.writer.wait_ready(5)  # at once: it never will be
+
+
+def test_what_is_written_right_after_ready_arrives(server, write_to):
+    """The first one too."""
+    one = write_to(server)
+    one.writer.write("uuid", "1", b"hello")
+    until(lambda: server.replies)
+    assert server.replies == [b"uuid 1:1, hello"]
+    assert one.writer.messages_sent == 1
+    assert one.events == ["ready"]
+
+
+@pytest.mark.parametrize(
+    ("ident", "sender", "prefix"),
+    [(b"", "uuid", b"uuid"), (b"uu", "uuid", b"uuid"), (b"other", "uuid", b"other")],
+)
+def test_replies_begin_with_what_the_server_listens_to(write_to, ident, sender, prefix):
+    """Its own name where it has one: it would not hear others."""
+    with PlainServer(ident) as server:
+        one = write_to(server)
+        one.writer.write(sender, "1", b"x")
+        one.writer.write_many(sender, ["1", "2"], b"y")
+        one.writer.control(sender, ["1"], b"z")
+        one.writer.close(sender, ["1"])
+        until(lambda: len(server.replies) == 4)
+        assert [reply.split()[0] for reply in server.replies] == [prefix] * 4
+        one.writer.stop()
+
+
+def test_a_server_that_listens_to_what_cannot_be_said_is_an_error(write_to, caplog):
+    """Mongrel2 would refuse each reply that begins with it: never ready."""
+    with PlainServer(b"a_b") as server:
+        one = write_to(server, ready=False)
+        until(lambda: "a_b" in caplog.text)
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        assert not one.writer.ready.is_set()
+        one.writer.stop()
+
+
+def test_replies_to_nobody_are_dropped_with_one_warning(server, write_to, caplog):
+    """The number is told when the server comes: a log line each would be a flood."""
+    one = write_to("ipc:///nowhere/at/all", ready=False)
+    for number in range(30):
+        one.writer.write("uuid", "1", b"%d" % number)
+    one.writer.write_many("uuid", ["1", "2"], b"x")
+    one.writer.close("uuid", ["3"])
+    assert one.writer.messages_dropped == 32
+    assert len(caplog.records) == 1
+    assert "ipc:///nowhere/at/all" in caplog.text
+    assert not one.writer._outboxes  # nothing of it may come out later
+
+
+def test_replies_of_a_closed_writer_are_dropped(server, write_to):
+    """A connection set that was removed may still be answered: that is no error."""
+    one = write_to(server)
+    one.writer.stop()
+    for _ in range(30):
+        one.writer.write("uuid", "1", b"late")
+    assert one.writer.messages_dropped == 30
+    assert not one.writer._outboxes
+
+
+def test_a_closed_context_is_an_error(server, write_to, context):
+    """Nothing can be sent any more."""
+    one = write_to(server)
+    context.close()
+    with pytest.raises(SocketClosed):
+        one.writer.write("uuid", "1", b"late")
+
+
+def test_a_sender_that_mongrel2_cannot_parse_is_refused(server, write_to):
+    """Each such reply would stall its handler for half a second."""
+    with pytest.raises(LocalProtocolError):
+        write_to(server).writer.write("a_b", "1", b"x")
+
+
+@pytest.mark.parametrize("how", ["one greenlet", "many greenlets", "many connections"])
+def test_many_small_messages_stay_few(server, write_to, how):
+    """Whoever writes: at most a burst goes out before a receipt, the rest is joined, in order."""
+    one = write_to(server)
+    if how == "many connections":
+        for number in range(300):
+            one.writer.write_many("uuid", ["1", "2", "3"], b"%3d," % number)
+    elif how == "one greenlet":
+        for number in range(300):
+            one.writer.write("uuid", "1", b"%3d," % number)
+    else:
+        gevent.joinall([gevent.spawn(one.writer.write, "uuid", "1", b"%3d," % number) for number in range(300)])
+    expected = b"".join(b"%3d," % number for number in range(300))
+    until(lambda: server.bodies() == expected)
+    assert len([reply for reply in server.replies if b":1, " in reply]) < 60
+    if how == "many connections":
+        until(lambda: server.bodies(b"3") == expected)
+
+
+def test_a_server_that_stands_still_gets_no_more_than_a_burst(write_to, monkeypatch):
+    """However long it takes: without a receipt nothing more is sent to that connection."""
+    monkeypatch.setattr(writer_module, "RECEIPT_SECONDS", 0.02)
+    with PlainServer() as server:
+        one = write_to(server)
+        for _ in range(EAGER):
+            one.writer.write("uuid", "1", b".")
+        until(lambda: one.writer._receipts_known)
+        server.receipts = False
+        before = len(server.replies)
+        for _ in range(40):
+            one.writer.write("uuid", "1", b".")
+            gevent.sleep(0.005)
+        assert len(server.replies) - before <= BURST
+        assert server.asked >= 3  # it is asked again
+        server.receipts = True
+        until(lambda: server.bodies() == b"." * (EAGER + 40))
+        one.writer.stop()
+
+
+@pytest.mark.parametrize("receipts", [True, False])
+def test_a_server_without_receipts_is_paced_by_time(write_to, monkeypatch, receipts, caplog):
+    """One that does not give them, or whose receipts another process would get."""
+    monkeypatch.setattr(writer_module, "RECEIPT_SECONDS", 0.05)
+    caplog.set_level(logging.INFO)
+    with PlainServer(receipts=False) as server:
+        one = write_to(server, receipts=receipts)
+        started = time.monotonic()
+        for _ in range(200):
+            one.writer.write("uuid", "1", b".")
+            gevent.sleep(0.001)
+        until(lambda: server.bodies() == b"." * 200)
+        assert len(server.replies) <= BURST * (2 + (time.monotonic() - started) / writer_module.FLUSH_SECONDS)
+        assert server.asked == (1 if receipts else 0)
+        assert ("gives no receipts" in caplog.text) is receipts
+        one.writer.stop()
+
+
+def test_receipts_of_others_are_none(server, write_to):
+    """An old one, another process's, a browser's number."""
+    one = write_to(server)
+    assert not one.writer.receipt(str(NOBODY))
+    assert not one.writer.receipt("1")
+
+
+def test_a_close_goes_behind_what_waits(server, write_to):
+    """And what is written after it is not sent."""
+    one = write_to(server)
+    for number in range(50):
+        one.writer.write("uuid", "1", b"%2d," % number)
+    one.writer.close("uuid", ["1"])
+    one.writer.write("uuid", "1", b"late")
+    until(lambda: server.replies and server.replies[-1] == b"uuid 1:1, ")
+    assert server.bodies() == b"".join(b"%2d," % number for number in range(50))
+
+
+def test_who_writes_to_a_connection_that_takes_nothing_waits_and_others_do_not(write_to, monkeypatch):
+    """Bounded by the outbox, then by time; the browser's end wakes it."""
+    with PlainServer() as server:
+        one = write_to(server, send_timeout=0.2)
+        for _ in range(EAGER):
+            one.writer.write("uuid", "1", b".")
+        until(lambda: one.writer._receipts_known)
+        server.receipts = False
+        piece = bytes(writer_module.OUTBOX_LIMIT // 4)
+        started = time.monotonic()
+        for _ in range(4):
+            one.writer.write("uuid", "1", piece)  # it holds so many
+        with pytest.raises(SendTimeout, match=r"connection 1 took nothing for 0\.2 s"):
+            one.writer.write("uuid", "1", piece)
+        assert 0.19 <= time.monotonic() - started < 2
+        one.writer.write("uuid", "2", b"at once")
+        until(lambda: server.bodies(b"2") == b"at once")
+        gevent.spawn_later(0.02, one.writer.forget, "1")
+        with pytest.raises(ConnectionClosed):
+            one.writer.write("uuid", "1", piece)
+        one.writer.stop()
+
+
+def fill(writer, size=20_000):
+    """Write to many connections until the pipe is full; return the greenlet that waits for room, or why it did not."""
+    sent = []
+
+    def write():
+        try:
+            for number in range(20_000):
+                writer.write("uuid", str(number), b"%6d" % number + bytes(size))
+                sent.append(number)
+        except GreentxError as error:
+            return error
+
+    filling = gevent.spawn(write)
+    until(lambda: writer.pipe_full)
+    gevent.sleep(0.2)
+    return filling, sent
+
+
+def test_a_full_pipe_blocks_who_sends_and_nothing_is_lost(context, write_to):
+    """Several greenlets at once; when the server goes on all arrives once, in order for each."""
+    with PlainServer(reads=False) as server:
+        one = write_to(server, send_timeout=None)
+        filling, sent = fill(one.writer)
+        assert not filling.dead
+        others = [gevent.spawn(one.writer.write, "uuid", str(100_000 + number), b"other") for number in range(20)]
+        gevent.sleep(0.1)
+        assert not any(other.dead for other in others)
+        before = time.process_time()
+        gevent.sleep(0.3)
+        assert time.process_time() - before < 0.1  # nobody polls busily
+        filling.kill()
+        server.read()
+        gevent.joinall(others, timeout=20, raise_error=True)
+        until(lambda: len(server.replies) >= len(sent) + 20, 20)
+        gevent.sleep(0.05)
+        ids = [int(reply.split(b":")[1].split(b",")[0]) for reply in server.replies]
+        assert sorted(ids) == sorted([*sent, *range(100_000, 100_020)])
+        assert [one_id for one_id in ids if one_id < 100_000] == sent
+        one.writer.stop()
+
+
+def test_a_full_pipe_ends_in_an_error_and_the_message_is_not_sent(context, write_to):
+    """After send_timeout, with the address; those behind it go on."""
+    with PlainServer(reads=False) as server:
+        one = write_to(server, send_timeout=0.2)
+        filling, _ = fill(one.writer)
+        started = time.monotonic()
+        with pytest.raises(SendTimeout, match=server.sub_endpoint):
+            one.writer.write("uuid", "777777", b"never")
+        assert 0.15 < time.monotonic() - started < 1
+        filling.join(5)
+        assert isinstance(filling.value, SendTimeout)
+        one.writer.write("uuid", "888888", b"in time", wait=False)
+        server.read()
+        until(lambda: any(b"in time" in reply for reply in server.replies), 20)
+        assert not any(b"never" in reply for reply in server.replies)
+        one.writer.stop()
+
+
+def test_a_sender_that_is_killed_while_it_waits_sends_nothing(context, write_to):
+    """Its message is taken out of the queue."""
+    with PlainServer(reads=False) as server:
+        one = write_to(server, send_timeout=None)
+        filling, _ = fill(one.writer)
+        killed = gevent.spawn(one.writer.write, "uuid", "777777", b"never")
+        gevent.sleep(0.05)
+        killed.kill()
+        filling.kill()
+        one.writer.write("uuid", "888888", b"last", wait=False)
+        server.read()
+        until(lambda: any(b"last" in reply for reply in server.replies), 20)
+        assert not any(b"never" in reply for reply in server.replies)
+        one.writer.stop()
+
+
+def test_what_waited_for_a_server_that_has_gone_does_not_reach_the_next(write_to, caplog):
+    """Its connection numbers mean other browsers: blocked, joined, or written while it is away."""
+    with PlainServer(reads=False) as server:
+        one = write_to(server, send_timeout=None)
+        filling, _ = fill(one.writer)
+        for _ in range(BURST + 5):
+            one.writer.write("uuid", "1", b"old", wait=False)
+        endpoints = server.push_endpoint, server.sub_endpoint
+    until(lambda: "lost" in one.events)
+    filling.kill()
+    for _ in range(BURST + 5):
+        one.writer.write("uuid", "1", b"between")
+    with PlainServer(endpoints=endpoints) as server:
+        until(lambda: one.events[-1] == "ready")
+        one.writer.write("uuid", "1", b"new")
+        until(lambda: server.replies)
+        gevent.sleep(0.3)
+        assert server.replies == [b"uuid 1:1, new"]
+        assert "replies were dropped" in caplog.text
+        one.writer.stop()
+
+
+def test_stopping_sends_what_waits(write_to):
+    """The receiver may have ended before: then time counts, not receipts."""
+    with PlainServer() as server:
+        one = write_to(server)
+        server.receipts = False
+        for number in range(100):
+            one.writer.write("uuid", "1", b"%2d," % number)
+        one.writer.close("uuid", ["1"])
+        one.writer.stop(linger=1)
+        until(lambda: server.replies[-1] == b"uuid 1:1, ")
+        assert server.bodies() == b"".join(b"%2d," % number for number in range(100))
+        one.writer.stop()
+
+
+def test_stopping_is_bounded_where_the_server_stands_still(write_to, context, caplog):
+    """With a WARNING that says how much was lost; who waits is woken."""
+    with PlainServer(reads=False) as server:
+        one = write_to(server, send_timeout=None)
+        filling, _ = fill(one.writer)
+        started = time.monotonic()
+        one.writer.stop(linger=0.1)
+        context.close(linger=0.1)
+        assert time.monotonic() - started < 0.5
+        assert f"replies that {server.sub_endpoint} did not take" in caplog.text
+        filling.join(5)
+        assert filling.dead
+
+
+def test_a_callback_of_the_hub_never_blocks(write_to):
+    """Where nobody can wait a message goes behind those that wait."""
+    with PlainServer(reads=False) as server:
+        one = write_to(server, send_timeout=None)
+        filling, _ = fill(one.writer)
+        gevent.get_hub().loop.run_callback(one.writer.write, "uuid", "888888", b"from the hub")
+        gevent.sleep(0.01)
+        filling.kill()
+        server.read()
+        until(lambda: any(b"from the hub" in reply for reply in server.replies), 20)
+        one.writer.stop()
