@@ -40,6 +40,9 @@ EXTRAS = {
     "speed": ["msgspec>=0.18"],
     "gunicorn": ["gunicorn>=23.0"],
     "tests": [
+        "bottle>=0.13",
+        "django>=4.2",
+        "falcon>=4.0",
         "flask>=3.0",
         "flask-sock>=0.7",
         "gunicorn>=23.0",
@@ -51,7 +54,7 @@ EXTRAS = {
         "python-socketio[client]>=5.11",
         "websockets>=13.0",
     ],
-    "bench": ["matplotlib>=3.8", "pyperf>=2.6", "websockets>=13.0"],
+    "bench": ["gunicorn>=23.0", "matplotlib>=3.8", "pyperf>=2.6", "websockets>=13.0"],
     # Exact minor versions: what is clean for one contributor is clean for all.
     "dev": ["mypy==2.4.*", "ruff==0.17.*"],
 }
