@@ -760,8 +760,8 @@ class _Link(Attachment):
         mark = request.header(HEADER)
         words = mark.split(" ", 2) if isinstance(mark, str) else []
         life, token, endpoint = words if len(words) == 3 else ("", "", "")
-        for name in (HEADER, HEADER.encode()):
-            request._raw.pop(name, None)  # type: ignore[attr-defined]
+        ours = (HEADER, HEADER.encode())
+        request._raw = {name: value for name, value in request._raw.items() if name not in ours}
         connection = self._node._connections.get(request.sender) or self._reach(request.sender, endpoint)
         if connection is None:
             return

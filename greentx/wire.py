@@ -74,6 +74,13 @@ _MAX_LENGTH_DIGITS = 10
 
 _load = tnetstring.loads
 
+# Header blocks that came lately, and what they decode to, which nobody changes. Every message of a WebSocket repeats
+# those of its handshake (probed), and a client that keeps its connection mostly sends the same again; decoding and
+# freeing them is more than half of a parse. Bounded by number and size: 1 MiB of blocks.
+_known: dict[bytes, tuple[Any, str]] = {}
+_MAX_KNOWN = 512
+_MAX_KNOWN_SIZE = 2048
+
 _METHODS = {name.encode(): name for name in ("GET", "POST", "HEAD", "PUT", "DELETE", "WEBSOCKET", "JSON", "XML")}
 
 
@@ -320,33 +327,45 @@ def parse_request(message: bytes) -> Request:
     sender, conn_id, path, size = message[: colon - 1].decode("latin-1").split(" ")
     start = colon - len(size) - 1
     end = colon + int(size)
-    kind = message[end : end + 1]
+    block = message[start : end + 1]
+    raw, method = _known.get(block) or _decode_headers(block, start)
+    start = end + 1
+    if len(message) == start + 3 and message.endswith(b"0:,"):  # nearly every message
+        return Request(sender, conn_id, path, raw, b"", method)
+    return Request(sender, conn_id, path, raw, _body(message, start), method)
+
+
+def _decode_headers(block: bytes, start: int) -> tuple[Any, str]:
+    """Decode headers, which begin at byte *start* of their message; return them and the METHOD."""
+    colon = block.index(b":")
+    size = int(block[:colon])
+    kind = block[colon + 1 + size :]
     if kind == b"}":
         try:
-            raw = _load(message[start : end + 1])
+            raw = _load(block)
         except (ValueError, RecursionError) as error:
             raise RemoteProtocolError(f"headers at byte {start} are no tnetstring: {error}") from error
         method = raw.get(b"METHOD")
-        if method.__class__ is not bytes:
-            if b"UPLOAD_STREAM" not in raw:
-                raise RemoteProtocolError(f"no METHOD among the headers of {_shown(message)}")
-            method = b"UPLOAD_STREAM"
-        name = _METHODS.get(method) or method.decode("latin-1")
+        if method.__class__ is bytes:
+            name = _METHODS.get(method) or method.decode("latin-1")
+        elif b"UPLOAD_STREAM" in raw:
+            name = "UPLOAD_STREAM"
+        else:
+            raise RemoteProtocolError(f"no METHOD among the headers {_shown(block)} at byte {start}")
     elif kind == b",":
-        raw = _json_headers(message[colon:end], start)
+        raw = _json_headers(block[colon + 1 : -1], start)
         name = raw.get("METHOD")
         if name.__class__ is not str:
             if "UPLOAD_STREAM" not in raw:
-                raise RemoteProtocolError(f"no METHOD among the headers of {_shown(message)}")
+                raise RemoteProtocolError(f"no METHOD among the headers {_shown(block)} at byte {start}")
             name = "UPLOAD_STREAM"
     else:
-        raise RemoteProtocolError(
-            f"headers at byte {start} should end after {int(size)} bytes with '}}' or ',', not {kind!r}"
-        )
-    start = end + 1
-    if len(message) == start + 3 and message.endswith(b"0:,"):  # nearly every message
-        return Request(sender, conn_id, path, raw, b"", name)
-    return Request(sender, conn_id, path, raw, _body(message, start), name)
+        raise RemoteProtocolError(f"headers at byte {start} should end after {size} bytes with '}}' or ',', not {kind!r}")
+    if len(block) <= _MAX_KNOWN_SIZE:
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        _known[block] = raw, name
+    return raw, name
 
 
 def _bad_start(message: bytes) -> RemoteProtocolError:
