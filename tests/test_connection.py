@@ -6,7 +6,7 @@ import inspect
 import logging
 
 import pytest
-from plain_server import HTTP, Server
+from stand_in import HTTP, Server
 
 from greentx import Connection, Request, Transceiver
 from greentx.errors import LocalProtocolError

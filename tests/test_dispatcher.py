@@ -7,7 +7,7 @@ import contextlib
 import gevent
 import pytest
 from gevent.event import Event
-from plain_server import Server
+from stand_in import Server
 
 from greentx import Transceiver
 from greentx.wire import build_disconnect_notice
