@@ -759,11 +759,13 @@ class Connection:
             if data:
                 writer.write(request.sender, request.conn_id, data, wait=wait)
             if close:
+                self._open.closed(request.conn_id)
                 self.sessions.release(request.sid)
                 writer.close(request.sender, [request.conn_id], wait=wait)
         except BaseException:
             # An answer is missing: the client would take the next one for it.
             self._open.remove(request.conn_id)
+            self._open.closed(request.conn_id)
             request._books = GONE
             writer.close(request.sender, [request.conn_id], wait=False)
             raise

@@ -23,6 +23,9 @@ __all__ = ["GONE", "MAX_PIPELINED", "OpenRequests"]
 #: reads must not fill the memory.
 MAX_PIPELINED = 4096
 
+#: Connections that were closed lately; ids are not used again within a life of the server (probed).
+MAX_CLOSED = 1024
+
 
 class _Waiting:
     """A request behind another one of its connection, and what was answered to it already."""
@@ -51,10 +54,11 @@ class OpenRequests:
         behind: The pipelined ones behind it, by ``conn_id``, in their order.
     """
 
-    __slots__ = ("_trackers", "behind", "forwarded", "heads")
+    __slots__ = ("_closed", "_trackers", "behind", "forwarded", "heads")
 
     def __init__(self, forwarded: Callable[[Request], None] | None = None) -> None:
         self.forwarded = forwarded
+        self._closed: dict[str, None] = {}
         self.heads: dict[str, Request] = {}
         self.behind: dict[str, deque[_Waiting]] = {}
         self._trackers: dict[str, ResponseTracker] = {}
@@ -67,10 +71,12 @@ class OpenRequests:
 
         Returns:
             False where it may not be answered, since the one before it said that the connection ends with it
-            (RFC 9112, section 9.6). It is then not among the open ones.
+            (RFC 9112, section 9.6), or we closed it. It is then not among the open ones.
         """
         request._books = self
         conn_id = request.conn_id
+        if conn_id in self._closed:
+            return False
         head = self.heads.get(conn_id)
         if head is None:
             self.heads[conn_id] = request
@@ -83,6 +89,16 @@ class OpenRequests:
             queue = self.behind[conn_id] = deque()
         queue.append(_Waiting(request))
         return True
+
+    def closed(self, conn_id: str) -> None:
+        """The connection is being closed by us.
+
+        What the server read of it before it heard of that still comes, and may be anything: for a request whose end is
+        in doubt, the rest of its body, made up by an attacker.
+        """
+        self._closed[conn_id] = None
+        if len(self._closed) > MAX_CLOSED:
+            del self._closed[next(iter(self._closed))]
 
     def overfull(self, conn_id: str) -> bool:
         """True when more than :data:`MAX_PIPELINED` requests of a connection wait behind another."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from greentx.connection import _match_credits
-from greentx.pipeline import OpenRequests
+from greentx.pipeline import GONE, MAX_CLOSED, OpenRequests
 from greentx.wire import Request, parse_request
 
 
@@ -51,3 +51,18 @@ def test_credits_are_read_without_parsing_only_where_the_server_alone_can_have_w
     """The client of a JSON socket has a say over path and body, but brings more headers."""
     match = _match_credits(message)
     assert (match and (match[1], match[2] or match[3])) == found
+
+
+def test_what_comes_behind_our_own_close_is_no_request() -> None:
+    """Mongrel2 sends it on until it has heard of the close; it may be the rest of a body, made up by an attacker."""
+    books = OpenRequests()
+    requests = [Request("abc", "1", path, {"METHOD": "GET", "VERSION": "HTTP/1.1"}) for path in ("/1", "/2", "/3")]
+    other = Request("abc", "2", "/", {"METHOD": "GET", "VERSION": "HTTP/1.1"})
+    assert books.add(requests[0]) and books.add(requests[1])
+    assert books.answer(requests[0], b"400", complete=True, close=True) == (b"400", True)
+    books.closed("1")
+    assert requests[1]._books is GONE
+    assert not books.add(requests[2]) and books.add(other)
+    for number in range(MAX_CLOSED):
+        books.closed(str(number + 10))
+    assert books.add(requests[2])  # forgotten, long after it can have come
