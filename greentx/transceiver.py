@@ -647,6 +647,11 @@ class Transceiver:
                     break
         return reached
 
+    @property
+    def pending(self) -> int:
+        """How many events wait for who runs :meth:`recv`, or :meth:`serve`."""
+        return len(self._runtime.inbox) if self._runtime is not None else 0
+
     # -- what others ask -------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
@@ -656,7 +661,7 @@ class Transceiver:
             "pid": os.getpid(),
             "sender": self.sender,
             "websockets": len(self._registry),
-            "pending": len(self._runtime.inbox) if self._runtime is not None else 0,
+            "pending": self.pending,
             "connections": [connection.status() for connection in self._connections.values()],
         }
 

@@ -17,6 +17,7 @@ from gevent.pywsgi import WSGISecureEnviron
 
 from ..errors import GreentxError
 from ..frames import CloseCode
+from ..pipeline import GONE
 from ..version import __version__
 from .accesslog import make_log
 from .exchange import Exchange
@@ -435,6 +436,8 @@ class WSGIServer:
             gevent.sleep(_POLL_SECONDS)
         for connection in connections:
             connection.stop_intake(transceiver.linger)
+        while transceiver.pending:  # what was taken in is still for us
+            gevent.sleep(_POLL_SECONDS)
 
     def _say_goodbye(self, transceiver: Transceiver) -> None:
         """End the WebSockets, and see that the front end wrote what it was given, as far as it tells."""
@@ -479,6 +482,8 @@ class WSGIServer:
             connection.close(request)
 
     def _take_request(self, sid: Sid, connection: Connection, request: Request) -> None:
+        if request._books is GONE:
+            return  # its connection was closed by the answer to the one before
         exchange = Exchange(connection, request, sid)
         if self._store is not None and self._take_upload(self._store, exchange):
             return
@@ -664,12 +669,15 @@ class WSGIServer:
         if line is None or line[0] is not exchange:
             return  # the server was killed meanwhile
         line.popleft()
+        while line and line[0].request._books is GONE:
+            line.popleft().lose()
         if line:
             self._begin(line[0])
         else:
             del self._lines[sid]
             if self._idle is not None and not self._lines:
                 self._idle.set()
+                self._idle = None
 
     def _delete_upload(self, exchange: Exchange) -> None:
         """The body's file is ours to delete, but where its end was not announced: then Mongrel2 does."""
@@ -696,9 +704,9 @@ class WSGIServer:
     def join(self) -> None:
         """Block until every request that was taken has been handled."""
         while self._lines:
-            self._idle = Event()
+            if self._idle is None:
+                self._idle = Event()
             self._idle.wait()
-        self._idle = None
 
     def kill(self, timeout: float) -> int:
         """End all handlers but this greenlet within *timeout* seconds; requests that wait get a 503.
@@ -719,6 +727,7 @@ class WSGIServer:
             self._delete_upload(exchange)
         if self._idle is not None:
             self._idle.set()
+            self._idle = None
         return len(exchanges)
 
     def __repr__(self) -> str:
