@@ -14,6 +14,7 @@ from gevent.pool import Group, Pool
 from .connection import Connection, Runtime
 from .errors import ConnectionClosed, GreentxError
 from .frames import CloseCode
+from .pipeline import GONE
 from .registry import Entry, Sid
 from .websocket import WebSocket
 from .wire import Request
@@ -27,6 +28,20 @@ WebSocketHandler = Callable[[WebSocket], object]
 
 _WEBSOCKET_EVENTS = frozenset({"WEBSOCKET", "WEBSOCKET_CONNECT", "WEBSOCKET_CLOSE"})
 _NO_ANSWER = frozenset({"JSON", "XML", "DISCONNECT", "UPLOAD_STREAM"}) | _WEBSOCKET_EVENTS
+
+
+class _Line:
+    """A connection of which a request is being handled or waits for the pool, and what waits behind that.
+
+    Attributes:
+        books: The life of the server that it belongs to: the next one gives the same number to somebody else.
+    """
+
+    __slots__ = ("books", "waiting")
+
+    def __init__(self, books: object) -> None:
+        self.books = books
+        self.waiting: deque[tuple[Connection, Request]] = deque()
 
 
 class Dispatcher:
@@ -51,10 +66,9 @@ class Dispatcher:
         self._sockets: dict[Sid, WebSocket] = {}
         self._own: Group = Group()
         self._socket_greenlets = Group()
-        # Connections of which a request is being handled or waits for the pool, with what waits behind it.
-        self._busy: dict[Sid, deque[tuple[Connection, Request]]] = {}
+        self._busy: dict[Sid, _Line] = {}
         # The first requests of their connections that found no free place in the pool.
-        self._waiting: deque[tuple[Connection, Request]] = deque()
+        self._waiting: deque[tuple[_Line, Connection, Request]] = deque()
         self._queued = 0  # In all these queues.
         self._ended = False
         self._limit = runtime.inbox.limit
@@ -76,38 +90,38 @@ class Dispatcher:
             self._refuse(connection, request)
             return
         sid = (request.sender, request.conn_id)
-        queue = self._busy.get(sid)
-        if queue is None:
-            self._busy[sid] = deque()
+        line = self._busy.get(sid)
+        if line is None or (request._books is not line.books and request._books is not GONE):
+            line = self._busy[sid] = _Line(request._books)
             self._idle.clear()
-            self._start(connection, request)
+            self._start(line, connection, request)
         elif request.method == "DISCONNECT":
-            self._disconnect(connection, request, queue)
+            self._disconnect(line, connection, request)
         else:
-            queue.append((connection, request))
+            line.waiting.append((connection, request))
             self._queued += 1
         while self._queued >= self._limit:
             self._space.clear()
             self._space.wait()
 
-    def _start(self, connection: Connection, request: Request) -> None:
+    def _start(self, line: _Line, connection: Connection, request: Request) -> None:
         """Handle a request now, or as soon as the pool has a place for it; a full pool stops nothing else."""
         if self._waiting or self.pool.full():
-            self._waiting.append((connection, request))
+            self._waiting.append((line, connection, request))
             self._queued += 1
             self._work.set()
         else:
-            self._own.add(self.pool.spawn(self._handle, connection, request))
+            self._own.add(self.pool.spawn(self._handle, line, connection, request))
 
-    def _disconnect(self, connection: Connection, request: Request, queue: deque[tuple[Connection, Request]]) -> None:
+    def _disconnect(self, line: _Line, connection: Connection, request: Request) -> None:
         """The client went away while its request is handled: its handler may be waiting for just this news."""
-        if any((one.sender, one.conn_id) == request.sid for _, one in self._waiting):
-            queue.append((connection, request))
+        if any(one is line for one, _, _ in self._waiting):
+            line.waiting.append((connection, request))
             self._queued += 1
             return
         # What it had pipelined behind that has nobody to answer to, and would begin after its end.
-        self._taken(len(queue))
-        queue.clear()
+        self._taken(len(line.waiting))
+        line.waiting.clear()
         # Beside the pool: were it full of those who wait for this news, it would never come.
         self._own.add(gevent.spawn(self._call, connection, request))
 
@@ -119,21 +133,20 @@ class Dispatcher:
         while True:
             while self._waiting:
                 self.pool.wait_available()
-                connection, request = self._waiting.popleft()
+                first = self._waiting.popleft()
                 self._taken(1)
-                self._own.add(self.pool.spawn(self._handle, connection, request))
+                self._own.add(self.pool.spawn(self._handle, *first))
             self._work.clear()
             self._work.wait()
 
-    def _handle(self, connection: Connection, request: Request) -> None:
+    def _handle(self, line: _Line, connection: Connection, request: Request) -> None:
         try:
             self._call(connection, request)
         finally:
-            queue = self._busy.get(request.sid)
-            if queue:
+            if line.waiting:
                 self._taken(1)
-                self._start(*queue.popleft())
-            elif queue is not None:
+                self._start(line, *line.waiting.popleft())
+            elif self._busy.get(request.sid) is line:
                 del self._busy[request.sid]
                 if not self._busy:
                     self._idle.set()
@@ -256,7 +269,10 @@ class Dispatcher:
         """
         self._ended = True
         self.stop()
-        waiting = [*self._waiting, *(item for queue in self._busy.values() for item in queue)]
+        waiting = [(connection, request) for _, connection, request in self._waiting]
+        for line in self._busy.values():
+            waiting.extend(line.waiting)
+            line.waiting.clear()
         self._waiting.clear()
         self._busy.clear()
         self._taken(self._queued)

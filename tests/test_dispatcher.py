@@ -214,3 +214,27 @@ def test_what_comes_after_the_kill_is_refused(server):
         assert dispatcher.kill(1) == 0
         server.request(1)
         assert server.receive_for(1).startswith(b"HTTP/1.1 503 ")
+
+
+def test_a_handler_of_an_older_life_holds_up_nobody(server):
+    """After a restart the server gives the same numbers to other browsers, whose requests do not wait for it."""
+    go_on = Event()
+
+    def handler(conn, req):
+        if req.path == "/old":
+            conn.reply_http(req, "answered")
+            go_on.wait(5)
+        else:
+            conn.reply_http(req, "new")
+
+    with serving(server, handler) as (trans, dispatcher):
+        server.request(1, "/old")
+        assert server.receive().body.endswith(b"answered")
+        trans.connections["u"]._on_lost()
+        trans.connections["u"]._on_ready()
+        wait_until(lambda: trans.connections["u"]._receiver.caught_up())
+        gevent.sleep(0.05)  # the end of the old pipe has to reach the server, or the request goes into it
+        server.request(1, "/new")
+        assert server.receive().body.endswith(b"new")
+        go_on.set()
+        wait_until(lambda: not dispatcher._busy and not dispatcher.greenlets())
