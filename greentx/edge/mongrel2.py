@@ -224,6 +224,10 @@ class Mongrel2:
             raise
         self._settled = self._ready = True
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block this greenlet until the process has ended; False where it has not, after *timeout* seconds."""
+        return self._process is None or self._process.wait(timeout)
+
     def stop(self, timeout: float = 5.0) -> None:
         """End it and remove its folder. After *timeout* seconds of SIGTERM it gets SIGKILL.
 

@@ -202,10 +202,11 @@ class WSGIHandler:
             self.log_error("Invalid request (from %s): %s", self.client_address, error)
             self.close_connection = True
             self._send_error(400)
-        except BaseException as error:
+        except GreenletExit:
             self.handle_error(*sys.exc_info())
-            if not isinstance(error, (Exception, GreenletExit)):
-                raise
+            raise
+        except BaseException:  # noqa: BLE001 - the hub is told, which sees to SystemExit and the like
+            self.handle_error(*sys.exc_info())
         finally:
             self.time_finish = time.time()
             self.log_request()

@@ -14,16 +14,19 @@ a ``Transceiver``              whatever it is connected to
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
+import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import gevent
 from gevent.baseserver import parse_address
 
 from ..edge import Handler, Mongrel2
 from ..endpoints import Address, connect_endpoint
-from ..errors import LocalProtocolError
+from ..errors import GreentxError, LocalProtocolError
 from ..transceiver import Transceiver
 
 __all__ = [
@@ -36,6 +39,8 @@ __all__ = [
     "make_listener",
     "parse_url",
 ]
+
+log = logging.getLogger("greentx.wsgi")
 
 #: The settings of our own Mongrel2, over those of :data:`greentx.edge.config.DEFAULT_SETTINGS`.
 SETTINGS: Mapping[str, int | str] = {
@@ -51,6 +56,10 @@ SETTINGS: Mapping[str, int | str] = {
     # A proxy in front of us knows better who the client is.
     "no_clobber_xff": 1,
 }
+
+# Between two attempts to start it again, should it end by itself: the first one, and at the most.
+_RESTART_SECONDS = 0.1
+_MAX_RESTART_SECONDS = 10.0
 
 # How long our own Mongrel2 may take to subscribe, once it has bound its sockets.
 _READY_SECONDS = 5.0
@@ -89,7 +98,7 @@ class Listener:
 
 
 class TcpListener(Listener):
-    """A ``mongrel2`` of our own.
+    """A ``mongrel2`` of our own, which is started again should it end by itself.
 
     Args:
         listener: What ``gevent.pywsgi`` takes: an address, or a bound socket.
@@ -111,6 +120,7 @@ class TcpListener(Listener):
         settings: Mapping[str, int | str] | None = None,
     ) -> None:
         self._socket: Any = None
+        self._keeper: gevent.Greenlet[..., None] | None = None
         if hasattr(listener, "accept"):
             if hasattr(listener, "do_handshake"):
                 raise TypeError(f"expected a regular socket, not {listener!r}: TLS is given by certfile and keyfile")
@@ -156,12 +166,33 @@ class TcpListener(Listener):
             send_timeout=None,
         )
         transceiver.start()
+        self._keeper = gevent.spawn(self._keep_running)
         return transceiver
+
+    def _keep_running(self) -> None:
+        """Start it again where it ended by itself; the Transceiver finds it under the same endpoints."""
+        delay = _RESTART_SECONDS
+        while True:
+            began = time.monotonic()
+            self.mongrel2.wait()
+            if time.monotonic() - began > _MAX_RESTART_SECONDS:
+                delay = _RESTART_SECONDS
+            gevent.sleep(delay)
+            delay = min(2 * delay, _MAX_RESTART_SECONDS)
+            try:
+                self.mongrel2.start()
+            except (GreentxError, OSError) as error:
+                log.error("the front end at %s cannot be started again: %s", self.address, error)
+            else:
+                log.warning("the front end at %s was started again", self.address)
 
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        if self._keeper is not None:
+            self._keeper.kill()
+            self._keeper = None
         # It has said of every answer that it wrote it; asked politely it would take half a second to end.
         self.mongrel2.stop(0)
 

@@ -460,6 +460,8 @@ class WSGIServer:
                     self._take_request(sid, connection, request)
             except GreentxError as error:
                 log.warning("%r: %s", request, error)
+            except Exception:  # noqa: BLE001 - one request ends, not the server
+                self.loop.handle_error((request, self), *sys.exc_info())
         # The Transceiver was stopped, by whoever owns it.
         self.close()
 

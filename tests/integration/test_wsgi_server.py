@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -313,17 +314,18 @@ def test_close_lets_running_requests_finish() -> None:
     assert server.closed and application.done == 1
 
 
-def test_stop_kills_what_does_not_end() -> None:
+@pytest.mark.parametrize("spawn", ["default", 5, None])
+def test_stop_kills_what_does_not_end(spawn: Any) -> None:
     """After its timeout."""
     application = Stuck()
-    server = WSGIServer(LOCAL, application, log=None, spawn=5)
+    server = WSGIServer(LOCAL, application, log=None, spawn=spawn)
     server.start()
     with Browser(Server(port=server.server_port)) as browser:
         browser.ask("/wait")
         wait_until(lambda: application.running)
         began = time.monotonic()
         server.stop(0.1)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 0.9
         assert server.closed and application.done == 0
 
 
@@ -339,6 +341,21 @@ def test_a_handler_may_stop_its_server() -> None:
     server.start()
     assert body_of(server.server_port) == b"hello"
     wait_until(lambda: server.closed)
+
+
+def test_a_front_end_that_died_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    """On the same port, for the same application."""
+    server = WSGIServer(LOCAL, hello, log=None)
+    server.start()
+    try:
+        port, pid = server.server_port, server._listener.mongrel2.pid
+        assert body_of(port) == b"hello"
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: "was started again" in caplog.text)
+        assert body_of(port) == b"hello"
+        assert server.started and server._listener.mongrel2.pid != pid
+    finally:
+        server.stop()
 
 
 # -- where it listens --------------------------------------------------------------------------------------------------
