@@ -89,7 +89,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=os.environ.get("PORT") or 0, help="default: $PORT, else a free one")
     args = parser.parse_args()
     handler = Handler("chat")
-    with Mongrel2({"/": handler}, bind_addr=args.host, port=args.port) as server:
+    # With flow control a browser that does not read slows its own greenlet, and is never disconnected for it.
+    settings = {"download.flow_control": 1}
+    with Mongrel2({"/": handler}, bind_addr=args.host, port=args.port, settings=settings) as server:
         handler = server.handlers[0]
         with Transceiver(handler.sender, handler.send_spec, handler.recv_spec, rep_port=False) as trans:
             # Both signals end serve(): WebSockets are closed politely, then Mongrel2 is stopped.
