@@ -1,0 +1,176 @@
+"""A worker class for gunicorn: ``gunicorn -k greentx.gunicorn.Worker MODULE:APP``.
+
+Requests come from Mongrel2, whose address is a URL ``mongrel2://SENDER@HOST?pull=9999&pub=9998`` in the environment
+variable :data:`CONNECT_VARIABLE`; several of them, with spaces in between, are served at once. It can be set by
+``--env``, too, and in gunicorn's configuration file::
+
+    worker_class = "greentx.gunicorn.Worker"
+    raw_env = ["GREENTX_CONNECT=mongrel2://sender@127.0.0.1?pull=9999&pub=9998"]
+
+gunicorn binds a socket of its own as well; nobody has to connect to it: say ``--bind 127.0.0.1:0``.
+
+With several workers the messages of one WebSocket would scatter over them, since Mongrel2 hands them out in turn: who
+asks for a WebSocket gets a 503 then. ``GREENTX_RELAY=1`` says that a relay in front keeps each WebSocket with one
+worker.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import timedelta
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.ggevent import GeventWorker
+
+from .errors import GreentxError
+from .transceiver import Transceiver
+from .version import __version__
+from .wsgi import WSGIHandler, WSGIServer
+from .wsgi.listeners import parse_url
+
+__all__ = ["CONNECT_VARIABLE", "RELAY_VARIABLE", "Handler", "Worker"]
+
+#: Where the URLs are looked for.
+CONNECT_VARIABLE = "GREENTX_CONNECT"
+
+#: Set, and not to 0, where a relay hands out the requests.
+RELAY_VARIABLE = "GREENTX_RELAY"
+
+_SCATTERED = (
+    "WebSockets are not served here: several workers share one endpoint, and the messages of one WebSocket would "
+    "scatter over them. Run one worker, or put greentx's relay in front of them"
+)
+
+_NOTIFY_SECONDS = 1.0
+
+
+class _Response:
+    """What gunicorn's access log reads."""
+
+    def __init__(self, status: str, headers: list[tuple[str, str]], sent: int) -> None:
+        self.status = status
+        self.headers = headers
+        self.sent = sent
+
+
+class Handler(WSGIHandler):
+    """Writes the access log through gunicorn's logger, in its format, and counts requests for ``max_requests``."""
+
+    server: _Server
+
+    def log_request(self) -> None:
+        """Log the request, and have the worker end after its last one."""
+        environ = self.environ
+        if environ is not None:
+            headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.response_headers or ()]
+            response = _Response(self._orig_status or "000", headers, self.response_length)
+            taken = timedelta(seconds=max(0.0, self.time_finish - self.time_start))
+            self.server.log.access(response, list(self.headers.items()), environ, taken)
+        self.server.worker.count_request()
+
+
+class _Server(WSGIServer):
+    """A ``WSGIServer`` that knows its worker and keeps gunicorn's logger whole.
+
+    Args:
+        worker: The worker.
+    """
+
+    handler_class = Handler
+
+    def __init__(self, worker: Worker, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.worker = worker
+        self.log = worker.log
+
+
+class Worker(GeventWorker):
+    """Serves what Mongrel2 hands out until gunicorn tells it to quit, or ``max_requests`` were answered."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._graceful_timeout = float(self.cfg.graceful_timeout)
+        self._urls: list[str] = []
+
+    def init_process(self) -> None:
+        """Check the URLs, so that gunicorn does not start workers for ever; then go on as gunicorn's worker does."""
+        try:
+            self._urls = str(self._setting(CONNECT_VARIABLE)).split()
+            if not self._urls:
+                raise ValueError(f"{CONNECT_VARIABLE} is not set: mongrel2://SENDER@HOST?pull=9999&pub=9998")
+            for url in self._urls:
+                parse_url(url)
+        except ValueError as error:
+            self.log.error("greentx: %s", error)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        super().init_process()
+
+    def _setting(self, name: str) -> str:
+        return str(self.cfg.env.get(name, os.environ.get(name, "")))
+
+    def run(self) -> None:
+        """Connect, serve, and end gracefully; gunicorn calls it in the worker's process."""
+        self._woken = Event()
+        try:
+            server = self._start()
+        except GreentxError as error:
+            self.log.error("greentx: %s", error)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        try:
+            while self.alive:
+                self.notify()
+                self._woken.wait(_NOTIFY_SECONDS)
+        finally:
+            self._end(server)
+
+    def count_request(self) -> None:
+        """A request was answered."""
+        self.nr += 1
+        if self.nr == self.max_requests:
+            self.log.info("Autorestarting worker after current request.")
+            self._leave()
+
+    def _leave(self) -> None:
+        self.alive = False
+        self._woken.set()
+
+    def _start(self) -> WSGIServer:
+        transceiver = Transceiver(*parse_url(self._urls[0]), rep_port=False, send_timeout=None)
+        server = _Server(
+            self,
+            transceiver,
+            self.wsgi,
+            spawn=self.worker_connections,
+            log=None,
+            error_log=self.log.error_log,
+            environ={"wsgi.multiprocess": self.cfg.workers > 1},
+        )
+        if self.cfg.workers > 1 and self._setting(RELAY_VARIABLE) in ("", "0"):
+            server.websockets_refused = _SCATTERED
+        server.start()
+        for url in self._urls[1:]:
+            transceiver.add_connection(*parse_url(url))
+        self.log.info("greentx %s serves %s", __version__, ", ".join(self._urls))
+        return server
+
+    def _end(self, server: WSGIServer) -> None:
+        """Take no more, wait for what runs up to gunicorn's ``graceful_timeout``, then kill it."""
+        ending = gevent.spawn(server.stop, self._graceful_timeout)
+        while not ending.dead:
+            self.notify()
+            ending.join(_NOTIFY_SECONDS)
+        ending.get()
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """SIGTERM: end gracefully."""
+        super().handle_exit(sig, frame)
+        self._leave()
+
+    def handle_quit(self, sig: int, frame: object) -> None:
+        """SIGQUIT, SIGINT: end without waiting for what runs."""
+        self._graceful_timeout = 0.0
+        super().handle_quit(sig, frame)
