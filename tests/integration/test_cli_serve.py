@@ -102,6 +102,13 @@ def ask(port: int, path: str = "/") -> bytes:
         return b"".join(iter(lambda: sock.recv(4096), b""))
 
 
+def wait_for_end(pid: int) -> None:
+    """Return when there is no such process."""
+    with gevent.Timeout(10):
+        while os.path.exists(f"/proc/{pid}"):
+            gevent.sleep(0.005)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_and_ends_gracefully(run, tmp_path, number):
     """What runs is finished, WebSockets are told, the access log is written; monkey-patched, so it sleeps for one."""
@@ -173,11 +180,9 @@ def test_reload(run, tmp_path):
     write(tmp_path, "second")
     assert peer.closed() == (1012, "")
     peer.close(1012)
-    answer = first
-    with gevent.Timeout(20):
-        while b"\r\n\r\nsecond " not in answer:
-            answer = ask(port)
-            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert peer.rest() == b""
+    wait_for_end(int(first.split()[-1]))
+    assert b"\r\n\r\nsecond " in ask(port)
     program.wait_for("cli_app.py has changed")
     program.wait_for("serving cli_app:app")
     (tmp_path / "cli_app.py").write_text("this is no Python")
@@ -197,9 +202,8 @@ def test_the_worker_goes_when_its_parent_is_killed(run):
     program.wait_for("serving cli_app:app")
     worker = int(ask(port).split()[-1])
     program.end(signal.SIGKILL)
+    wait_for_end(worker)
     with gevent.Timeout(10):
-        while os.path.exists(f"/proc/{worker}"):
-            gevent.sleep(0.005)
         with contextlib.suppress(ConnectionRefusedError):
             while True:
                 socket.create_connection(("127.0.0.1", port)).close()
