@@ -7,6 +7,8 @@ take turns, round by round, so that what else the machine does hits all of them 
 
 ``python benchmarks/bench_wsgi.py [--count 20000] [--rounds 5] [--connections 64] [--servers greentx,pywsgi,gunicorn]``
 
+``greentx-pool`` is a further server: ours with ``spawn=1000``.
+
 gevent.pywsgi gets TCP_NODELAY on its connections, without which it waits 40 ms for a delayed ACK at every request of a
 keep-alive connection. It does not show what an application costs, nor large bodies, nor more than one process.
 """
@@ -52,13 +54,17 @@ def application(environ: dict[str, Any], start_response: Callable[..., object]) 
     return [b"Hello, world!"]
 
 
-def serve_greentx() -> None:
+def serve_greentx(spawn: int | str = "default") -> None:
     from greentx.wsgi import WSGIServer
 
-    server = WSGIServer(("127.0.0.1", 0), application, log=None)
+    server = WSGIServer(("127.0.0.1", 0), application, log=None, spawn=spawn)
     server.start()
     print(server.server_port, flush=True)
     server.serve_forever()
+
+
+def serve_greentx_pool() -> None:
+    serve_greentx(1000)
 
 
 def serve_pywsgi() -> None:
@@ -75,7 +81,7 @@ def serve_pywsgi() -> None:
     server.serve_forever()
 
 
-SERVERS = {"greentx": serve_greentx, "pywsgi": serve_pywsgi}
+SERVERS = {"greentx": serve_greentx, "greentx-pool": serve_greentx_pool, "pywsgi": serve_pywsgi}
 GUNICORN = ["-m", "gunicorn", "-k", "gevent", "-w", "1", "-b", "127.0.0.1:0", "--keep-alive", "600"]
 
 
@@ -121,7 +127,7 @@ class Bench:
             assert self._process.stdout is not None
             port = int(self._process.stdout.readline())
             self.worker = self._process.pid
-            if name == "greentx":
+            if name.startswith("greentx"):
                 self.front_end = child_of(self.worker)
         self._sockets = [self._connect(port) for _ in range(connections)]
 
@@ -221,7 +227,7 @@ def measure(names: list[str], count: int, rounds: int, connections: int) -> dict
         shown = {key: value if value is None else round(value, 2) for key, value in best[name].items()}
         front = f" (mongrel2 {shown['front_end_us']} us)" if shown["front_end_us"] is not None else ""
         print(
-            f"{name:>9}: {shown['cpu_us']} us of CPU a request{front}, p50 {shown['p50_ms']} ms, "
+            f"{name:>12}: {shown['cpu_us']} us of CPU a request{front}, p50 {shown['p50_ms']} ms, "
             f"p99 {shown['p99_ms']} ms, {shown['per_second']:.0f} a second",
             flush=True,
         )

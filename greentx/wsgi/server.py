@@ -67,10 +67,12 @@ class _Runner:
     A new greenlet for each request would cost more than all the rest: CPython maps memory for its stack and unmaps it.
     """
 
-    __slots__ = ("generation", "greenlet", "job")
+    __slots__ = ("generation", "greenlet", "job", "pool")
 
     def __init__(self) -> None:
         self.greenlet: Any = None
+        # Where it has a place, while it handles a request.
+        self.pool: Any = None
         self.job: tuple[Exchange, Any] | None = None
         self.generation = 0
 
@@ -211,12 +213,12 @@ class WSGIServer:
         self.pool = None
         if isinstance(spawn, str) and spawn == "default":
             self._spawn: Any = self._spawn_runner
+        elif isinstance(spawn, int) or (type(spawn) is Pool and spawn.greenlet_class is gevent.Greenlet):
+            self.pool = Pool(spawn) if isinstance(spawn, int) else spawn
+            self._spawn = self._spawn_runner
         elif hasattr(spawn, "spawn"):
             self.pool = spawn
             self._spawn = spawn.spawn
-        elif isinstance(spawn, int):
-            self.pool = Pool(spawn)
-            self._spawn = self.pool.spawn
         else:
             self._spawn = spawn
 
@@ -589,7 +591,7 @@ class WSGIServer:
             self._done(exchange)
 
     def _spawn_runner(self, _run: Any, exchange: Exchange, address: Any) -> Any:
-        """What ``spawn='default'`` does: a greenlet for each connection, for as long as it is busy."""
+        """A greenlet for each connection, for as long as it is busy; with a pool, it has a place there meanwhile."""
         runner = self._parked.pop(exchange.sid, None)
         if runner is None:
             runner = _Runner()
@@ -598,6 +600,9 @@ class WSGIServer:
         else:
             runner.job = (exchange, address)
             self.loop.run_callback(runner.greenlet.switch)
+        if self.pool is not None:
+            runner.pool = self.pool
+            runner.pool.add(runner.greenlet)
         return runner.greenlet
 
     def _run_line(self, runner: _Runner, sid: Sid) -> None:
@@ -610,6 +615,9 @@ class WSGIServer:
                     self._handle(exchange, address)
                 finally:
                     self.do_close(exchange, address)
+                    if runner.pool is not None:
+                        runner.pool.discard(runner.greenlet)
+                        runner.pool = None
                     # Where its connection is not known any more, the server was killed, and waits for this greenlet.
                     if len(parked) < _MAX_PARKED and sid in self._lines and not exchange.disconnected.is_set():
                         runner.generation = self._generation
@@ -625,6 +633,8 @@ class WSGIServer:
             if parked.get(sid) is runner:
                 del parked[sid]
             if runner.job is not None:  # killed before it could begin
+                if runner.pool is not None:
+                    runner.pool.discard(runner.greenlet)
                 self._spawn_runner(None, *runner.job)
 
     def _start_park_timer(self) -> None:
