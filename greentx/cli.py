@@ -19,6 +19,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
@@ -175,6 +176,7 @@ class _Worker:
         self.reload = False
         self._watcher: Any = None
         self._also_watched: frozenset[str] = frozenset()
+        self._started = time.time_ns()
 
     def run(self) -> int:
         """Serve until a signal, or a change; return the exit code."""
@@ -233,12 +235,13 @@ class _Worker:
     # -- files ---------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Have the worker end when the file of a module was changed."""
+        """Have the worker end when the file of a module was changed, be it before it was looked at first."""
         seen: dict[str, tuple[int, int]] = {}
         while True:
             for path in _source_files() | self._also_watched:
                 state = _state(path)
-                if seen.setdefault(path, state) != state:
+                is_new = path not in seen and self._started <= state[0] <= time.time_ns()
+                if is_new or seen.setdefault(path, state) != state:
                     log.info("%s has changed", path)
                     self.reload = True
                     self.signals.stop.set()
