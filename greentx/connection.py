@@ -77,6 +77,9 @@ SEND_TIMEOUT = 30.0
 # handler that left a reply to a dead browser behind, and went, would keep its successor out for ever (probed).
 _HOLD_SECONDS = 0.5
 
+# How long the end of the intake may wait for a receipt: one comes within a millisecond, unless the server stands still.
+_RECEIPT_SECONDS = 0.1
+
 #: Seconds after which a WARNING names a server that has not shown itself.
 READY_WARNING_SECONDS = 5.0
 
@@ -192,9 +195,11 @@ class Connection:
             on_ready=self._on_ready,
             on_lost=self._on_lost,
             send_timeout=runtime.send_timeout,
-            # Where processes share an endpoint, another one's receiver would get the notices. None come while the
-            # receiver waits for the application to take something.
-            receipts=None if runtime.options.shared else lambda: not self._inbox.receivers_wait,
+            # Notices come in by PULL, and to another process where several share one. None come while the receiver
+            # waits for the application to take something.
+            receipts=None
+            if runtime.options.shared or self.pull_endpoint is None
+            else lambda: not self._inbox.receivers_wait,
             name=f"writer of {self.sender}",
         )
         self._receiver = Receiver(
@@ -271,6 +276,8 @@ class Connection:
 
     def stop_intake(self, timeout: float | None = None) -> None:
         """Take what has arrived and no more. Blocks until it was handed on, *timeout* seconds at the most."""
+        if not self._stopped:
+            self._writer.end_receipts(_RECEIPT_SECONDS if timeout is None else min(timeout, _RECEIPT_SECONDS))
         self._receiver.stop(timeout)
 
     def stop(self, *, linger: float) -> None:

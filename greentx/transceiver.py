@@ -463,7 +463,8 @@ class Transceiver:
     def remove_connection(self, sender: str) -> None:
         """Serve that sender no more: its WebSockets get close 1001, what has arrived is still handed on.
 
-        Requests of it that are answered later are not sent. Raises ``KeyError`` when there is no such sender.
+        Requests of it that are answered later are not sent. What the server pushes in this very moment is lost: ZeroMQ
+        has no way to give it back. Raises ``KeyError`` when there is no such sender.
         """
         runtime = self._running()
         if not runtime.context.in_hub_thread():

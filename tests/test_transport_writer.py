@@ -194,7 +194,7 @@ def test_a_server_that_stands_still_gets_no_more_than_a_burst(write_to, monkeypa
 @pytest.mark.parametrize("receipts", [True, False])
 def test_a_server_without_receipts_is_paced_by_time(write_to, monkeypatch, receipts, caplog):
     """One that does not give them, or whose receipts another process would get."""
-    monkeypatch.setattr(writer_module, "RECEIPT_SECONDS", 0.05)
+    monkeypatch.setattr(writer_module, "RECEIPT_SECONDS", 0.02)
     caplog.set_level(logging.INFO)
     with PlainServer(receipts=False) as server:
         one = write_to(server, receipts=receipts)
@@ -204,8 +204,26 @@ def test_a_server_without_receipts_is_paced_by_time(write_to, monkeypatch, recei
             gevent.sleep(0.001)
         until(lambda: server.bodies() == b"." * 200)
         assert len(server.replies) <= BURST * (2 + (time.monotonic() - started) / writer_module.FLUSH_SECONDS)
-        assert server.asked == (1 if receipts else 0)
+        assert server.asked == (writer_module.RECEIPT_TRIES if receipts else 0)
         assert ("gives no receipts" in caplog.text) is receipts
+        one.writer.stop()
+
+
+def test_a_server_that_stood_still_when_it_was_first_asked_is_known_later(write_to, monkeypatch):
+    """It was taken for one without receipts, until they came all the same."""
+    monkeypatch.setattr(writer_module, "RECEIPT_SECONDS", 0.02)
+    with PlainServer(receipts=False) as server:
+        one = write_to(server)
+        for _ in range(EAGER):
+            one.writer.write("uuid", "1", b".")
+        until(lambda: one.writer._receipts_known is False)
+        assert len(one.writer._receipts_missed) == writer_module.RECEIPT_TRIES
+        assert not one.writer.receipt(one.writer._receipts_missed[0])
+        assert one.writer._receipts_known
+        server.receipts = True
+        for _ in range(3 * BURST):
+            one.writer.write("uuid", "1", b".")
+        until(lambda: server.bodies() == b"." * (EAGER + 3 * BURST))
         one.writer.stop()
 
 
@@ -237,10 +255,13 @@ def test_who_writes_to_a_connection_that_takes_nothing_waits_and_others_do_not(w
         server.receipts = False
         piece = bytes(writer_module.OUTBOX_LIMIT // 4)
         started = time.monotonic()
-        for _ in range(4):
-            one.writer.write("uuid", "1", piece)  # it holds so many
+
+        def write_much():
+            for _ in range(20):
+                one.writer.write("uuid", "1", piece)
+
         with pytest.raises(SendTimeout, match=r"connection 1 took nothing for 0\.2 s"):
-            one.writer.write("uuid", "1", piece)
+            write_much()
         assert 0.19 <= time.monotonic() - started < 2
         one.writer.write("uuid", "2", b"at once")
         until(lambda: server.bodies(b"2") == b"at once")

@@ -32,12 +32,15 @@ from ..wire import MAX_CONN_IDS, build_control_reply, check_sender
 from .context import Context
 from .outbox import CREDITS, NOBODY, Outbox, Pacer
 
-__all__ = ["FLUSH_SECONDS", "OUTBOX_LIMIT", "RECEIPT_SECONDS", "Writer"]
+__all__ = ["FLUSH_SECONDS", "OUTBOX_LIMIT", "RECEIPT_SECONDS", "RECEIPT_TRIES", "Writer"]
 
 log = logging.getLogger("greentx.transport")
 
-#: After so long a receipt is asked for again. A server that never gave one is taken for one that does not know them.
+#: After so long a receipt is asked for again.
 RECEIPT_SECONDS = 0.25
+
+#: A server that did not give its first one after so many of them is taken for one that does not know them.
+RECEIPT_TRIES = 4
 
 #: Where there are no receipts, so long counts as one: 10 messages in 5 ms (one every 0.5 ms arrived 400 times, one
 #: every 0.1 ms killed the connection: probed).
@@ -118,8 +121,11 @@ class Writer:
         self._receipts_come = receipts
         self._receipts_known: bool | None = None if receipts is not None else False
         self._receipts_asked = 0
+        self._receipt_tries = 0
+        self._receipts_missed: list[str] = []
         self._receipt_ids = NOBODY + 1000 * randrange(_RECEIPT_RANGES)
         self._awaited = ""
+        self._receipt_there = Event()
         self._receipt_timer: Any = context.timer(RECEIPT_SECONDS, RECEIPT_SECONDS)
         self._pace_timer: Any = context.timer(FLUSH_SECONDS, FLUSH_SECONDS)
         self._poll_timer: Any = context.timer(_BLOCKED_POLL_SECONDS, _BLOCKED_POLL_SECONDS)
@@ -366,8 +372,12 @@ class Writer:
         It says that the server has taken in all that was sent before the receipt was asked for.
         """
         if conn_id != self._awaited:
+            if not self._receipts_known and self._receipts_come is not None and conn_id in self._receipts_missed:
+                self._receipts_known = True  # it stood still when it was asked, and was taken for one without
             return False
-        self._receipts_known = True
+        if self._receipts_come is not None:
+            self._receipts_known = True
+        self._receipt_there.set()
         self._receipt_timer.stop()
         self._confirmed()
         return True
@@ -382,10 +392,13 @@ class Writer:
             self._pace_timer.again(self._paced, update=True)
         else:
             self._receipt_timer.again(self._receipt_overdue, update=True)
+            self._receipt_tries = 0
             self._send_receipt()
 
     def _send_receipt(self) -> None:
         self._receipts_asked += 1
+        if not self._receipts_known and self._awaited:
+            self._receipts_missed.append(self._awaited)
         self._awaited = str(self._receipt_ids + self._receipts_asked % 1000)
         prefix = min(self._topics) or b"greentx"
         self._send(b"%b %d:%b, " % (prefix, len(self._awaited), self._awaited.encode()), False)
@@ -403,20 +416,34 @@ class Writer:
         self._confirmed()
 
     def _receipt_overdue(self) -> None:
-        if self._receipts_come is not None and not self._receipts_come():
+        if self._receipts_come is None or not self._receipts_come():
             self._receipt_timer.stop()
             self._confirmed()  # nobody would see it
-        elif self._receipts_known is None and not self._blocked:
-            self._receipt_timer.stop()
-            self._receipts_known = False
-            log.info("%s: the server at %s gives no receipts", self.name, self.endpoint)
-            self._confirmed()
-        elif not self._blocked:
-            self._send_receipt()
+        elif not self._blocked:  # else it is in the queue still
+            self._receipt_tries += 1
+            if self._receipts_known is None and self._receipt_tries >= RECEIPT_TRIES:
+                self._receipt_timer.stop()
+                self._receipts_known = False
+                self._receipts_missed.append(self._awaited)
+                log.info("%s: the server at %s gives no receipts", self.name, self.endpoint)
+                self._confirmed()
+            else:
+                self._send_receipt()
 
-    def _give_up_receipts(self) -> None:
+    def end_receipts(self, timeout: float) -> None:
+        """Ask for no more receipts, as the receiver is about to end. Blocks until the one that is under way is there.
+
+        It waits *timeout* seconds at the most. One that comes after the receiver has gone would wait in the server for
+        the next one, and keep the server busy in the moment in which it should see that this one has gone.
+        """
         self._receipts_known = False
         self._receipts_come = None
+        if self._awaited and self._awaited != "time":
+            self._receipt_there.clear()
+            self._receipt_there.wait(timeout)
+
+    def _give_up_receipts(self) -> None:
+        self.end_receipts(0)
         if self._awaited and self._awaited != "time":
             self._receipt_timer.stop()
             self._awaited = "time"
@@ -565,6 +592,7 @@ class Writer:
         self._settled.clear()
         self._pacer.forget()
         self._awaited = ""
+        self._receipts_missed.clear()
         self._receipt_timer.stop()
         self._pace_timer.stop()
         if self._receipts_come is not None:
