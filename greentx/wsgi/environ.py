@@ -40,13 +40,12 @@ class FramingError(ValueError):
     """Where the body of this request ends is in doubt, so that what follows it is, too: answer 400 and close."""
 
 
-def add_request(environ: dict[str, Any], request: Request, mount: str = "", *, stored: bool = False) -> bool:
+def add_request(environ: dict[str, Any], request: Request, *, stored: bool = False) -> bool:
     """Add the keys of one request to *environ*, but those of its body.
 
     Args:
-        environ: What the server was configured with.
-        mount: The path that the application is mounted at (``SCRIPT_NAME``), ``""`` for all of them. A request for
-            another path has it all in ``PATH_INFO``.
+        environ: What the server was configured with. ``SCRIPT_NAME`` is the path that the application is mounted at; a
+            request for another path has it all in ``PATH_INFO``.
         stored: Its body is in a file.
 
     Returns:
@@ -56,50 +55,50 @@ def add_request(environ: dict[str, Any], request: Request, mount: str = "", *, s
         FramingError: ``Transfer-Encoding`` beside ``Content-Length``, an unknown coding, a length that is not the
             body's.
     """
-    environ["QUERY_STRING"] = ""
     get_key = _keys.get
     for name, value in request._raw.items():
         key = get_key(name)
         if key is None:
             key = _environ_key(name)
         if key:
+            # Mongrel2 passes on blanks behind a value, which are not part of it (RFC 9112, section 5.1).
             if value.__class__ is bytes:
-                environ[key] = value.rstrip(b" \t").decode("latin-1")
+                environ[key] = value.rstrip().decode("latin-1")
             elif value.__class__ is str:
                 environ[key] = value.rstrip(" \t")
             else:
                 environ[key] = _joined(key, value)
-    environ["REMOTE_PORT"] = ""
-    uri = environ.get("RAW_URI") or request.path
-    environ["RAW_URI"] = environ["REQUEST_URI"] = uri
     path = request.path
+    environ["REQUEST_URI"] = environ.setdefault("RAW_URI", path)
     if "%" in path:
         path = unquote_to_bytes(path).decode("latin-1")
-    script_name = ""
-    if mount and path.startswith(mount) and path[len(mount) : len(mount) + 1] in ("", "/"):
-        script_name = mount
-        path = path[len(mount) :]
-    environ["SCRIPT_NAME"] = script_name
+    mount = environ.get("SCRIPT_NAME")
+    if mount:
+        mount = mount.rstrip("/")
+        if path.startswith(mount) and path[len(mount) : len(mount) + 1] in ("", "/"):
+            path = path[len(mount) :]
+        else:
+            mount = ""
+        environ["SCRIPT_NAME"] = mount
     environ["PATH_INFO"] = path
     host = environ.get("HTTP_HOST")
     if host:
-        name, port = _hosts.get(host) or _split_host(host)
-        environ["SERVER_NAME"] = name
+        environ["SERVER_NAME"], port = _hosts.get(host) or _split_host(host)
         environ["SERVER_PORT"] = port or _DEFAULT_PORTS.get(environ["wsgi.url_scheme"], "80")
     environ["greentx.request"] = request
-    streamed = environ.pop(_STREAMED, None) is not None
-    if (
-        request.method == "WEBSOCKET_HANDSHAKE"
-    ):  # a GET (RFC 6455, section 4.1), to which Mongrel2 added a body of its own
+    streamed = _STREAMED in environ
+    if streamed:
+        del environ[_STREAMED]
+    length = environ.get("CONTENT_LENGTH")
+    if request.method == "WEBSOCKET_HANDSHAKE":
+        # A GET (RFC 6455, section 4.1), to which Mongrel2 added a body of its own.
         environ["REQUEST_METHOD"] = "GET"
-    else:
-        _check_framing(environ, request, streamed or stored)
+    elif length is not None or request.body or "HTTP_TRANSFER_ENCODING" in environ:
+        _check_framing(environ.get("HTTP_TRANSFER_ENCODING"), length, request, streamed or stored)
     return streamed
 
 
-def _check_framing(environ: dict[str, Any], request: Request, apart: bool) -> None:
-    length = environ.get("CONTENT_LENGTH")
-    coding = environ.get("HTTP_TRANSFER_ENCODING")
+def _check_framing(coding: str | None, length: str | None, request: Request, apart: bool) -> None:
     if coding is not None:
         # Mongrel2 knows this one coding, in this one spelling; of another one it takes the body for the next request.
         if length is not None:
@@ -107,8 +106,7 @@ def _check_framing(environ: dict[str, Any], request: Request, apart: bool) -> No
         if coding != "chunked" or not apart:
             raise FramingError(f"Transfer-Encoding {coding!r} cannot be read here")
     elif length is None:
-        if request.body:
-            raise FramingError(f"a body of {len(request.body)} bytes without Content-Length")
+        raise FramingError(f"a body of {len(request.body)} bytes without Content-Length")
     elif not (length.isascii() and length.isdecimal()) or (int(length) != len(request.body) and not apart):
         raise FramingError(f"Content-Length {length[:40]!r} of a body of {len(request.body)} bytes")
 
@@ -129,7 +127,7 @@ def _environ_key(name: bytes | str) -> str:
 
 
 def _joined(key: str, value: Any) -> str:
-    values = [(one.decode("latin-1") if isinstance(one, bytes) else str(one)).rstrip(" \t") for one in value]
+    values = [(one.decode("latin-1") if isinstance(one, bytes) else one).rstrip(" \t") for one in value]
     if key == "CONTENT_LENGTH" or key == "CONTENT_TYPE":
         if len(set(values)) > 1 and key == "CONTENT_LENGTH":
             raise FramingError(f"Content-Length is said to be {' and '.join(values)}")

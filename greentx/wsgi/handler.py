@@ -137,7 +137,7 @@ class WSGIHandler:
         """
         exchange = self.socket
         environ = self.server.get_environ()
-        streamed = add_request(environ, exchange.request, self.server.mount, stored=exchange.upload is not None)
+        streamed = add_request(environ, exchange.request, stored=exchange.upload is not None)
         self.path = environ["RAW_URI"]
         self.request_version = environ["SERVER_PROTOCOL"]
         length = environ.get("CONTENT_LENGTH")
@@ -147,11 +147,12 @@ class WSGIHandler:
             self.wsgi_input = open_streamed(exchange, self.content_length)
         elif exchange.upload is not None:
             self.wsgi_input = open_stored(exchange.upload, self.content_length)
+        elif exchange.request.method == "WEBSOCKET_HANDSHAKE":
+            self.wsgi_input = io.BytesIO()
+            environ["wsgi.input_terminated"] = False
         else:
-            body = exchange.request.body if exchange.request.method != "WEBSOCKET_HANDSHAKE" else b""
-            self.wsgi_input = io.BytesIO(body)
+            self.wsgi_input = io.BytesIO(exchange.request.body)
         environ["wsgi.input"] = self.wsgi_input
-        environ["wsgi.input_terminated"] = exchange.request.method != "WEBSOCKET_HANDSHAKE"
         environ["greentx.disconnected"] = exchange.disconnected
         return environ
 

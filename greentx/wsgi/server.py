@@ -233,6 +233,8 @@ class WSGIServer:
         given = environ if environ is not None else getattr(self, "environ", None)
         self.environ: Any = self.environ_class(self.base_env)
         self.environ["wsgi.url_scheme"] = "https" if self.ssl_enabled else "http"
+        # What requests do not always say, and Mongrel2 never does.
+        self.environ.update({"QUERY_STRING": "", "REMOTE_PORT": "", "wsgi.input_terminated": True})
         if given is not None:
             self.environ.update(given)
         if self.environ.get("wsgi.errors") is None:
@@ -283,12 +285,6 @@ class WSGIServer:
     def transceiver(self) -> Transceiver | None:
         """What requests come from while the server runs, else ``None``."""
         return self._transceiver
-
-    @property
-    def mount(self) -> str:
-        """The path that the application is mounted at, without a ``/`` at its end; ``""`` for the root."""
-        name = self.environ["SCRIPT_NAME"]
-        return name.rstrip("/") if name else ""
 
     # -- life ------------------------------------------------------------------------------------------------------
 
