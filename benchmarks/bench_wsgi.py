@@ -31,9 +31,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 GOAL = 0.5
+#: With a number, so that no two requests are the same.
 REQUEST = b"\r\n".join(
     [
-        b"GET /hello/world?name=value HTTP/1.1",
+        b"GET /hello/world?number=%d HTTP/1.1",
         b"Host: www.example.org",
         b"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
         b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
@@ -45,7 +46,6 @@ REQUEST = b"\r\n".join(
         b"",
     ]
 )
-_CLOCK_TICK_US = 1e6 / os.sysconf("SC_CLK_TCK")
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
@@ -86,10 +86,12 @@ GUNICORN = ["-m", "gunicorn", "-k", "gevent", "-w", "1", "-b", "127.0.0.1:0", "-
 
 
 def cpu_us(pid: int) -> float:
-    """Microseconds of CPU, user and system, that a process has used."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _CLOCK_TICK_US
+    """Microseconds of CPU, user and system, that the threads of a process have used; exact, not in ticks of 10 ms."""
+    total = 0
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
+            total += int(file.read().split()[0])
+    return total / 1000
 
 
 def child_of(pid: int, timeout: float = 10.0) -> int:
@@ -164,11 +166,12 @@ class Bench:
         latencies: list[float] = []
         now = time.perf_counter
         sent_at: dict[int, float] = {}
-        left = count - len(self._sockets)
+        number = 0
         for sock in self._sockets:
             selector.register(sock, selectors.EVENT_READ)
             sent_at[sock.fileno()] = now()
-            sock.sendall(REQUEST)
+            sock.sendall(REQUEST % number)
+            number += 1
         while len(latencies) < count:
             ready = selector.select(30)
             if not ready:
@@ -183,10 +186,10 @@ class Bench:
                         raise ConnectionError(f"{self.name} closed a connection after {data!r}")
                     data += more
                 latencies.append(now() - sent_at[key.fd])
-                if left > 0:
-                    left -= 1
+                if number < count:
                     sent_at[key.fd] = now()
-                    sock.sendall(REQUEST)
+                    sock.sendall(REQUEST % number)
+                    number += 1
         selector.close()
         return latencies
 
