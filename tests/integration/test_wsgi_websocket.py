@@ -19,8 +19,10 @@ from gevent.queue import Queue
 from websocket_peer import HEAD, Peer
 
 from greentx import Transceiver
+from greentx.edge import Mongrel2
 from greentx.frames import Frame, FrameParser, Opcode, build_frame
 from greentx.wsgi import WSGIServer
+from greentx.wsgi.listeners import SETTINGS
 from greentx.wsgi.websocket import (
     MSG_ALREADY_CLOSED,
     MSG_CLOSED,
@@ -40,27 +42,37 @@ SIMPLE = {
 }
 
 
+@pytest.fixture(scope="module")
+def front() -> Iterator[Mongrel2]:
+    """One front end for all tests: it takes longer to start than most of them."""
+    with Mongrel2(settings=SETTINGS) as mongrel2:
+        yield mongrel2
+
+
 @pytest.fixture
-def serve() -> Iterator[Callable[..., WSGIServer]]:
+def serve(front) -> Iterator[Callable[..., WSGIServer]]:
     """Starts a server for an application; it is stopped after the test."""
     with ExitStack() as stack:
 
-        def start(application, cls=WSGIServer, listener=("127.0.0.1", 0), **options):
+        def start(application, cls=WSGIServer, listener=None, **options):
+            (handler,) = front.handlers
+            listener = listener or (handler.sender, handler.send_spec, handler.recv_spec)
             server = cls(listener, application, log=None, **options)
             server.start()
-            stack.callback(server.stop, 1)
+            stack.callback(server.stop, 0)
+            server.transceiver.wait_ready(10)
             return server
 
         yield start
 
 
 @pytest.fixture
-def connect() -> Iterator[Callable[..., Peer]]:
+def connect(front) -> Iterator[Callable[..., Peer]]:
     """Makes a Peer; they are closed after the test."""
     with ExitStack() as stack:
 
         def make(server, *args, **options) -> Peer:
-            peer = Peer(server if isinstance(server, int) else server.server_port, *args, **options)
+            peer = Peer(server if isinstance(server, int) else server.server_port or front.port, *args, **options)
             stack.callback(peer.sock.close)
             return peer
 
@@ -101,7 +113,7 @@ def test_messages_keep_their_kind(serve, connect):
         ws.send_frame("are you there?", ws.OPCODE_PING)
         return []
 
-    peer = connect(serve(application))
+    peer = connect(serve(application, listener=("127.0.0.1", 0)))  # with a front end of its own, for once
     assert peer.head() == HEAD
     peer.send("grüße")
     peer.send(b"\x00\xff")
@@ -541,7 +553,7 @@ def test_however_the_application_leaves_nothing_more_is_sent(serve, connect, end
     assert server.loop.errors == []
 
 
-def test_flask_sock(serve):
+def test_flask_sock(serve, front):
     """With an independent client: text, binary, 300 KB either way, compressed, a ping, an orderly end."""
     app = flask.Flask(__name__)
     app.config["SOCK_SERVER_OPTIONS"] = {**SIMPLE, "ping_interval": 20}
@@ -557,7 +569,8 @@ def test_flask_sock(serve):
     def index():
         return "index"
 
-    port = serve(app).server_port
+    serve(app)
+    port = front.port
     printed = run_client(f"""
 import urllib.request
 from websockets.sync.client import connect
@@ -579,7 +592,7 @@ print(urllib.request.urlopen("http://127.0.0.1:{port}/").read().decode())
     assert printed.splitlines() == ["4000 ", "server rejected WebSocket connection: HTTP 404", "index"]
 
 
-def test_flask_with_wsgi_websocket(serve):
+def test_flask_with_wsgi_websocket(serve, front):
     """The same client and a Flask route that takes the object out of the environ."""
     app = flask.Flask(__name__)
 
@@ -592,7 +605,8 @@ def test_flask_with_wsgi_websocket(serve):
             ws.send(message)
         return "unread"
 
-    port = serve(app).server_port
+    serve(app)
+    port = front.port
     printed = run_client(f"""
 from websockets.sync.client import connect
 with connect("ws://127.0.0.1:{port}/echo") as ws:
