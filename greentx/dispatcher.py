@@ -278,7 +278,8 @@ class Dispatcher:
         self._taken(self._queued)
         current = gevent.getcurrent()
         running = [one for one in self.greenlets() if one is not current]
-        gevent.killall(running, timeout=timeout)
+        gevent.killall(running, block=False)
+        gevent.joinall(running, timeout=timeout)  # killall() raises where one does not die in time
         for connection, request in waiting:
             self._answer_failure(connection, request, HTTPStatus.SERVICE_UNAVAILABLE)
         self._idle.set()

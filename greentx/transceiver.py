@@ -377,7 +377,8 @@ class Transceiver:
         try:
             gevent.joinall(greenlets, timeout=max(0.0, until - monotonic()) + _GRACE_SECONDS)
         finally:
-            gevent.killall(greenlets, timeout=_GRACE_SECONDS)
+            gevent.killall(greenlets, block=False)
+            gevent.joinall(greenlets, timeout=_GRACE_SECONDS)
 
     @property
     def _sudden(self) -> bool:
@@ -386,29 +387,35 @@ class Transceiver:
 
     def _finish_handlers(self) -> None:
         """Wait for whoever works on a request, but the caller itself; kill what is left at the deadline."""
+        try:
+            while not self._sudden and not self._handlers_finish():
+                pass
+        finally:
+            left = sum(dispatcher.kill(_KILL_SECONDS) for dispatcher in self._dispatchers[:])
+            self._dispatchers.clear()
+            if left:
+                log.warning("%s: %d requests had not been handled, their handlers were killed", self.sender, left)
+
+    def _handlers_finish(self) -> bool:
+        """Wait for handlers until the deadline, or until that was moved; True when they have finished."""
         current = gevent.getcurrent()
-        done = False
-        while not done and not self._sudden:
-            patience = gevent.Timeout(None if self._deadline == inf else self._deadline - monotonic())
-            try:
-                with patience:
-                    self._patience = patience
-                    for greenlet, finished in list(self._consumers):
-                        # One that was dropped in the middle of its loop never finishes.
-                        while greenlet is not current and not greenlet.dead and not finished.wait(_DEAD_CHECK_SECONDS):
-                            pass
-                    for dispatcher in list(self._dispatchers):
-                        dispatcher.join()
-                    done = True
-            except gevent.Timeout as timeout:
-                if timeout is not patience:
-                    raise
-            finally:
-                self._patience = None
-        left = sum(dispatcher.kill(_KILL_SECONDS) for dispatcher in self._dispatchers[:])
-        self._dispatchers.clear()
-        if left:
-            log.warning("%s: %d requests had not been handled, their handlers were killed", self.sender, left)
+        patience = gevent.Timeout(None if self._deadline == inf else self._deadline - monotonic())
+        try:
+            with patience:
+                self._patience = patience
+                for greenlet, finished in list(self._consumers):
+                    # One that was dropped in the middle of its loop never finishes.
+                    while greenlet is not current and not greenlet.dead and not finished.wait(_DEAD_CHECK_SECONDS):
+                        pass
+                for dispatcher in list(self._dispatchers):
+                    dispatcher.join()
+                return True
+        except gevent.Timeout as timeout:
+            if timeout is not patience:
+                raise
+            return False
+        finally:
+            self._patience = None
 
     # -- connection sets -------------------------------------------------------------------------------------------
 
@@ -630,6 +637,8 @@ class Transceiver:
         """
         if self._runtime is None:
             self._running()  # says why not; while stopping nobody is left to reach, which is no error
+        if self._runtime is not None and self._runtime.context.cut_off:
+            self._runtime.context.check()
         if isinstance(message, str):
             payload, opcode = message.encode(), Opcode.TEXT
         else:
