@@ -232,3 +232,8 @@ def test_a_forked_child_is_cut_off(context):
     gevent.sleep(0.05)
     assert calls
     assert socket.recv() == b"x"
+
+
+def test_endpoints_inside_a_context_are_never_used_twice(context):
+    """A closed socket's is bound for a moment longer; a receiver that got it again could not watch its connection."""
+    assert len({context.new_inproc() for _ in range(1000)}) == 1000

@@ -218,6 +218,19 @@ def test_what_is_dropped_is_counted(pusher, receive, caplog):
     assert got == [b"0", b"next"]
 
 
+def test_it_connects_anew_however_often_it_is_dropped(pusher, receive):
+    """What the closed socket had bound inside ZeroMQ may still be there for a moment."""
+    receiver, got = receive(pusher.endpoint)
+    for number in range(100):
+        until(lambda: receiver.connected)
+        receiver.drop()
+        receiver.connect(pusher.endpoint)
+        until(lambda: receiver.connected)
+        if number % 10 == 0:
+            pusher.send(b"%d" % number)
+            until(lambda number=number: got and got[-1] == b"%d" % number)
+
+
 def test_one_message_that_fails_does_not_end_the_receiver(pusher, receive, caplog):
     """Its error is logged with its traceback, and the next is taken."""
     got = []

@@ -66,6 +66,7 @@ class Context:
         self._sockets: list[zmq.Socket[bytes]] = []
         self._watchers: list[Any] = []
         self._closed = False
+        self._inprocs = 0
         self.open = True
         """False once it was closed, and in a forked child."""
         self.cut_off = False
@@ -124,6 +125,11 @@ class Context:
             raise TransportError(
                 f"{self.owner} cannot connect to {endpoint}: {error.strerror}", address=endpoint, errno=error.errno
             ) from error
+
+    def new_inproc(self) -> str:
+        """Return an endpoint inside this context, never used before: those of closed sockets stay bound for a while."""
+        self._inprocs += 1
+        return f"inproc://{self._inprocs}"
 
     def watch(self, socket: zmq.Socket[bytes], callback: Callable[[], None]) -> Any:
         """Return a running watcher that calls *callback* in the hub when *socket* may have changed state.

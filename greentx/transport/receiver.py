@@ -203,7 +203,7 @@ class Receiver:
         socket.setsockopt(zmq.RECONNECT_IVL, _NO_RECONNECTION_MS)
         for topic in self._topics:
             self._subscribe(socket, topic)
-        monitor_endpoint = f"inproc://monitor-{id(socket)}"
+        monitor_endpoint = self._context.new_inproc()
         socket.monitor(monitor_endpoint, _LOST)
         monitor = self._context.socket(zmq.PAIR)
         monitor.connect(monitor_endpoint)

@@ -54,7 +54,7 @@ class Pusher:
         self._waiting: deque[_Waiting] = deque()
         self._poll_timer: Any = context.timer(_BLOCKED_POLL_SECONDS, _BLOCKED_POLL_SECONDS)
         self._socket = context.socket(zmq.PUSH)
-        monitor_endpoint = f"inproc://monitor-{id(self)}"
+        monitor_endpoint = context.new_inproc()
         self._socket.monitor(
             monitor_endpoint, zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         )

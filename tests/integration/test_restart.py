@@ -146,7 +146,7 @@ def test_a_websocket_that_was_open_cannot_be_written_to_after_a_restart(server, 
     """Neither by its id, nor by a broadcast, nor by a greenlet that was waiting with it."""
     old = RawClient(server.port)
     events = trans.recv(timeout=5)
-    sid, conn, _ = next(events)
+    sid, _conn, _ = next(events)
     restart(server)
     assert next(events)[2].close_code == 1006
     new = RawClient(server.port)
