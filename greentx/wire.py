@@ -362,7 +362,9 @@ def _decode_headers(block: bytes, start: int) -> tuple[Any, str]:
                 raise RemoteProtocolError(f"no METHOD among the headers {_shown(block)} at byte {start}")
             name = "UPLOAD_STREAM"
     else:
-        raise RemoteProtocolError(f"headers at byte {start} should end after {size} bytes with '}}' or ',', not {kind!r}")
+        raise RemoteProtocolError(
+            f"headers at byte {start} should end after {size} bytes with '}}' or ',', not {kind!r}"
+        )
     if len(block) <= _MAX_KNOWN_SIZE:
         mark = hash(block)
         if mark not in _seen:

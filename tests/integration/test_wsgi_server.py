@@ -124,7 +124,11 @@ def test_it_takes_the_address_of_a_bound_socket(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-@pytest.mark.parametrize("spawn", ["default", 3, Pool, gevent.spawn_raw, gevent.spawn], ids=str)
+@pytest.mark.parametrize(
+    "spawn",
+    ["default", 3, Pool, gevent.spawn_raw, gevent.spawn],
+    ids=["default", "3", "pool", "spawn_raw", "spawn"],
+)
 def test_handlers_run_the_way_they_were_told(kind: str, spawn: Any) -> None:
     """All ways that gevent knows and that may block."""
     spawn = spawn(3) if spawn is Pool else spawn
