@@ -119,12 +119,12 @@ class PlainHandler:
 
     def _add(self, sender: str, body: dict[str, list[object]]) -> None:
         assert body.keys() == {"push", "sub"}
-        pub = self._pubs[sender] = self._context.socket(zmq.PUB)
+        pub = self._pubs[sender] = self._context.socket(zmq.XPUB)
         pub.connect("tcp://{}:{}".format(*body["sub"]))
         if self.pull:
             pull = self._context.socket(zmq.PULL)
             pull.connect("tcp://{}:{}".format(*body["push"]))
-            self._pullers[sender] = gevent.spawn(self._serve, pull, sender)
+            self._pullers[sender] = gevent.spawn(self._serve, pull, pub, sender)
 
     def _remove(self, sender: str) -> None:
         pub = self._pubs.pop(sender, None)
@@ -133,8 +133,9 @@ class PlainHandler:
         if sender in self._pullers and not self.keep_pull:
             self._pullers.pop(sender).kill()
 
-    def _serve(self, pull: zmq.Socket, sender: str) -> None:
+    def _serve(self, pull: zmq.Socket, pub: zmq.Socket, sender: str) -> None:
         try:
+            pub.recv()  # the subscription: what was answered before would be lost
             while True:
                 request = parse_request(pull.recv())
                 self.requests.append(request)
