@@ -51,7 +51,7 @@ demo: install mongrel2
 	@exec $(BIN)/python examples/chat.py --port $(PORT)
 
 test: install mongrel2 chromium
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 style: install
 	@$(BIN)/ruff check .

@@ -51,6 +51,7 @@ EXTRAS = {
         "pytest>=8.0",
         "pytest-cov>=5.0",
         "pytest-timeout>=2.2",
+        "pytest-xdist>=3.5",
         "python-socketio[client]>=5.11",
         "websockets>=13.0",
     ],
