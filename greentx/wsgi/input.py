@@ -37,6 +37,7 @@ class StoredBody(io.RawIOBase):
 
     def __init__(self, path: str, length: int | None) -> None:
         super().__init__()
+        self._file = -1
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         size = os.fstat(self._file).st_size
         self._left = size if length is None else min(size, length)
@@ -58,7 +59,7 @@ class StoredBody(io.RawIOBase):
         return bytes(data)
 
     def close(self) -> None:
-        if not self.closed:
+        if not self.closed and self._file >= 0:  # Python closes what could not be opened, too
             os.close(self._file)
         super().close()
 
