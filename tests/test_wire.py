@@ -792,3 +792,67 @@ def test_the_client_says_how_long_the_connection_lasts(protocol, version, connec
     request = parse_request(build_request("U", 1, "/", headers, protocol=protocol))
     assert request.persistence() == expected
     assert request.should_close() is expected[0]
+
+
+@pytest.fixture
+def nothing_known(monkeypatch):
+    """The parser has seen nothing so far."""
+    for name in ("_known_blocks", "_known_requests"):
+        monkeypatch.setattr(wire, name, {})
+    monkeypatch.setattr(wire, "_seen", set())
+    monkeypatch.setattr(wire, "_misses", 0)
+
+
+@pytest.mark.usefixtures("nothing_known")
+@pytest.mark.parametrize("protocol", ["tnetstring", "json"])
+def test_what_came_before_is_parsed_as_it_was_the_first_time(protocol):
+    """Sender, connection and body are each message's own."""
+    for sender, conn_id, body in [
+        ("a", 1, b""),
+        ("b", 22, b""),
+        ("c", 3, b""),
+        ("d", 4, b"x"),
+        ("e", 5, b"y0:"),
+        ("f", 6, b""),
+    ]:
+        request = parse_request(build_request(sender, conn_id, "/p", {"METHOD": "GET"}, body, protocol=protocol))
+        assert (request.sender, request.conn_id, request.path, request.body) == (sender, str(conn_id), "/p", body)
+        assert request.method == request.headers["METHOD"] == "GET"
+    assert wire._known_requests
+
+
+@pytest.mark.usefixtures("nothing_known")
+@pytest.mark.parametrize("start", [b" 1", b"s x", b"s ", b"s 123456789012345678901", b"1"])
+def test_a_known_rest_does_not_hide_a_bad_start(start):
+    """The fields before the path are looked at each time."""
+    tail = build_request("s", 1, "/p", {"METHOD": "GET"}).split(b" ", 2)[2]
+    for _ in range(3):
+        parse_request(b"s 1 " + tail)
+    with pytest.raises(RemoteProtocolError):
+        parse_request(start + b" " + tail)
+    assert parse_request(b"s -1 " + tail).conn_id == "-1"
+
+
+@pytest.mark.usefixtures("nothing_known")
+def test_requests_that_are_always_different_are_hardly_kept():
+    """Only what came twice is, and there is a bound."""
+    for number in range(3000):
+        for _ in range(1 + (number < 1200)):
+            parse_request(build_request("s", 1, f"/{number}", {"METHOD": "GET", "x": str(number)}))
+    assert 0 < len(wire._known_requests) <= 512
+    assert len(wire._seen) <= 512
+
+
+@pytest.mark.usefixtures("nothing_known")
+def test_large_headers_are_not_kept():
+    """They would take the memory of many small ones."""
+    for body in (b"", b"x"):
+        for _ in range(3):
+            parse_request(build_request("s", 1, "/", {"METHOD": "GET", "cookie": "x" * 3000}, body))
+    assert not wire._known_requests and not wire._known_blocks
+
+
+def test_a_piece_of_an_upload_has_no_method_of_its_own():
+    """With ``upload.stream`` only the first message of a body has the headers; the others say where they begin."""
+    for head in (b"21:13:UPLOAD_STREAM,1:5,}", b'21:{"UPLOAD_STREAM":"5"},'):
+        assert parse_request(b"s 1 /up " + head + b"3:abc,").method == "UPLOAD_STREAM"
