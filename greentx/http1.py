@@ -107,7 +107,7 @@ def build_response(
         LocalProtocolError: As :func:`build_head`; a ``Content-Length`` that disagrees with *body*; a
             ``Transfer-Encoding``, which only heads and chunks built apart can keep true.
     """
-    if code == 200 and not headers and date is not None and not (reason or head_only or close or keep_alive):
+    if code == 200 and reason is None and not headers and date is not None and not (head_only or close or keep_alive):
         return b"HTTP/1.1 200 OK\r\nDate: %b\r\nContent-Length: %d\r\n\r\n%b" % (date, len(body), body)  # nearly all
     start = _status_line(code, reason, "HTTP/1.1")
     length = len(body)
