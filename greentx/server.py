@@ -403,7 +403,7 @@ class Server:
                 for proof in (*self._proofs.get(response.body, ()), *self._proofs.get(None, ())):
                     proof.set()
             elif not response.body and int(conn_id) >= NOBODY:  # asks for the notice, as a receipt
-                self.post(build_disconnect_notice(self.sender, conn_id, protocol=self.encoding))
+                self._notify(conn_id)
             else:
                 nobody = True
                 self._reject(conn_id)
@@ -415,6 +415,10 @@ class Server:
         self.unclaimed += 1
         log.debug("reply to connection %s, which nobody has", conn_id)
         if int(conn_id) <= self._last_conn_id:  # a Client had it; other numbers are those of messages that send() took
+            self._notify(conn_id)
+
+    def _notify(self, conn_id: str) -> None:
+        if self._sockets is not None:  # what comes while we stop is read, but nobody hears an answer
             self.post(build_disconnect_notice(self.sender, conn_id, protocol=self.encoding))
 
     def _close(self) -> None:

@@ -23,7 +23,7 @@ from greentx.errors import (
     TransportError,
 )
 from greentx.server import Server
-from greentx.wire import Request, build_request, parse_request
+from greentx.wire import Request, build_reply, build_request, parse_request
 
 LOCAL = "127.0.0.1"
 
@@ -591,3 +591,13 @@ def test_json_headers_can_be_chosen():
             assert {type(name) for name in handler.requests[0]._raw} == {kind}
             assert handler.requests[0].headers["cookie"] == ["a=b", "c=d"]
             assert parse_request(handler.requests[0].encode()).query == {"x": ["1"]}
+
+
+def test_a_reply_that_comes_while_it_stops_is_no_error(caplog):
+    """Nobody is there any more to be told that its browser has gone."""
+    with PlainHandler() as handler, Server("late", ip=LOCAL) as server:
+        server.connect(handler.addr)
+        conn_id = server.client().conn_id
+    server._on_reply(build_reply("late", conn_id, b"late"))
+    assert server.unclaimed == 1
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
