@@ -93,7 +93,7 @@ def of_greentx(recipients: int, payload: str, repeat: int) -> dict[str, float]:
                 found[f"broadcast, {kind}"] = measure(broadcast, settle, recipients, repeat)
                 excluded = [entries[0].sid]
                 found[f"broadcast but to one, {kind}"] = measure(
-                    lambda excluded=excluded: trans.broadcast(payload, exclude=excluded),  # type: ignore[misc]
+                    lambda excluded=excluded: trans.broadcast(payload, exclude=excluded),
                     settle,
                     recipients,
                     repeat,
@@ -131,7 +131,7 @@ def of_websockets(recipients: int, payload: str, repeat: int) -> dict[str, float
         for _ in range(recipients):
             protocol = ServerProtocol()
             protocol.state = State.OPEN
-            connection = ServerConnection(protocol, Server(), ping_interval=None)  # type: ignore[arg-type]
+            connection = ServerConnection(protocol, Server(), ping_interval=None)
             connection.transport = Transport()
             connections.append(connection)
         return measure(lambda: broadcast(connections, payload), lambda: None, recipients, repeat)

@@ -97,12 +97,12 @@ def cases(size: int) -> dict[str, Callable[[], object]]:
         ),
     ):
         server, _ = agreed(config)
-        found[f"deflate, {name}"] = lambda server=server: server.encode(text)  # type: ignore[misc]
+        found[f"deflate, {name}"] = lambda server=server: server.encode(text)
         _, client = agreed(config)
         # What was made without a context may be inflated again and again with one.
         alone, compressed = server.encode_alone(text)
         if compressed:
-            found[f"inflate, {name}"] = lambda client=client, alone=alone: client.decode(alone, 1 << 20)  # type: ignore[misc]
+            found[f"inflate, {name}"] = lambda client=client, alone=alone: client.decode(alone, 1 << 20)
     return found
 
 

@@ -296,7 +296,8 @@ def load_application(name: str) -> Callable[..., Any]:
             raise _Failure(f"module {module_name!r} has no {attribute!r}", 2) from None
     if not callable(found):
         raise _Failure(f"{name} is a {type(found).__name__}, which cannot be called", 2)
-    return found  # type: ignore[no-any-return]
+    application: Callable[..., Any] = found
+    return application
 
 
 @contextlib.contextmanager

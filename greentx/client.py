@@ -29,7 +29,7 @@ from .frames import (
     validate_message,
 )
 from .handshake import accept_key, check_answer, new_key, request_headers
-from .headers import Headers
+from .headers import SERVER_NAMES, Headers
 from .http1_parser import ResponseParser
 from .wire import Response, build_disconnect_notice, build_request
 
@@ -37,26 +37,6 @@ if TYPE_CHECKING:
     from .server import Server
 
 __all__ = ["Client", "HTTPClient", "HTTPResponse", "Mongrel2Client", "WebSocketClient", "build_headers"]
-
-#: The names that Mongrel2 writes itself; a caller may give them, in upper case, to send something else.
-_SERVER_NAMES = frozenset(
-    {
-        "DOWNLOAD_CREDITS",
-        "FLAGS",
-        "FRAGMENT",
-        "METHOD",
-        "PATH",
-        "PATTERN",
-        "PEER_CERT_SHA1",
-        "QUERY",
-        "REMOTE_ADDR",
-        "UPLOAD_STREAM",
-        "UPLOAD_STREAM_DONE",
-        "URI",
-        "URL_SCHEME",
-        "VERSION",
-    }
-)
 
 _WITH_LENGTH = frozenset({"PATCH", "POST", "PUT"})
 
@@ -603,7 +583,7 @@ def build_headers(
 
 def _lower(headers: RequestHeaders | None) -> dict[str, str | list[str] | None]:
     """As Mongrel2 does, so that no browser can set one of the server's names by accident."""
-    return {name if name in _SERVER_NAMES else name.lower(): value for name, value in (headers or {}).items()}
+    return {name if name in SERVER_NAMES else name.lower(): value for name, value in (headers or {}).items()}
 
 
 def _kills(response: Response) -> bool:

@@ -10,7 +10,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from urllib.parse import parse_qs, parse_qsl
 
-__all__ = ["Headers", "RawHeaders", "text_headers"]
+__all__ = ["SERVER_NAMES", "Headers", "RawHeaders", "text_headers"]
+
+#: The names that Mongrel2 writes itself, in upper case.
+SERVER_NAMES = frozenset(
+    {
+        "DOWNLOAD_CREDITS",
+        "FLAGS",
+        "FRAGMENT",
+        "METHOD",
+        "PATH",
+        "PATTERN",
+        "PEER_CERT_SHA1",
+        "QUERY",
+        "REMOTE_ADDR",
+        "UPLOAD_STREAM",
+        "UPLOAD_STREAM_DONE",
+        "URI",
+        "URL_SCHEME",
+        "VERSION",
+    }
+)
 
 #: What the two encodings decode to: tnetstrings give bytes, JSON gives text.
 RawHeaders = Mapping[bytes, "bytes | list[bytes]"] | Mapping[str, "str | list[str]"]

@@ -54,6 +54,7 @@ from .connection import Attachment, Connection, Runtime
 from .endpoints import Address, bind_endpoint, connect_endpoint
 from .errors import GreentxError, LocalProtocolError, RemoteProtocolError, TransportError
 from .frames import Opcode, parse_flags
+from .headers import SERVER_NAMES
 from .pipeline import OpenRequests
 from .registry import OPEN, Entry, Sid
 from .session import Sessions
@@ -75,27 +76,8 @@ MAX_HELD = 1000
 # Names that a client cannot send, since Mongrel2 lower-cases its letters.
 _ANNOTATION = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
 
-# What Mongrel2 says of a request is not the API's to change.
-_SERVER_NAMES = frozenset(
-    {
-        "DOWNLOAD_CREDITS",
-        "FLAGS",
-        "FRAGMENT",
-        "METHOD",
-        "PATH",
-        "PATTERN",
-        "PEER_CERT_SHA1",
-        "QUERY",
-        "QUERY_STR",
-        "REMOTE_ADDR",
-        "UPLOAD_STREAM",
-        "UPLOAD_STREAM_DONE",
-        "URI",
-        "URL_SCHEME",
-        "VERSION",
-        HEADER,
-    }
-)
+# What Mongrel2 says of a request, and what we make of it, is not the API's to change.
+_TAKEN_NAMES = SERVER_NAMES | {"QUERY_STR", HEADER}
 
 _SOCKET_METHODS = frozenset({"JSON", "XML"})
 _WEBSOCKET_METHODS = frozenset({"WEBSOCKET", "WEBSOCKET_CONNECT"})
@@ -917,6 +899,6 @@ def _checked_annotation(headers: Mapping[str, Any] | None) -> Mapping[str, Any]:
     for name in headers or ():
         if not isinstance(name, str) or not _ANNOTATION.fullmatch(name):
             raise LocalProtocolError(f"header {name!r} could be a client's: annotate with upper case, as 'USER_ID'")
-        if name in _SERVER_NAMES:
+        if name in _TAKEN_NAMES:
             raise LocalProtocolError(f"header {name!r} is Mongrel2's, or the relay's: take another name")
     return headers or {}

@@ -225,7 +225,7 @@ class WSGIServer:
     def set_handle(self, handle: Any) -> None:
         """Have *handle*, called with an exchange and the browser's address, answer requests; ``None`` keeps it."""
         if handle is not None:
-            self.handle = handle  # type: ignore[method-assign]
+            self.handle = handle  # type: ignore[method-assign]  # as gevent's servers do: people assign it
         self._handle = self.handle
 
     def set_environ(self, environ: dict[str, Any] | None = None) -> None:
