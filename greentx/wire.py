@@ -79,13 +79,17 @@ _load = tnetstring.loads
 # keeps its connection mostly sends the same again; decoding and freeing them is more than half of a parse. Bounded by
 # number and size, 2 MiB in all. Only what came twice is kept: keeping what is always different cost 3 us each.
 _known_blocks: dict[bytes, tuple[Any, str]] = {}
-_known_requests: dict[bytes, tuple[str, Any, str]] = {}
+_known_requests: dict[bytes, tuple[bytes, str, str, str, Any, tuple[bool, bool]]] = {}
 _seen: set[int] = set()
 _MAX_KNOWN = 512
 _MAX_KNOWN_SIZE = 2048
 # Where so many requests in a row were not known, only one in sixteen is still looked up.
 _MAX_MISSES = 1024
 _misses = 0
+# The shortest message is longer than this.
+_MIN_SIZE = 8
+_MAX_ID_DIGITS = 20
+_COLON = ord(":")
 
 _METHODS = {name.encode(): name for name in ("GET", "POST", "HEAD", "PUT", "DELETE", "WEBSOCKET", "JSON", "XML")}
 
@@ -124,23 +128,31 @@ class Request:
         close_code, close_reason: Why a WebSocket ended, on ``WEBSOCKET_CLOSE``; else ``None`` and ``""``.
     """
 
+    # What every request has is in slots, what few have in ``__dict__``, which is not made for the others: a request
+    # is built for each message.
     __slots__ = (
+        "__dict__",
         "_answered",
         "_books",
-        "_data",
-        "_entry",
-        "_headers",
+        "_persistence",
         "_raw",
-        "_text",
         "body",
-        "close_code",
-        "close_reason",
         "conn_id",
         "method",
-        "opcode",
         "path",
         "sender",
     )
+
+    opcode: int | None = None
+    close_code: int | None = None
+    close_reason: str = ""
+    _headers: Headers | None = None
+    # The registry's entry, on the event with which a WebSocket begins.
+    _entry: Any = None
+    # A text message as text, where it was decoded already to see that it is UTF-8.
+    _text: str | None = None
+    # The decoded JSON, once it was asked for.
+    _data: Any = None
 
     def __init__(
         self,
@@ -151,29 +163,21 @@ class Request:
         body: bytes = b"",
         method: str | None = None,
     ) -> None:
-        self.sender = sender
-        self.conn_id = conn_id
-        self.path = path
-        self._raw = headers
-        self._headers: Headers | None = None
-        self.body = body
         if method is None:
             found = headers.get("METHOD", headers.get(b"METHOD", ""))
             method = found.decode("latin-1") if isinstance(found, bytes) else str(found)
+        self.sender = sender
+        self.conn_id = conn_id
+        self.path = path
+        self.body = body
         self.method = method
-        self.opcode: int | None = None
-        self.close_code: int | None = None
-        self.close_reason = ""
-        # The registry's entry, on the event with which a WebSocket begins.
-        self._entry: Any = None
-        # A text message as text, where it was decoded already to see that it is UTF-8.
-        self._text: str | None = None
+        self._raw = headers
+        # What persistence() returned.
+        self._persistence: tuple[bool, bool] | None = None
         # What greentx.pipeline keeps: which open requests this one belongs to, and so to which life of the server (None
         # where no connection set took it in), and whether it was answered, whole.
         self._books: Any = None
         self._answered = False
-        # The decoded JSON, once it was asked for.
-        self._data: Any = None
 
     @classmethod
     def parse(cls, message: bytes) -> Request:
@@ -261,14 +265,19 @@ class Request:
 
     def persistence(self) -> tuple[bool, bool]:
         """Return :meth:`should_close`, and whether ``Connection: keep-alive`` has to be said, to an HTTP/1.0 client."""
-        if self.method == "WEBSOCKET_HANDSHAKE":  # the server reads frames from then on, whatever was answered (probed)
-            return True, False
-        raw = self._raw
-        connection = raw.get(b"connection") or raw.get("connection")
-        return _persistence(
-            raw.get(b"VERSION") or raw.get("VERSION"),
-            tuple(connection) if connection.__class__ is list else connection,
-        )
+        known = self._persistence
+        if known is None:
+            if self.method == "WEBSOCKET_HANDSHAKE":
+                known = True, False  # the server reads frames from then on, whatever was answered (probed)
+            else:
+                raw = self._raw
+                connection = raw.get(b"connection") or raw.get("connection")
+                known = _persistence(
+                    raw.get(b"VERSION") or raw.get("VERSION"),
+                    tuple(connection) if connection.__class__ is list else connection,
+                )
+            self._persistence = known
+        return known
 
     def encode(self, protocol: str = "tnetstring") -> bytes:
         """Build the message again, with the headers as they were received or changed."""
@@ -287,6 +296,9 @@ class Request:
     def __repr__(self) -> str:
         where = f"sender={self.sender} conn_id={self.conn_id}"
         return f"<Request {self.method} {self.path} {where} body={len(self.body)} bytes>"
+
+
+_new_request = Request.__new__
 
 
 @lru_cache(maxsize=256)
@@ -328,19 +340,29 @@ def parse_request(message: bytes) -> Request:
     """
     global _misses
     tail = b""
-    if message.endswith(b"0:,"):
-        _misses += 1
-        if len(message) <= _MAX_KNOWN_SIZE and (_misses < _MAX_MISSES or not _misses % 16):
-            first = message.find(b" ")
-            second = message.find(b" ", first + 1)
-            tail = message[second + 1 :]
+    # Nearly every request has no body: then ``0:,`` ends it.
+    if _MIN_SIZE < len(message) <= _MAX_KNOWN_SIZE and message[-2] == _COLON:
+        if _misses < _MAX_MISSES or _is_looked_up():
+            fields = message.split(b" ", 2)
+            tail = fields[-1]
             known = _known_requests.get(tail)
             if known is not None:
-                _misses = 0
-                number = message[first + 1 : second]
-                if first > 0 and number.isdigit() and len(number) <= 20:
-                    path, raw, method = known
-                    return Request(message[:first].decode("latin-1"), number.decode("ascii"), path, raw, b"", method)
+                first, number = fields[0], fields[1]
+                if number.isdigit() and len(number) <= _MAX_ID_DIGITS and first:
+                    _misses = 0
+                    # As Request() does, without calling it.
+                    request = _new_request(Request)
+                    request.sender = known[1] if first == known[0] else first.decode("latin-1")
+                    request.conn_id = number.decode()
+                    request.path = known[2]
+                    request.body = b""
+                    request.method = known[3]
+                    request._raw = known[4]
+                    request._persistence = known[5]
+                    request._books = None
+                    request._answered = False
+                    return request
+            _misses += 1
     match = _match_start(message)
     if match is None:
         raise _bad_start(message)
@@ -349,20 +371,26 @@ def parse_request(message: bytes) -> Request:
     start = colon - len(size) - 1
     end = colon + int(size)
     block = message[start : end + 1]
-    if message.endswith(b"0:,"):
-        raw, method = _decode_headers(block, start)
-    else:
+    has_body = not message.endswith(b"0:,") or len(message) != end + 4
+    if has_body:
         known_block = _known_blocks.get(block)
         if known_block is None:
             known_block = _decode_headers(block, start)
             _remember(_known_blocks, block, known_block)
         raw, method = known_block
-    start = end + 1
-    if len(message) == start + 3 and message.endswith(b"0:,"):  # nearly every message
-        if tail:
-            _remember(_known_requests, tail, (path, raw, method))
-        return Request(sender, conn_id, path, raw, b"", method)
-    return Request(sender, conn_id, path, raw, _body(message, start), method)
+        return Request(sender, conn_id, path, raw, _body(message, end + 1), method)
+    raw, method = _decode_headers(block, start)
+    request = Request(sender, conn_id, path, raw, b"", method)
+    if tail:
+        _remember(_known_requests, tail, (sender.encode("latin-1"), sender, path, method, raw, request.persistence()))
+    return request
+
+
+def _is_looked_up() -> bool:
+    """Where requests are always different, whether this one is among those that are looked up all the same."""
+    global _misses
+    _misses += 1
+    return not _misses % 16
 
 
 def _decode_headers(block: bytes, start: int) -> tuple[Any, str]:
