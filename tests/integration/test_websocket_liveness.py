@@ -61,14 +61,14 @@ def test_who_is_silent_is_ended_and_who_answers_stays() -> None:
 
 def test_a_process_that_was_busy_drops_nobody() -> None:
     """The hub is blocked for several intervals; the pongs had come meanwhile, and are looked at first."""
-    with rig(ping_timeout=0.2) as one:
+    with rig(ping_timeout=0.4) as one:
         process = subprocess.Popen([sys.executable, "-c", BROWSERS.replace("PORT", str(one.mongrel2.port))])
         try:
             until(lambda: len(one.trans.websockets) == 20)
             for _ in range(3):
-                gevent.sleep(0.25)
-                time.sleep(0.7)
-            gevent.sleep(0.5)
+                gevent.sleep(0.5)
+                time.sleep(1.0)
+            gevent.sleep(1.0)
             assert len(one.trans.websockets) == 20
         finally:
             process.kill()
