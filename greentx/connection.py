@@ -23,7 +23,7 @@ from .endpoints import Address, connect_endpoint
 from .errors import ConnectionClosed, GreentxError, LocalProtocolError, RemoteProtocolError
 from .frames import CloseCode, Opcode, parse_close
 from .handshake import Accepted, Handshake, Refused
-from .http1 import HeaderFields, build_response, connection_options, format_date
+from .http1 import HeaderFields, build_response, connection_options, format_date, plain_start
 from .inbox import Inbox
 from .pinger import Pinger
 from .pipeline import GONE, OpenRequests
@@ -345,11 +345,12 @@ class Connection:
     # -- what comes in ---------------------------------------------------------------------------------------------
 
     def _on_message(self, message: bytes) -> None:
-        if message.endswith(_CREDITS_BODY) and not self._runtime.attachments:
-            # With flow control every second message is one: it takes this short way.
+        writer = self._writer
+        if writer.flow_control and message.endswith(_CREDITS_BODY) and not self._runtime.attachments:
+            # Every second message is one: it takes this short way.
             notice = _match_credits(message)
             if notice is not None:
-                self._writer.credit(notice[1].decode(), int(notice[2] or notice[3]))
+                writer.credit(notice[1].decode(), int(notice[2] or notice[3]))
                 return
         try:
             request = parse_request(message)
@@ -361,7 +362,7 @@ class Connection:
         pending = self._open
         raw = request._raw
         if b"DOWNLOAD_CREDITS" in raw or "DOWNLOAD_CREDITS" in raw:
-            self._writer.flow_control = True
+            writer.flow_control = True
         inbox = self._inbox
         if request.method in _RESERVED:
             request._books = pending
@@ -370,7 +371,7 @@ class Connection:
             inbox.items.append((self, request))
             if inbox.consumers_wait:
                 inbox.wake()
-            if request.conn_id in pending.behind and pending.overfull(request.conn_id):
+            if pending.behind and pending.overfull(request.conn_id):
                 self._drop_pipeline(request)
         else:
             log.info("%s: connection %s sent more after its last request", self.sender, request.conn_id)
@@ -525,14 +526,24 @@ class Connection:
             SendTimeout: The pipe to the server stayed full for ``send_timeout`` seconds, which this greenlet waited;
                 the connection is closed.
         """
-        close, keep_alive = req.persistence()
+        close, keep_alive = req._persistence or req.persistence()
+        if body.__class__ is not bytes:
+            body = body.encode() if body.__class__ is str and body.isascii() else _as_bytes(body)
+        if code == 200 and status == "OK" and not headers and not close and not keep_alive and req.method != "HEAD":
+            # What build_response() would build, for nearly all.
+            clock, now = _clock, time()
+            if not clock.since <= now < clock.until:
+                clock.tick(now)
+            data = b"%b%d\r\n\r\n%b" % (clock.plain_start, len(body), body)
+            self._answer(req, data, True, False)
+            return
         if headers and not close:
             if not isinstance(headers, Mapping):
                 headers = list(headers)
             if _asks_to_close(headers):
                 close, keep_alive = True, False
         data = build_response(
-            body if body.__class__ is bytes else _as_bytes(body),
+            body,
             code,
             None if status == "OK" else status,
             headers,
@@ -746,10 +757,12 @@ class Connection:
             self._context.hand_over(self._answer, request, data, complete, close)
             return
         pending = self._open
-        if complete and pending.answer_whole(request):
-            if close:
-                request._books = GONE
-            self._put(request, data, close)
+        if complete and data and not close and pending.answer_whole(request):
+            try:
+                self._writer.write(request.sender, request.conn_id, data)
+            except BaseException:
+                self._break_off(request)
+                raise
             return
         if not self._is_ours(request):
             return
@@ -770,12 +783,15 @@ class Connection:
                 self.sessions.release(request.sid)
                 writer.close(request.sender, [request.conn_id], wait=wait)
         except BaseException:
-            # An answer is missing: the client would take the next one for it.
-            self._open.remove(request.conn_id)
-            self._open.closed(request.conn_id)
-            request._books = GONE
-            writer.close(request.sender, [request.conn_id], wait=False)
+            self._break_off(request)
             raise
+
+    def _break_off(self, request: Request) -> None:
+        """An answer is missing: the client would take the next one for it."""
+        self._open.remove(request.conn_id)
+        self._open.closed(request.conn_id)
+        request._books = GONE
+        self._writer.close(request.sender, [request.conn_id], wait=False)
 
     def _is_ours(self, request: Request) -> bool:
         """False where *request* is from a life of the server, or of a connection, that has ended."""
@@ -959,15 +975,28 @@ def _asks_to_close(headers: HeaderFields) -> bool:
     return False
 
 
-_date_second = 0
-_date_value = b""
+class _Clock:
+    """What says the time in answers; built once a second."""
+
+    __slots__ = ("date", "plain_start", "since", "until")
+
+    def __init__(self) -> None:
+        self.since = self.until = 0.0
+        self.date = self.plain_start = b""
+
+    def tick(self, now: float) -> None:
+        self.since = now // 1
+        self.until = self.since + 1
+        self.date = format_date(now).encode()
+        self.plain_start = plain_start(self.date)
+
+
+_clock = _Clock()
 
 
 def current_date() -> bytes:
-    """Return the value of a ``Date`` header for now; it is built once a second."""
-    global _date_second, _date_value
-    now = int(time())
-    if now != _date_second:
-        _date_value = format_date(now).encode()
-        _date_second = now
-    return _date_value
+    """Return the value of a ``Date`` header for now."""
+    now = time()
+    if not _clock.since <= now < _clock.until:
+        _clock.tick(now)
+    return _clock.date

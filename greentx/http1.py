@@ -26,6 +26,7 @@ __all__ = [
     "connection_options",
     "format_date",
     "has_no_body",
+    "plain_start",
     "should_close",
 ]
 
@@ -107,8 +108,6 @@ def build_response(
         LocalProtocolError: As :func:`build_head`; a ``Content-Length`` that disagrees with *body*; a
             ``Transfer-Encoding``, which only heads and chunks built apart can keep true.
     """
-    if code == 200 and reason is None and not headers and date is not None and not (head_only or close or keep_alive):
-        return b"HTTP/1.1 200 OK\r\nDate: %b\r\nContent-Length: %d\r\n\r\n%b" % (date, len(body), body)  # nearly all
     start = _status_line(code, reason, "HTTP/1.1")
     length = len(body)
     framed = has_no_body(code)  # True where no Content-Length is to be added.
@@ -136,6 +135,17 @@ def build_response(
     if framed:
         return b"%b%b\r\n%b" % (start, connection, body)
     return b"%bContent-Length: %d\r\n%b\r\n%b" % (start, length, connection, body)
+
+
+def plain_start(date: bytes) -> bytes:
+    """Return what :func:`build_response` begins an answer with that is 200 and has no headers of its own.
+
+    The length of the body, in decimal, an empty line (two CRLFs) and the body are to follow.
+
+    Args:
+        date: As in :func:`build_response`.
+    """
+    return b"HTTP/1.1 200 OK\r\nDate: %b\r\nContent-Length: " % date
 
 
 def build_chunk(data: bytes) -> bytes:

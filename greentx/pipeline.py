@@ -77,9 +77,8 @@ class OpenRequests:
         conn_id = request.conn_id
         if conn_id in self._closed:
             return False
-        head = self.heads.get(conn_id)
-        if head is None:
-            self.heads[conn_id] = request
+        head = self.heads.setdefault(conn_id, request)
+        if head is request:
             return True
         queue = self.behind.get(conn_id)
         # The second message of a body that the server stored is none that follows the first one.

@@ -341,28 +341,31 @@ def parse_request(message: bytes) -> Request:
     global _misses
     tail = b""
     # Nearly every request has no body: then ``0:,`` ends it.
-    if _MIN_SIZE < len(message) <= _MAX_KNOWN_SIZE and message[-2] == _COLON:
-        if _misses < _MAX_MISSES or _is_looked_up():
-            fields = message.split(b" ", 2)
-            tail = fields[-1]
-            known = _known_requests.get(tail)
-            if known is not None:
-                first, number = fields[0], fields[1]
-                if number.isdigit() and len(number) <= _MAX_ID_DIGITS and first:
-                    _misses = 0
-                    # As Request() does, without calling it.
-                    request = _new_request(Request)
-                    request.sender = known[1] if first == known[0] else first.decode("latin-1")
-                    request.conn_id = number.decode()
-                    request.path = known[2]
-                    request.body = b""
-                    request.method = known[3]
-                    request._raw = known[4]
-                    request._persistence = known[5]
-                    request._books = None
-                    request._answered = False
-                    return request
-            _misses += 1
+    if (
+        _MIN_SIZE < len(message) <= _MAX_KNOWN_SIZE
+        and message[-2] == _COLON
+        and (_misses < _MAX_MISSES or _is_looked_up())
+    ):
+        fields = message.split(b" ", 2)
+        tail = fields[-1]
+        known = _known_requests.get(tail)
+        if known is not None:
+            first, number = fields[0], fields[1]
+            if number.isdigit() and len(number) <= _MAX_ID_DIGITS and first:
+                _misses = 0
+                # As Request() does, without calling it.
+                request = _new_request(Request)
+                request.sender = known[1] if first == known[0] else first.decode("latin-1")
+                request.conn_id = number.decode()
+                request.path = known[2]
+                request.body = b""
+                request.method = known[3]
+                request._raw = known[4]
+                request._persistence = known[5]
+                request._books = None
+                request._answered = False
+                return request
+        _misses += 1
     match = _match_start(message)
     if match is None:
         raise _bad_start(message)

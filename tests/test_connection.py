@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import logging
+from datetime import datetime, timezone
 
 import pytest
 from stand_in import HTTP, Server
 
 from greentx import Connection, Request, Transceiver
+from greentx.connection import current_date
 from greentx.errors import LocalProtocolError
+from greentx.http1 import build_response, format_date
 from greentx.wire import build_disconnect_notice, build_request
 
 
@@ -258,3 +261,43 @@ def test_one_that_stands_alone_and_has_a_bad_address_leaves_nothing_open(server)
     """The error names the address; the leak check of the tests sees to the rest."""
     with pytest.raises(ValueError, match="nowhere"):
         Connection("u", "nowhere", server.endpoints[1])
+
+
+def test_an_answer_that_ends_without_more_bytes_sends_none(server, trans, conn):
+    """An empty message would close the connection; the next request of the client is answered as any other."""
+    events = trans.recv()
+    for number in range(2):
+        server.request(1, path=f"/{number}")
+        request = next(events)[2]
+        conn.reply_part(request, b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n")
+        conn.reply_part(request, b"%d" % number)
+        conn.reply_part(request, b"", last=True)
+    received = b""
+    while len(received) < 80:
+        body = server.receive_for(1)
+        assert body
+        received += body
+    assert received == b"".join(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % number for number in range(2))
+
+
+@pytest.mark.parametrize("now", [1_700_000_000.25, 1_700_000_000.999, 1_700_000_001.0, 1_600_000_000.0])
+def test_the_date_follows_the_clock_also_backwards(now, monkeypatch):
+    """It is built once a second; a clock that was set back is believed, too."""
+    monkeypatch.setattr("greentx.connection.time", lambda: 1_700_000_000.5)
+    assert current_date() == b"Tue, 14 Nov 2023 22:13:20 GMT"
+    monkeypatch.setattr("greentx.connection.time", lambda: now)
+    assert current_date() == format_date(now).encode()
+
+
+def test_a_plain_answer_is_what_the_builder_makes(server, trans, conn):
+    """The short way of nearly all answers."""
+    events = trans.recv()
+    server.request(1)
+    conn.reply_http(next(events)[2], "Hello")
+    date = current_date()
+    assert server.receive_for(1) in [build_response(b"Hello", date=one) for one in (date, _clock_before(date))]
+
+
+def _clock_before(date):
+    stamp = datetime.strptime(date.decode(), "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=timezone.utc).timestamp()
+    return format_date(stamp - 1).encode()

@@ -822,6 +822,28 @@ def test_what_came_before_is_parsed_as_it_was_the_first_time(protocol):
 
 
 @pytest.mark.usefixtures("nothing_known")
+@pytest.mark.parametrize(
+    ("headers", "persistence"),
+    [
+        ({"VERSION": "HTTP/1.1"}, (False, False)),
+        ({"VERSION": "HTTP/1.1", "connection": "close"}, (True, False)),
+        ({"VERSION": "HTTP/1.0"}, (True, False)),
+        ({"VERSION": "HTTP/1.0", "connection": "keep-alive"}, (False, True)),
+        ({"VERSION": "HTTP/1.1", "METHOD": "WEBSOCKET_HANDSHAKE"}, (True, False)),
+    ],
+)
+def test_what_came_before_ends_its_connection_as_it_did(headers, persistence):
+    """That is remembered with it; each has what few requests have, a close code say, for itself."""
+    message = build_request("s", 1, "/", {"METHOD": "GET", **headers})
+    for _ in range(4):
+        request = parse_request(message)
+        assert (request.persistence(), request.should_close()) == (persistence, persistence[0])
+        assert (request.opcode, request.close_code, request.close_reason) == (None, None, "")
+        request.opcode, request.close_code, request.close_reason = 8, 1000, "bye"
+    assert wire._known_requests
+
+
+@pytest.mark.usefixtures("nothing_known")
 @pytest.mark.parametrize("start", [b" 1", b"s x", b"s ", b"s 123456789012345678901", b"1"])
 def test_a_known_rest_does_not_hide_a_bad_start(start):
     """The fields before the path are looked at each time."""

@@ -57,6 +57,9 @@ class Pacer:
     def allows(self, conn_id: str) -> bool:
         """Return whether *conn_id* may be sent a message now, and count that message if so."""
         since = self._since
+        if conn_id not in since and not self._before and len(since) <= _KEEP:
+            since[conn_id] = 1  # nearly always
+            return True
         count = total = since.get(conn_id, 0) + 1
         if self._before:
             total += self._before.get(conn_id, 0)

@@ -42,6 +42,8 @@ _KILL_SECONDS = 0.5
 # A server under load fills the socket faster than it is emptied: an end needs a bound.
 _LAST_BATCHES = 64
 
+_NOBLOCK = int(zmq.NOBLOCK)
+
 _LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 _LOST |= zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 
@@ -312,7 +314,7 @@ class Receiver:
         receive, on_message = socket.recv, self._on_message
         for _ in range(BATCH):
             try:
-                message = receive(zmq.NOBLOCK)
+                message = receive(_NOBLOCK)
             except zmq.Again:
                 self.drained_at = time.monotonic()
                 if self._on_drained is not None:

@@ -53,8 +53,10 @@ OUTBOX_LIMIT = 262144
 #: more than all the rest of a reply.
 BATCH = 64
 
-#: So long after the last ones a message is not kept for others, so that it does not wait for a greenlet that computes.
+#: So long after the last ones a message is not kept for others, but sent: who answers now and then does not wait.
 BATCH_SECONDS = 0.0002
+
+_NOBLOCK = int(zmq.NOBLOCK)
 
 # While a pipe is full: how often to look without being told. libzmq's descriptor tells; pyzmq does not rely on it.
 _BLOCKED_POLL_SECONDS = 0.1
@@ -169,9 +171,13 @@ class Writer:
             ConnectionClosed: The browser went away while this greenlet waited for it to read.
         """
         prefix = self._prefixes.get(sender) or self._find_prefix(sender)
-        outbox = self._outboxes.get(conn_id)
-        if outbox is None and not self.flow_control and self._pacer.allows(conn_id):
-            self._send(b"%b %d:%b, %b" % (prefix, len(conn_id), conn_id.encode(), data), wait)
+        if not self.flow_control and conn_id not in self._outboxes and self._pacer.allows(conn_id):
+            message = b"%b %d:%b, %b" % (prefix, len(conn_id), conn_id.encode(), data)
+            batch = self._batch
+            if 0 < len(batch) < BATCH - 1:
+                batch.append(message)  # what _send() would do
+            else:
+                self._send(message, wait)
             if self._pacer.due and not self._awaited:
                 self._ask_receipt()
             return
@@ -452,28 +458,29 @@ class Writer:
     # -- the socket ------------------------------------------------------------------------------------------------
 
     def _send(self, message: bytes, wait: bool = True) -> None:
-        if not self._context.open:
-            self._context.check()
-        if not self._topics:
-            self._drop(message)
-            return
-        if not self._blocked:
-            batch = self._batch
+        batch = self._batch
+        if batch:  # then the server is there, the pipe had room, and the hub is going to look
             batch.append(message)
-            if len(batch) < BATCH and monotonic() - self._sent_at < BATCH_SECONDS:
-                if not self._checking:
-                    self._checking = True
-                    self._loop.run_callback(self._check_after_send)
+            if len(batch) < BATCH:
                 return
-            self._send_batch()
-            if not self._blocked:
-                return
-            blocked = self._blocked[-1]
         else:
-            blocked = _Blocked(message)
-            self._blocked.append(blocked)
-        if wait and self._may_block():
-            self._wait_for_pipe(blocked)
+            self._context.check()
+            if not self._topics:
+                self._drop(message)
+                return
+            if self._blocked:
+                blocked = _Blocked(message)
+                self._blocked.append(blocked)
+                if wait and self._may_block():
+                    self._wait_for_pipe(blocked)
+                return
+            batch.append(message)
+            if monotonic() - self._sent_at < BATCH_SECONDS:
+                self._look_after_send()
+                return
+        self._send_batch()
+        if self._blocked and wait and self._may_block():
+            self._wait_for_pipe(self._blocked[-1])
 
     def _send_batch(self) -> None:
         """Hand what was sent lately to ZeroMQ; what meets a full pipe is blocked, in its order."""
@@ -481,7 +488,7 @@ class Writer:
         sent = 0
         try:
             for message in batch:
-                send(message, zmq.NOBLOCK)
+                send(message, _NOBLOCK)
                 sent += 1
         except zmq.Again:
             self._blocked.extend([_Blocked(message) for message in batch[sent:]])
@@ -489,7 +496,10 @@ class Writer:
         batch.clear()
         self._sent += sent
         self._sent_at = monotonic()
-        # Sending may consume what the descriptor would have told us: look once before the hub sleeps.
+        self._look_after_send()
+
+    def _look_after_send(self) -> None:
+        """Before the hub sleeps: sending may consume what the descriptor would have told us."""
         if not self._checking:
             self._checking = True
             self._loop.run_callback(self._check_after_send)
