@@ -272,12 +272,13 @@ def test_an_answer_that_ends_without_more_bytes_sends_none(server, trans, conn):
         conn.reply_part(request, b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n")
         conn.reply_part(request, b"%d" % number)
         conn.reply_part(request, b"", last=True)
+    expected = b"".join(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % number for number in range(2))
     received = b""
-    while len(received) < 80:
+    while len(received) < len(expected):
         body = server.receive_for(1)
         assert body
         received += body
-    assert received == b"".join(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % number for number in range(2))
+    assert received == expected
 
 
 @pytest.mark.parametrize("now", [1_700_000_000.25, 1_700_000_000.999, 1_700_000_001.0, 1_600_000_000.0])
