@@ -19,21 +19,23 @@ from time import time
 from types import TracebackType
 from typing import Any
 
+from .clock import clock, current_date
 from .endpoints import Address, connect_endpoint
 from .errors import ConnectionClosed, GreentxError, LocalProtocolError, RemoteProtocolError
 from .frames import CloseCode, Opcode, parse_close
 from .handshake import Accepted, Handshake, Refused
-from .http1 import HeaderFields, build_response, connection_options, format_date, plain_start
+from .http1 import HeaderFields, build_response, connection_options
 from .inbox import Inbox
-from .pinger import Pinger
+from .pinger import PING_SECONDS, Pinger
 from .pipeline import GONE, OpenRequests
-from .registry import Entry, Registry
+from .registry import Entry
+from .runtime import Runtime
 from .session import Sessions, WebSocketOptions
 from .transport import Context, Receiver, SocketKind, Writer, native_thread_id
 from .websocket import WebSocket
 from .wire import KEEP_ALIVE, Request, batch_conn_ids, check_sender, credits_body, parse_request
 
-__all__ = ["Attachment", "Connection", "Runtime", "current_date"]
+__all__ = ["Connection"]
 
 log = logging.getLogger("greentx.connection")
 
@@ -67,11 +69,6 @@ _match_credits = re.compile(
 
 _JSON_TYPE = {"Content-Type": "application/json"}
 
-#: What is taken where nothing else is said: seconds between pings, events that may wait, seconds on a full pipe.
-PING_SECONDS = 30.0
-MAX_PENDING = 10000
-SEND_TIMEOUT = 30.0
-
 # After so many seconds without the server's subscription PULL is connected all the same, though not read. Mongrel2
 # reads subscriptions in the task that also sends notices, and that task waits while there is nobody to send them to: a
 # handler that left a reply to a dead browser behind, and went, would keep its successor out for ever (probed).
@@ -82,60 +79,6 @@ _RECEIPT_SECONDS = 0.1
 
 #: Seconds after which a WARNING names a server that has not shown itself.
 READY_WARNING_SECONDS = 5.0
-
-
-class Attachment:
-    """Something that works on a Transceiver's messages beside the application, such as a relay. This one does nothing.
-
-    It is in ``Runtime.attachments``; its methods may be called in the hub, so they do not block, but the last two.
-    """
-
-    def notice(self, connection: Connection, request: Request) -> None:
-        """The server sent a notice; the connection set has not acted on it yet."""
-
-    def websocket_ended(self, connection: Connection, event: Request) -> None:
-        """A WebSocket has ended; *event* is the ``WEBSOCKET_CLOSE`` that the application gets."""
-
-    def lost(self, connection: Connection) -> None:
-        """The server of *connection* has gone, with all its ids."""
-
-    def stop_intake(self, timeout: float) -> None:
-        """The Transceiver stops: take in no more. Blocks for *timeout* seconds at the most."""
-
-    def stop(self, linger: float) -> None:
-        """The handlers have finished, their answers are out: send what waits, within *linger* seconds, and let go."""
-
-
-class Runtime:
-    """What the connection sets of one Transceiver share.
-
-    Attributes:
-        context: The ZeroMQ context.
-        registry: All live WebSockets.
-        inbox: Where events wait for the application.
-        options: What the application said about its WebSockets.
-        send_timeout: Seconds that a sender waits on a full pipe; ``None`` for ever.
-        attachments: What else works on the messages.
-        handshake_events: The application answers the opening handshakes of WebSockets itself.
-    """
-
-    def __init__(
-        self,
-        context: Context,
-        *,
-        registry: Registry | None = None,
-        options: WebSocketOptions | None = None,
-        max_pending: int = MAX_PENDING,
-        send_timeout: float | None = SEND_TIMEOUT,
-        handshake_events: bool = False,
-    ) -> None:
-        self.context = context
-        self.registry = Registry() if registry is None else registry
-        self.inbox = Inbox(max_pending)
-        self.options = WebSocketOptions() if options is None else options
-        self.send_timeout = send_timeout
-        self.attachments: list[Attachment] = []
-        self.handshake_events = handshake_events
 
 
 class Connection:
@@ -531,7 +474,7 @@ class Connection:
             body = body.encode() if body.__class__ is str and body.isascii() else _as_bytes(body)
         if code == 200 and status == "OK" and not headers and not close and not keep_alive and req.method != "HEAD":
             # What build_response() would build, for nearly all.
-            clock, now = _clock, time()
+            now = time()
             if not clock.since <= now < clock.until:
                 clock.tick(now)
             data = b"%b%d\r\n\r\n%b" % (clock.plain_start, len(body), body)
@@ -973,30 +916,3 @@ def _asks_to_close(headers: HeaderFields) -> bool:
             texts = [one.decode("latin-1") if isinstance(one, bytes) else str(one) for one in values]
             return "close" in connection_options(texts)
     return False
-
-
-class _Clock:
-    """What says the time in answers; built once a second."""
-
-    __slots__ = ("date", "plain_start", "since", "until")
-
-    def __init__(self) -> None:
-        self.since = self.until = 0.0
-        self.date = self.plain_start = b""
-
-    def tick(self, now: float) -> None:
-        self.since = now // 1
-        self.until = self.since + 1
-        self.date = format_date(now).encode()
-        self.plain_start = plain_start(self.date)
-
-
-_clock = _Clock()
-
-
-def current_date() -> bytes:
-    """Return the value of a ``Date`` header for now."""
-    now = time()
-    if not _clock.since <= now < _clock.until:
-        _clock.tick(now)
-    return _clock.date

@@ -11,11 +11,12 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Group, Pool
 
-from .connection import Connection, Runtime
+from .connection import Connection
 from .errors import ConnectionClosed, GreentxError
 from .frames import CloseCode
 from .pipeline import GONE
 from .registry import Entry, Sid
+from .runtime import Runtime
 from .websocket import WebSocket
 from .wire import Request
 

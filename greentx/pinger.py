@@ -23,9 +23,12 @@ from .session import PING_PAYLOAD
 if TYPE_CHECKING:
     from .connection import Connection
 
-__all__ = ["Pinger"]
+__all__ = ["PING_SECONDS", "Pinger"]
 
 log = logging.getLogger("greentx.pinger")
+
+#: Between two pings of a WebSocket, where nothing else is said.
+PING_SECONDS = 30.0
 
 # A round is cut into this many ticks, over which the batches are spread.
 _TICKS = 32

@@ -50,13 +50,14 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Group
 
-from .connection import Attachment, Connection, Runtime
+from .connection import Connection
 from .endpoints import Address, bind_endpoint, connect_endpoint
 from .errors import GreentxError, LocalProtocolError, RemoteProtocolError, TransportError
 from .frames import Opcode, parse_flags
 from .headers import SERVER_NAMES
 from .pipeline import OpenRequests
 from .registry import OPEN, Entry, Sid
+from .runtime import Attachment, Runtime
 from .session import Sessions
 from .transceiver import Transceiver
 from .transport import Publisher, Receiver, SocketKind, native_thread_id

@@ -19,7 +19,7 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Pool
 
-from .connection import MAX_PENDING, PING_SECONDS, SEND_TIMEOUT, Connection, Runtime
+from .connection import Connection
 from .control import Control
 from .deflate import DeflateConfig
 from .dispatcher import Dispatcher, Handler, WebSocketHandler
@@ -28,8 +28,9 @@ from .errors import ConnectTimeout, ControlError, GreentxError, LocalProtocolErr
 from .frames import CloseCode, Opcode
 from .handshake import Handshake, HeaderMap, Refused
 from .http1 import HeaderFields
-from .pinger import Pinger
+from .pinger import PING_SECONDS, Pinger
 from .registry import Registry, Sid
+from .runtime import MAX_PENDING, SEND_TIMEOUT, Runtime
 from .session import WebSocketOptions
 from .transport import Context
 from .version import __version__

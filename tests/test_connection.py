@@ -10,7 +10,7 @@ import pytest
 from stand_in import HTTP, Server
 
 from greentx import Connection, Request, Transceiver
-from greentx.connection import current_date
+from greentx.clock import current_date
 from greentx.errors import LocalProtocolError
 from greentx.http1 import build_response, format_date
 from greentx.wire import build_disconnect_notice, build_request
@@ -284,9 +284,9 @@ def test_an_answer_that_ends_without_more_bytes_sends_none(server, trans, conn):
 @pytest.mark.parametrize("now", [1_700_000_000.25, 1_700_000_000.999, 1_700_000_001.0, 1_600_000_000.0])
 def test_the_date_follows_the_clock_also_backwards(now, monkeypatch):
     """It is built once a second; a clock that was set back is believed, too."""
-    monkeypatch.setattr("greentx.connection.time", lambda: 1_700_000_000.5)
+    monkeypatch.setattr("greentx.clock.time", lambda: 1_700_000_000.5)
     assert current_date() == b"Tue, 14 Nov 2023 22:13:20 GMT"
-    monkeypatch.setattr("greentx.connection.time", lambda: now)
+    monkeypatch.setattr("greentx.clock.time", lambda: now)
     assert current_date() == format_date(now).encode()
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gevent import GreenletExit
 
-from ..connection import current_date
+from ..clock import current_date
 from ..errors import GreentxError, RemoteProtocolError
 from .accesslog import NoLog, format_line
 from .environ import FramingError, add_request

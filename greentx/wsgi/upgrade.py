@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from gevent import GreenletExit
 
-from ..connection import current_date
+from ..clock import current_date
 from ..errors import ConnectionClosed, GreentxError, SendTimeout
 from ..frames import CloseCode, Opcode
 from ..handshake import Accepted, Handshake, Refused
