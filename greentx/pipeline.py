@@ -75,7 +75,7 @@ class OpenRequests:
         """
         request._books = self
         conn_id = request.conn_id
-        if conn_id in self._closed:
+        if self._closed and conn_id in self._closed:
             return False
         head = self.heads.setdefault(conn_id, request)
         if head is request:
@@ -112,7 +112,9 @@ class OpenRequests:
         """
         conn_id = request.conn_id
         heads = self.heads
-        if heads.get(conn_id) is not request or conn_id in self.behind or conn_id in self._trackers:
+        if heads.get(conn_id) is not request:
+            return False
+        if (self.behind and conn_id in self.behind) or (self._trackers and conn_id in self._trackers):
             return False
         del heads[conn_id]
         request._answered = True

@@ -53,6 +53,8 @@ OUTBOX_LIMIT = 262144
 #: more than all the rest of a reply.
 BATCH = 64
 
+_LAST_OF_BATCH = BATCH - 1
+
 #: So long after the last ones a message is not kept for others, but sent: who answers now and then does not wait.
 BATCH_SECONDS = 0.0002
 
@@ -171,14 +173,15 @@ class Writer:
             ConnectionClosed: The browser went away while this greenlet waited for it to read.
         """
         prefix = self._prefixes.get(sender) or self._find_prefix(sender)
-        if not self.flow_control and conn_id not in self._outboxes and self._pacer.allows(conn_id):
+        outboxes, pacer = self._outboxes, self._pacer
+        if not (self.flow_control or (outboxes and conn_id in outboxes)) and pacer.allows(conn_id):
             message = b"%b %d:%b, %b" % (prefix, len(conn_id), conn_id.encode(), data)
             batch = self._batch
-            if 0 < len(batch) < BATCH - 1:
+            if 0 < len(batch) < _LAST_OF_BATCH:
                 batch.append(message)  # what _send() would do
             else:
                 self._send(message, wait)
-            if self._pacer.due and not self._awaited:
+            if pacer.due and not self._awaited:
                 self._ask_receipt()
             return
         if self._blocked and wait and self._may_block():
