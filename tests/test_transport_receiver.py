@@ -194,6 +194,24 @@ def test_what_had_arrived_is_received_when_the_connection_is_lost(receive):
     assert got == numbered(0, 500)
 
 
+def test_greenlets_that_are_ready_do_not_keep_it_from_receiving(pusher, receive):
+    """However many they are: it gets its turns between them, not behind all of them."""
+    _receiver, got = receive(pusher.endpoint)
+    pusher.send(b"first")
+    until(lambda: got)
+    seen = []
+
+    def work():
+        until_then = time.perf_counter() + 0.002
+        while time.perf_counter() < until_then:
+            pass
+        seen.append(len(got))
+
+    pusher.send(*numbered(0, 10 * BATCH))
+    gevent.joinall([gevent.spawn(work) for _ in range(300)])
+    assert seen[-1] > 5 * BATCH
+
+
 def test_what_is_dropped_is_counted(pusher, receive, caplog):
     """Messages of a life of the server that is over; connecting anew brings the next ones."""
     busy = Event()

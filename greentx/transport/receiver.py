@@ -32,6 +32,11 @@ BATCH = 64
 #: Between two attempts to connect; ZeroMQ's own default.
 RETRY_SECONDS = 0.1
 
+# What the pause after a batch takes: nothing, but it is a timer, whose turn comes with each round of the loop. A sleep of
+# 0 would put the receiver behind every greenlet that is ready, and pongs would lie unread behind the work of thousands.
+# (libev rounds waiting times to milliseconds, this one down to none.)
+_TURN_SECONDS = 1e-9
+
 # ZeroMQ would connect again by itself after this; we have closed the socket by then. -1, which forbids it, also throws
 # away what has arrived and was not received yet (probed, libzmq 4.3.5).
 _NO_RECONNECTION_MS = 3_600_000
@@ -285,7 +290,7 @@ class Receiver:
                     if drained or not batches_left:
                         return
                 if not drained:
-                    gevent.sleep(0)
+                    gevent.sleep(_TURN_SECONDS)
                 elif self._lost:
                     self._close()
                     self._lost = False
