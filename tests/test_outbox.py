@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greentx.transport import outbox
-from greentx.transport.outbox import BURST, CREDITS, EAGER, Outbox, Pacer
+from greentx.transport.outbox import BURST, CREDITS, EAGER, LARGE, QUEUED, READ_RATE, Outbox, Pacer
 
 
 def test_a_connection_may_have_a_burst_and_no_more():
@@ -170,3 +170,20 @@ def test_bytes_leave_an_outbox_as_they_came_whatever_the_credits(parts, grants):
         box.credit(written)
     assert b"".join(parts).startswith(taken)
     assert box.size == sum(map(len, parts)) - len(taken)
+
+
+def test_large_messages_are_reckoned_to_be_read_one_after_the_other():
+    """Small ones do not count; an idle browser begins anew."""
+    box = Outbox(b"")
+    box.reckon(LARGE - 1, 0.0)
+    assert box.under_way(0.0) == 0
+    for _ in range(3):
+        box.reckon(READ_RATE, 10.0)
+    assert [box.under_way(now) for now in (10.0, 10.9, 11.0, 12.5, 13.0)] == [3, 3, 2, 1, 0]
+    box.reckon(READ_RATE, 100.0)
+    assert [box.under_way(now) for now in (100.5, 101.0)] == [1, 0]
+
+
+def test_what_is_on_its_way_fits_into_mongrel2s_queue():
+    """A burst of small messages, then as many large ones as may wait, and the empty one that closes."""
+    assert BURST + QUEUED + 1 <= 16

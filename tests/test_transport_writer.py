@@ -13,7 +13,7 @@ from plain_server import PlainServer, until
 from greentx.errors import ConnectionClosed, GreentxError, LocalProtocolError, SendTimeout
 from greentx.transport import Context, SocketClosed, Writer
 from greentx.transport import writer as writer_module
-from greentx.transport.outbox import BURST, EAGER, NOBODY
+from greentx.transport.outbox import BURST, EAGER, NOBODY, QUEUED, READ_RATE
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ def test_who_writes_to_a_connection_that_takes_nothing_waits_and_others_do_not(w
         started = time.monotonic()
 
         def write_much():
-            for _ in range(20):
+            for _ in range(200):  # joined, they are large messages, of which a burst may be on its way
                 one.writer.write("uuid", "1", piece)
 
         with pytest.raises(SendTimeout, match=r"connection 1 took nothing for 0\.2 s"):
@@ -269,6 +269,55 @@ def test_who_writes_to_a_connection_that_takes_nothing_waits_and_others_do_not(w
         with pytest.raises(ConnectionClosed):
             one.writer.write("uuid", "1", piece)
         one.writer.stop()
+
+
+def test_large_messages_go_at_the_pace_of_a_browser_that_reads_fairly(server, write_to):
+    """However fast the receipts come: what the server took in is not read yet. What follows waits its turn behind."""
+    one = write_to(server)
+    one.writer.write("uuid", "1", b"first")
+    until(lambda: server.bodies() == b"first")
+    piece = bytes(READ_RATE // 10)
+    started = time.monotonic()
+    for _ in range(QUEUED):
+        one.writer.write("uuid", "1", piece)
+    assert time.monotonic() - started < 0.1  # nobody waits for what may be on its way
+    one.writer.write("uuid", "1", b"last", wait=False)
+    one.writer.write("uuid", "2", b"other")
+    until(lambda: server.bodies(b"2") == b"other")
+    assert not server.bodies(b"1").endswith(b"last")
+    until(lambda: server.bodies(b"1") == b"first" + piece * QUEUED + b"last")
+    assert 0.08 < time.monotonic() - started < 5
+    until(lambda: not one.writer._outboxes)
+
+
+def test_a_signal_in_the_middle_of_a_batch_neither_repeats_nor_forgets(server, write_to):
+    """What was sent is not sent again, and what was not goes out with the next turn of the hub."""
+    one = write_to(server)
+    send, sent = one.writer._send_now, []
+
+    def interrupted(message, flags):
+        if len(sent) == 2:
+            sent.append(b"")
+            raise KeyboardInterrupt
+        sent.append(message)
+        return send(message, flags)
+
+    one.writer._send_now = interrupted
+    one.writer._batch.extend([b"uuid 1:%d, x" % number for number in range(5)])
+    with pytest.raises(KeyboardInterrupt):
+        one.writer._send_batch()
+    until(lambda: len(server.replies) == 5)
+    assert server.replies == [b"uuid 1:%d, x" % number for number in range(5)]
+
+
+def test_who_computes_between_two_answers_does_not_hold_up_the_first(server, write_to):
+    """A message is kept for others for a moment only, though the hub does not run."""
+    one = write_to(server)
+    for number in range(3):
+        one.writer.write("uuid", str(number), b"x")
+    time.sleep(0.01)
+    one.writer.write("uuid", "3", b"x")
+    assert not one.writer._batch
 
 
 def fill(writer, size=20_000):

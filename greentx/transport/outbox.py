@@ -7,6 +7,11 @@ notice, after everything sent before was taken in (probed: 44 us; 500 times 12 m
 So a connection may have :data:`BURST` messages that no receipt covers; what is written meanwhile is joined into one
 message, of any size.
 
+A receipt does not say that a message was written to the browser. Small ones are, as fast as they come; large ones take
+their time, and the 16 fill up. So for large ones a reckoning is kept of how long a browser that reads at a fair pace
+takes for them, and :data:`QUEUED` of them are under way at most; a browser that is slower all the time is lost, since
+nobody tells of it.
+
 With ``download.flow_control`` the limit is 102400 bytes not yet written by the server, however many messages they are,
 and the server reports each message that it wrote (probed): then those reports, the credits, decide.
 
@@ -18,7 +23,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Container
 
-__all__ = ["BURST", "CREDITS", "EAGER", "NOBODY", "Outbox", "Pacer"]
+__all__ = ["BURST", "CREDITS", "EAGER", "LARGE", "NOBODY", "QUEUED", "READ_RATE", "Outbox", "Pacer"]
 
 #: Messages to one connection that no receipt covers, at most.
 BURST = 10
@@ -32,6 +37,15 @@ CREDITS = 102400
 #: Receipts are notices about connections with numbers from here to 2**31 - 1, which a server's counter, at one for each
 #: browser from 1 on, does not reach. Greater ones come back negative (probed).
 NOBODY = 2_000_000_000
+
+#: A message is large from so many bytes on.
+LARGE = 16384
+
+#: Bytes a second that a browser is taken to read, where the server does not tell what it wrote.
+READ_RATE = 16 * 1024 * 1024
+
+#: Large messages that by this reckoning may wait for a browser in the server. Ten small ones may be on their way, too.
+QUEUED = 4
 
 # As many connections written to make a receipt due, so that they can be forgotten.
 _KEEP = 4096
@@ -114,7 +128,7 @@ class Outbox:
         unasked: How many bytes were put by those who do not wait, since nothing waited here.
     """
 
-    __slots__ = ("_parts", "closing", "confirmed", "head", "size", "unasked", "window")
+    __slots__ = ("_parts", "_reckoned", "closing", "confirmed", "head", "size", "unasked", "window")
 
     def __init__(self, head: bytes, window: int | None = None) -> None:
         self.head = head
@@ -124,6 +138,21 @@ class Outbox:
         self.window = window
         self.confirmed = 0
         self.unasked = 0
+        # When each of the large messages that were sent is reckoned to be read.
+        self._reckoned: deque[float] = deque()
+
+    def reckon(self, size: int, now: float) -> None:
+        """A message of *size* bytes was sent, without flow control: if it is a large one, keep account of it."""
+        if size >= LARGE:
+            begins = max(now, self._reckoned[-1]) if self._reckoned else now
+            self._reckoned.append(begins + size / READ_RATE)
+
+    def under_way(self, now: float) -> int:
+        """Return how many large messages the browser is reckoned not to have read."""
+        reckoned = self._reckoned
+        while reckoned and reckoned[0] <= now:
+            reckoned.popleft()
+        return len(reckoned)
 
     def spend(self, size: int) -> bool:
         """Return whether *size* bytes may be sent right now, in a message of the caller's, and count them if so."""

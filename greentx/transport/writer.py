@@ -30,7 +30,7 @@ from gevent.event import Event
 from ..errors import ConnectionClosed, LocalProtocolError, SendTimeout
 from ..wire import MAX_CONN_IDS, build_control_reply, check_sender
 from .context import Context
-from .outbox import CREDITS, NOBODY, Outbox, Pacer
+from .outbox import CREDITS, LARGE, NOBODY, QUEUED, Outbox, Pacer
 
 __all__ = ["FLUSH_SECONDS", "OUTBOX_LIMIT", "RECEIPT_SECONDS", "RECEIPT_TRIES", "Writer"]
 
@@ -55,7 +55,7 @@ BATCH = 64
 
 _LAST_OF_BATCH = BATCH - 1
 
-#: So long after the last ones a message is not kept for others, but sent: who answers now and then does not wait.
+#: So long after the last ones a message is not kept for others, so that it does not wait for a greenlet that computes.
 BATCH_SECONDS = 0.0002
 
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -132,6 +132,8 @@ class Writer:
         self._receipt_there = Event()
         self._receipt_timer: Any = context.timer(RECEIPT_SECONDS, RECEIPT_SECONDS)
         self._pace_timer: Any = context.timer(FLUSH_SECONDS, FLUSH_SECONDS)
+        self._reckon_timer: Any = context.timer(FLUSH_SECONDS, FLUSH_SECONDS)
+        self._reckoning = False
         self._poll_timer: Any = context.timer(_BLOCKED_POLL_SECONDS, _BLOCKED_POLL_SECONDS)
         self._loop = context.hub.loop
         socket = context.socket(zmq.XPUB)
@@ -174,10 +176,14 @@ class Writer:
         """
         prefix = self._prefixes.get(sender) or self._find_prefix(sender)
         outboxes, pacer = self._outboxes, self._pacer
-        if not (self.flow_control or (outboxes and conn_id in outboxes)) and pacer.allows(conn_id):
+        if (
+            not (self.flow_control or (outboxes and conn_id in outboxes))
+            and len(data) < LARGE
+            and pacer.allows(conn_id)
+        ):
             message = b"%b %d:%b, %b" % (prefix, len(conn_id), conn_id.encode(), data)
             batch = self._batch
-            if 0 < len(batch) < _LAST_OF_BATCH:
+            if 0 < len(batch) < _LAST_OF_BATCH and monotonic() - self._sent_at < BATCH_SECONDS:
                 batch.append(message)  # what _send() would do
             else:
                 self._send(message, wait)
@@ -328,17 +334,46 @@ class Writer:
 
     def _progress(self, conn_id: str, outbox: Outbox) -> None:
         if outbox.window is None:
-            if not self._awaited:
+            if outbox.under_way(monotonic()) >= QUEUED:
+                self._reckon_later()
+                return
+            if self._pacer.allows(conn_id):
+                self._flush_one(conn_id, outbox)
+            if self._pacer.due and not self._awaited:
                 self._ask_receipt()
         elif outbox.window:
             self._flush_one(conn_id, outbox)
 
+    def _reckon_later(self) -> None:
+        if not self._reckoning:
+            self._reckoning = True
+            self._reckon_timer.again(self._reckon, update=True)
+
+    def _reckon(self) -> None:
+        """Send what large messages may be on their way now; forget connections that have nothing to wait for."""
+        if self._blocked:
+            return
+        now = monotonic()
+        left = False
+        for conn_id, outbox in list(self._outboxes.items()):
+            if outbox.window is None:
+                if outbox.size:
+                    self._progress(conn_id, outbox)
+                elif not outbox.under_way(now):
+                    self._outboxes.pop(conn_id, None)
+                    continue
+                left = True
+        if not left:
+            self._reckoning = False
+            self._reckon_timer.stop()
+
     def _flush(self) -> None:
         """Send, of what waits for a receipt, what need not wait any more."""
+        now = monotonic()
         for conn_id, outbox in list(self._outboxes.items()):
             if self._blocked:
                 return  # a full pipe: let the outboxes collect, they go when it has room
-            if outbox.window is None and self._pacer.allows(conn_id):
+            if outbox.window is None and outbox.size and outbox.under_way(now) < QUEUED and self._pacer.allows(conn_id):
                 self._flush_one(conn_id, outbox)
 
     def _flush_one(self, conn_id: str, outbox: Outbox) -> None:
@@ -346,14 +381,20 @@ class Writer:
             data = outbox.take()
             if data:
                 self._send(outbox.head + data, False)
+                if outbox.window is None:
+                    outbox.reckon(len(data), monotonic())
         if outbox.size <= OUTBOX_LIMIT // 2:
             drained = self._drained.pop(conn_id, None)
             if drained is not None:
                 drained.set()
-        if not outbox.size and (outbox.closing or outbox.window is None or outbox.window == CREDITS):
+        if outbox.size:
+            return
+        if outbox.closing or outbox.window == CREDITS or (outbox.window is None and not outbox.under_way(monotonic())):
             self._outboxes.pop(conn_id, None)
             if outbox.closing:
                 self._send(outbox.head, False)
+        elif outbox.window is None:
+            self._reckon_later()
 
     def _wait_for_outbox(self, conn_id: str, outbox: Outbox) -> None:
         while outbox.size > OUTBOX_LIMIT:
@@ -461,26 +502,22 @@ class Writer:
     # -- the socket ------------------------------------------------------------------------------------------------
 
     def _send(self, message: bytes, wait: bool = True) -> None:
-        batch = self._batch
-        if batch:  # then the server is there, the pipe had room, and the hub is going to look
-            batch.append(message)
-            if len(batch) < BATCH:
-                return
-        else:
+        if not self._context.open:
             self._context.check()
-            if not self._topics:
-                self._drop(message)
-                return
-            if self._blocked:
-                blocked = _Blocked(message)
-                self._blocked.append(blocked)
-                if wait and self._may_block():
-                    self._wait_for_pipe(blocked)
-                return
-            batch.append(message)
-            if monotonic() - self._sent_at < BATCH_SECONDS:
-                self._look_after_send()
-                return
+        if not self._topics:
+            self._drop(message)
+            return
+        if self._blocked:
+            blocked = _Blocked(message)
+            self._blocked.append(blocked)
+            if wait and self._may_block():
+                self._wait_for_pipe(blocked)
+            return
+        batch = self._batch
+        batch.append(message)
+        if len(batch) < BATCH and monotonic() - self._sent_at < BATCH_SECONDS:
+            self._look_after_send()
+            return
         self._send_batch()
         if self._blocked and wait and self._may_block():
             self._wait_for_pipe(self._blocked[-1])
@@ -495,11 +532,14 @@ class Writer:
                 sent += 1
         except zmq.Again:
             self._blocked.extend([_Blocked(message) for message in batch[sent:]])
+            del batch[sent:]
             self._poll_timer.again(self._check)
-        batch.clear()
-        self._sent += sent
-        self._sent_at = monotonic()
-        self._look_after_send()
+        finally:
+            # Also where a signal strikes: nothing is sent twice, and what was not sent is not forgotten.
+            del batch[:sent]
+            self._sent += sent
+            self._sent_at = monotonic()
+            self._look_after_send()
 
     def _look_after_send(self) -> None:
         """Before the hub sleeps: sending may consume what the descriptor would have told us."""
@@ -541,11 +581,11 @@ class Writer:
     def _check_after_send(self) -> None:
         if not self._context.open or self._socket.closed:
             return
-        if self._batch:
-            self._send_batch()
         self._checking = False
         if self._context.has_message(self._socket):
-            self._check()
+            self._check()  # first: the server may have gone, and what is sent to nobody is not counted as dropped
+        if self._batch:
+            self._send_batch()
 
     def _check(self) -> None:
         """Read subscriptions until there are no more, then send what met a full pipe; in the hub."""
@@ -608,6 +648,8 @@ class Writer:
         self._receipts_missed.clear()
         self._receipt_timer.stop()
         self._pace_timer.stop()
+        self._reckon_timer.stop()
+        self._reckoning = False
         if self._receipts_come is not None:
             self._receipts_known = None
         dropped = len(self._blocked) + len(self._batch) + sum(1 for outbox in self._outboxes.values() if outbox.size)
@@ -639,10 +681,11 @@ class Writer:
             return  # stopped by somebody else, meanwhile
         if self._batch and self._context.open:
             self._send_batch()
-        for watcher in (self._receipt_timer, self._pace_timer, self._poll_timer, self._watcher):
+        timers = (self._receipt_timer, self._pace_timer, self._reckon_timer, self._poll_timer)
+        for watcher in (*timers, self._watcher):
             if watcher is not None:
                 self._context.unwatch(watcher)
-        self._receipt_timer = self._pace_timer = self._poll_timer = self._watcher = None
+        self._receipt_timer = self._pace_timer = self._reckon_timer = self._poll_timer = self._watcher = None
         self._settled.set()
         self._topics.clear()
         self.ready.clear()
