@@ -26,10 +26,11 @@ class Clock:
 
     def tick(self, now: float) -> None:
         """Go on to the second that *now* is in."""
-        self.since = now // 1
-        self.until = self.since + 1
         self.date = format_date(now).encode()
         self.plain_start = plain_start(self.date)
+        # Last: another thread may look in between.
+        self.since = now // 1
+        self.until = self.since + 1
 
 
 #: The one that all answers are given by.
