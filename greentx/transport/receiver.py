@@ -32,8 +32,8 @@ BATCH = 64
 #: Between two attempts to connect; ZeroMQ's own default.
 RETRY_SECONDS = 0.1
 
-# What the pause after a batch takes: nothing, but it is a timer, whose turn comes with each round of the loop. A sleep of
-# 0 would put the receiver behind every greenlet that is ready, and pongs would lie unread behind the work of thousands.
+# What the pause after a batch takes: nothing, but it is a timer, whose turn comes with each round of the loop. A sleep
+# of 0 would put the receiver behind all greenlets that are ready, and pongs would lie unread behind the work of many.
 # (libev rounds waiting times to milliseconds, this one down to none.)
 _TURN_SECONDS = 1e-9
 
