@@ -17,12 +17,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from time import time
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from .clock import clock, current_date
 from .endpoints import Address, connect_endpoint
 from .errors import ConnectionClosed, GreentxError, LocalProtocolError, RemoteProtocolError
-from .frames import CloseCode, Opcode, parse_close
+from .frames import CloseCode, Opcode, build_frame, parse_close
 from .handshake import Accepted, Handshake, Refused
 from .http1 import HeaderFields, build_response, connection_options
 from .inbox import Inbox
@@ -38,6 +38,8 @@ from .wire import KEEP_ALIVE, Request, batch_conn_ids, check_sender, credits_bod
 __all__ = ["Connection"]
 
 log = logging.getLogger("greentx.connection")
+
+T = TypeVar("T")
 
 #: METHODs that only Mongrel2 and greentx make up. As the method of an HTTP request they are somebody's forgery.
 _RESERVED = frozenset(
@@ -695,6 +697,14 @@ class Connection:
         else:
             function(*arguments)
 
+    def in_hub_thread(self) -> bool:
+        """True in the thread whose greenlets may wait for something here; others :meth:`hand_over` their calls."""
+        return native_thread_id() == self._thread_id
+
+    def hand_over(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call *function* in the hub's thread, for another one, which waits for it; returns and raises as it does."""
+        return self._context.hand_over(function, *arguments)
+
     def _answer(self, request: Request, data: bytes, complete: bool | None, close: bool) -> None:
         if native_thread_id() != self._thread_id or not self._context.open:
             self._context.hand_over(self._answer, request, data, complete, close)
@@ -814,7 +824,10 @@ class Connection:
                     self.sessions.close(entry, code, reason)
             return
         entries = [entry for conn_id in conn_ids if (entry := registry.get((sender, conn_id))) is not None]
-        self.sessions.send(entries, payload, opcode, rsvd)
+        if entries:
+            self.sessions.send(entries, payload, opcode, rsvd)
+        else:
+            build_frame(payload, opcode, rsvd)  # which says whether it could be sent
 
     def started(self, request: Request) -> bool:
         """True when something was answered to *request* already, or nothing can be any more."""

@@ -283,5 +283,9 @@ class Dispatcher:
         gevent.joinall(running, timeout=timeout)  # killall() raises where one does not die in time
         for connection, request in waiting:
             self._answer_failure(connection, request, HTTPStatus.SERVICE_UNAVAILABLE)
+        # Others than their handlers may wait for these, and nobody brings them the news of their end any more.
+        for socket in self._sockets.values():
+            socket._end()
+        self._sockets.clear()
         self._idle.set()
         return len(running) + len(waiting)

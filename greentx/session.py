@@ -442,10 +442,14 @@ class Sessions:
 
         Raises ``LocalProtocolError`` for a frame that RFC 6455 does not allow.
         """
-        is_data = opcode in (Opcode.TEXT, Opcode.BINARY) and not rsvd
         if len(entries) == 1:
-            self._send_to_one(entries[0], payload, opcode, rsvd, is_data)
-            return
+            self._send_to_one(entries[0], payload, opcode, rsvd)
+        else:
+            self.broadcast(entries, payload, opcode, rsvd)
+
+    def broadcast(self, entries: list[Entry], payload: bytes, opcode: int, rsvd: int = 0) -> None:
+        """As :meth:`send` to several, also where there is but one: nobody's reading is waited for."""
+        is_data = opcode in (Opcode.TEXT, Opcode.BINARY) and not rsvd
         plain: list[str] = []
         compressed: dict[object, tuple[bytes, list[str]]] = {}
         sender = ""
@@ -475,9 +479,10 @@ class Sessions:
             if lagging is not None:
                 self.fail(lagging, CloseCode.TRY_AGAIN_LATER, "what was broadcast is not read")
 
-    def _send_to_one(self, entry: Entry, payload: bytes, opcode: int, rsvd: int, is_data: bool) -> None:
+    def _send_to_one(self, entry: Entry, payload: bytes, opcode: int, rsvd: int) -> None:
         if entry.state != OPEN:
             return
+        is_data = opcode in (Opcode.TEXT, Opcode.BINARY) and not rsvd
         sender, conn_id = entry.sid
         deflate = entry.deflate
         if deflate is None or not is_data:

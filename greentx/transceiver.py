@@ -34,6 +34,7 @@ from .runtime import MAX_PENDING, SEND_TIMEOUT, Runtime
 from .session import WebSocketOptions
 from .transport import Context
 from .version import __version__
+from .websocket import encode_message
 from .wire import Request, check_sender
 
 __all__ = ["Transceiver", "Worker"]
@@ -635,16 +636,16 @@ class Transceiver:
 
         Raises:
             SendTimeout: A pipe stayed full; others may have got the message.
+            TypeError, LocalProtocolError: As ``WebSocket.send``; or *exclude* holds something else than sids.
         """
         if self._runtime is None:
             self._running()  # says why not; while stopping nobody is left to reach, which is no error
         if self._runtime is not None and self._runtime.context.cut_off:
             self._runtime.context.check()
-        if isinstance(message, str):
-            payload, opcode = message.encode(), Opcode.TEXT
-        else:
-            payload, opcode = bytes(message), Opcode.BINARY
+        payload, opcode = encode_message(message)
         excluded = frozenset(exclude)
+        if any(not isinstance(sid, tuple) for sid in excluded):
+            raise TypeError(f"exclude holds sids, which are (sender, conn_id) each; not {exclude!r}")
         by_sender: dict[str, list[Any]] = {}
         for entry in self._registry.members(group):
             if not excluded or entry.sid not in excluded:
@@ -653,7 +654,7 @@ class Transceiver:
         for sender, entries in by_sender.items():
             for connection in list(self._connections.values()):
                 if sender in connection.sessions.senders:
-                    connection._run(connection.sessions.send, entries, payload, opcode)
+                    connection._run(connection.sessions.broadcast, entries, payload, opcode)
                     reached += len(entries)
                     break
         return reached

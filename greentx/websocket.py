@@ -18,7 +18,32 @@ from .wire import Request
 if TYPE_CHECKING:
     from .connection import Connection
 
-__all__ = ["WebSocket"]
+__all__ = ["WebSocket", "encode_message"]
+
+
+def encode_message(message: str | bytes) -> tuple[bytes, Opcode]:
+    """Return the payload and the opcode of a message: ``str`` is text, bytes are binary.
+
+    Raises:
+        LocalProtocolError: It holds lone surrogates, so it is no text.
+        TypeError: It is neither.
+    """
+    if isinstance(message, str):
+        try:
+            return message.encode(), Opcode.TEXT
+        except UnicodeEncodeError as error:
+            raise LocalProtocolError(f"message is not text: {error}") from error
+    if isinstance(message, (bytes, bytearray, memoryview)):
+        return bytes(message), Opcode.BINARY
+    raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
+
+
+def _as_payload(payload: object) -> bytes:
+    if isinstance(payload, str):
+        return payload.encode()
+    if isinstance(payload, (bytes, bytearray, memoryview)):
+        return bytes(payload)
+    raise TypeError(f"the payload of a ping is str or bytes, not {type(payload).__name__}")
 
 
 class WebSocket:
@@ -86,6 +111,8 @@ class WebSocket:
         while not self._messages:
             if self._ended.is_set():
                 return None
+            if not self.conn.in_hub_thread():
+                return self.conn.hand_over(self.receive, timeout)
             self._arrived.clear()
             if not self._arrived.wait(timeout) and not self._messages:
                 raise TimeoutError(f"no message for {timeout} s")
@@ -104,18 +131,12 @@ class WebSocket:
         Raises:
             ConnectionClosed: It has ended, also while this greenlet was blocked; with code and reason.
             LocalProtocolError: *message* holds lone surrogates, so it is no text.
-            SendTimeout: No progress for the Transceiver's ``send_timeout``.
+            SendTimeout: No progress for the Transceiver's ``send_timeout``. Where the peer did not read, the message
+                stays in line behind the others: do not send it again.
             TypeError: *message* is neither.
         """
-        if isinstance(message, str):
-            try:
-                payload, opcode = message.encode(), Opcode.TEXT
-            except UnicodeEncodeError as error:
-                raise LocalProtocolError(f"message is not text: {error}") from error
-        elif isinstance(message, (bytes, bytearray, memoryview)):
-            payload, opcode = bytes(message), Opcode.BINARY
-        else:
-            raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
+        payload, opcode = encode_message(message)
+        self._check_open()  # where its connection set was removed nothing more is called
         self.conn._run(self._send, payload, opcode)
 
     def _send(self, payload: bytes, opcode: int) -> None:
@@ -139,7 +160,10 @@ class WebSocket:
             TimeoutError: No pong for *timeout* seconds; ``None`` waits until the connection ends.
             LocalProtocolError: *payload* is too long, or under way.
         """
-        data = urandom(8) if payload is None else payload.encode() if isinstance(payload, str) else bytes(payload)
+        if not self.conn.in_hub_thread():
+            return self.conn.hand_over(self.ping, payload, timeout)
+        self._check_open()
+        data = urandom(8) if payload is None else _as_payload(payload)
         if data in self._pings:
             raise LocalProtocolError(f"a ping with the payload {data!r} is under way already")
         answer = self._pings[data] = AsyncResult()
@@ -169,6 +193,9 @@ class WebSocket:
         Raises:
             LocalProtocolError: The code may not be sent, or the reason is longer than 123 bytes.
         """
+        if not self.conn.in_hub_thread():
+            self.conn.hand_over(self.close, code, reason)
+            return
         self._begin_close(code, reason)
         self._ended.wait()
 
@@ -196,11 +223,7 @@ class WebSocket:
     def _feed(self, request: Request) -> None:
         """Take an event of this connection; never blocks."""
         if request.method == "WEBSOCKET_CLOSE":
-            self._ended.set()
-            self._arrived.set()
-            for answer in self._pings.values():
-                if not answer.ready():
-                    answer.set(None)
+            self._end()
         elif len(self._messages) >= self._max_queue:
             reason = f"{self._max_queue} messages wait to be received"
             self.conn.sessions.fail(self._entry, CloseCode.TRY_AGAIN_LATER, reason)
@@ -209,6 +232,14 @@ class WebSocket:
             self._messages.append(request.body if text is None else text)
             if not self._arrived.is_set():
                 self._arrived.set()
+
+    def _end(self) -> None:
+        """Nothing more comes: wake who waits."""
+        self._ended.set()
+        self._arrived.set()
+        for answer in self._pings.values():
+            if not answer.ready():
+                answer.set(None)
 
     def _on_pong(self, payload: bytes) -> None:
         if payload not in self._pings:

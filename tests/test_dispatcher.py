@@ -10,6 +10,8 @@ from gevent.event import Event
 from stand_in import Server
 
 from greentx import Transceiver
+from greentx.errors import ConnectionClosed, LocalProtocolError
+from greentx.frames import Opcode, build_close, build_frame
 from greentx.wire import build_disconnect_notice
 
 
@@ -214,6 +216,74 @@ def test_what_comes_after_the_kill_is_refused(server):
         assert dispatcher.kill(1) == 0
         server.request(1)
         assert server.receive_for(1).startswith(b"HTTP/1.1 503 ")
+
+
+def test_a_sudden_end_wakes_all_who_wait_for_a_websocket(server):
+    """Also greenlets that are not its handler's."""
+    waiting = []
+
+    def handler(ws):
+        waiting.append(gevent.spawn(ws.receive))
+        ws.on_end(lambda: waiting.append("told"))
+        waiting[0].join()
+
+    with serving(server, websocket=handler) as (trans, _):
+        server.open_websocket(1)
+        wait_until(lambda: waiting)
+        trans.stop(0)
+    assert waiting[0].get(timeout=5) is None
+    wait_until(lambda: waiting[1:] == ["told"])
+
+
+def test_other_threads_may_wait_for_a_websocket(server):
+    """Receive, ping and close block the thread that calls, not the hub's."""
+    sockets = []
+
+    def handler(ws):
+        sockets.append(ws)
+        while not ws.closed:
+            gevent.sleep(0.001)
+
+    with serving(server, websocket=handler):
+        server.open_websocket(1)
+        wait_until(lambda: sockets)
+        server.receive_for(1)
+        pool = gevent.get_hub().threadpool
+        receiving, pinging = pool.spawn(sockets[0].receive), pool.spawn(sockets[0].ping, b"there?")
+        assert server.receive_for(1) == build_frame(b"there?", Opcode.PING)
+        server.frame(1, b"hello")
+        server.frame(1, b"there?", flags="0x8A")
+        assert receiving.get(timeout=5) == "hello"
+        assert pinging.get(timeout=5) > 0
+        closing = pool.spawn(sockets[0].close, 4000, "bye")
+        assert server.receive_for(1) == build_frame(build_close(4000, "bye"), Opcode.CLOSE)
+        server.frame(1, build_close(4000, ""), flags="0x88")
+        closing.get(timeout=5)
+        assert sockets[0].close_code == 4000
+
+
+def test_a_websocket_of_a_removed_connection_says_that_it_is_closed(server):
+    """To who sends, pings or joins."""
+    sockets = []
+    with serving(server, websocket=lambda ws: sockets.append(ws) or ws.receive()) as (trans, _):
+        server.open_websocket(1)
+        wait_until(lambda: sockets)
+        trans.remove_connection("u")
+        for call in (lambda: sockets[0].send("x"), sockets[0].ping, lambda: sockets[0].join("group")):
+            with pytest.raises(ConnectionClosed):
+                call()
+
+
+@pytest.mark.parametrize("message", [3, [1, 2], None])
+def test_a_broadcast_takes_what_send_takes(server, message):
+    """A number is no message, nor is one sid a list of sids."""
+    with serving(server, websocket=echo) as (trans, _):
+        with pytest.raises(TypeError, match="str or bytes"):
+            trans.broadcast(message)
+        with pytest.raises(LocalProtocolError):
+            trans.broadcast("\ud800")
+        with pytest.raises(TypeError, match="sids"):
+            trans.broadcast("x", exclude=("u", "1"))
 
 
 def test_a_handler_of_an_older_life_holds_up_nobody(server):

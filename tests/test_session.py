@@ -573,6 +573,14 @@ def test_who_does_not_read_what_is_broadcast_is_ended(bench: Bench) -> None:
     assert bench.writer.to("3") == [build_frame(b"news")]
 
 
+def test_a_broadcast_to_one_does_not_wait_for_it(bench: Bench) -> None:
+    """It is ended as one of many would be."""
+    entries = bench.connect("1")
+    bench.writer.slow = ["1"]
+    bench.sessions.broadcast(entries, b"news", Opcode.TEXT)
+    assert [(event.conn_id, event.close_code) for event in bench.events] == [("1", 1013)]
+
+
 def test_an_invalid_frame_raises_in_the_caller(bench: Bench) -> None:
     """Nothing was sent."""
     [entry] = bench.connect()

@@ -21,6 +21,9 @@ class Connection:
         self.sessions = bench.sessions
         self._writer = bench.writer
 
+    def in_hub_thread(self) -> bool:
+        return True
+
     def _run(self, function: Any, *arguments: Any) -> None:
         function(*arguments)
 
