@@ -31,7 +31,7 @@ from .pipeline import GONE, OpenRequests
 from .registry import Entry
 from .runtime import Runtime
 from .session import Sessions, WebSocketOptions
-from .transport import Context, Receiver, SocketKind, Writer, native_thread_id
+from .transport import BURST, SHARED_BURST, Context, Receiver, SocketKind, Writer, native_thread_id
 from .websocket import WebSocket
 from .wire import KEEP_ALIVE, Request, batch_conn_ids, check_sender, credits_body, parse_request
 
@@ -117,6 +117,7 @@ class Connection:
         self.bad_messages = 0
         self.stale_replies = 0
         self.requests = 0
+        self._warned_of_credits = False
         self._pinger: Pinger | None = None
         stands_alone = runtime is None
         if runtime is None:
@@ -145,6 +146,7 @@ class Connection:
             receipts=None
             if runtime.options.shared or self.pull_endpoint is None
             else lambda: not self._inbox.receivers_wait,
+            burst=SHARED_BURST if runtime.options.shared else BURST,
             name=f"writer of {self.sender}",
         )
         self._receiver = Receiver(
@@ -306,8 +308,8 @@ class Connection:
         self.requests += 1
         pending = self._open
         raw = request._raw
-        if b"DOWNLOAD_CREDITS" in raw or "DOWNLOAD_CREDITS" in raw:
-            writer.flow_control = True
+        if (b"DOWNLOAD_CREDITS" in raw or "DOWNLOAD_CREDITS" in raw) and not writer.flow_control:
+            self._begin_flow_control()
         inbox = self._inbox
         if request.method in _RESERVED:
             request._books = pending
@@ -322,6 +324,20 @@ class Connection:
             log.info("%s: connection %s sent more after its last request", self.sender, request.conn_id)
         if len(inbox.items) >= inbox.limit:
             inbox.wait_for_space()
+
+    def _begin_flow_control(self) -> None:
+        """The server says what it writes (``download.flow_control``)."""
+        if not self._runtime.options.shared:
+            self._writer.flow_control = True
+        elif not self._warned_of_credits:
+            # Each process would wait for credits that the others get.
+            self._warned_of_credits = True
+            log.error(
+                "%s: Mongrel2 has download.flow_control on, whose credits scatter over the processes that share this "
+                "endpoint; switch it off, or give each process an endpoint of its own. Messages go out without it, and "
+                "one above 102400 bytes ends its connection",
+                self.sender,
+            )
 
     def _on_reserved(self, request: Request) -> None:
         method = request.method

@@ -502,10 +502,9 @@ class _RelayedEntry(Entry):
 class _NodeSessions(Sessions):
     """Leaves alone what the API looks after."""
 
-    def ping(self, entries: Any, frame: bytes, sender: str, **options: Any) -> None:
+    def ping(self, entries: Any, frame: bytes, sender: str, **options: Any) -> int:
         ours = [entry for entry in entries if not isinstance(entry, _RelayedEntry)]
-        if ours:
-            super().ping(ours, frame, sender, **options)
+        return super().ping(ours, frame, sender, **options) if ours else 0
 
     def close_all(self, code: int, reason: str = "") -> None:
         self.forget_relayed(code, reason)

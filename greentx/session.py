@@ -533,8 +533,10 @@ class Sessions:
             self._fault_timer_runs = True
             self._fault_timer.again(self._fail_faulty)
 
-    def ping(self, entries: Iterable[Entry], frame: bytes, sender: str, *, judge: bool = True) -> None:
+    def ping(self, entries: Iterable[Entry], frame: bytes, sender: str, *, judge: bool = True) -> int:
         """One batch of a round of pings: end those that did not answer the last one, send *frame* to the others.
+
+        Returns how many were ended.
 
         With *judge* false, and where several processes share the endpoint, so that pongs scatter over them, nobody is
         ended. A peer that has not taken all it was sent, but goes on taking it, has not come to the ping yet: it lives.
@@ -566,6 +568,7 @@ class Sessions:
                 self._finish(entry, CloseCode.ABNORMAL_CLOSURE, "ping timeout")
                 self._send_close(entry.sid, CloseCode.INTERNAL_ERROR, "ping timeout")
                 self._hang_up(entry.sid)
+        return len(silent)
 
     def _takes(self, entry: Entry) -> bool:
         taken = self._writer.confirmed(entry.sid[1])

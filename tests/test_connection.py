@@ -281,6 +281,19 @@ def test_an_answer_that_ends_without_more_bytes_sends_none(server, trans, conn):
     assert received == expected
 
 
+def test_credits_of_a_shared_endpoint_are_not_waited_for(server, caplog):
+    """Each process would get a part of them; an error says what to do, once."""
+    with Transceiver("u", *server.endpoints, rep_port=False, linger=0.2, shared=True) as trans:
+        trans.wait_ready(5)
+        events = trans.recv()
+        for number in range(3):
+            server.request(number, DOWNLOAD_CREDITS="102400")
+            _sid, connection, request = next(events)
+            connection.reply_http(request, "x" * 60000)
+            assert server.receive_for(number).endswith(b"x")
+    assert caplog.text.count("download.flow_control") == 1
+
+
 @pytest.mark.parametrize("now", [1_700_000_000.25, 1_700_000_000.999, 1_700_000_001.0, 1_600_000_000.0])
 def test_the_date_follows_the_clock_also_backwards(now, monkeypatch):
     """It is built once a second; a clock that was set back is believed, too."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greentx.transport import outbox
-from greentx.transport.outbox import BURST, CREDITS, EAGER, LARGE, QUEUED, READ_RATE, Outbox, Pacer
+from greentx.transport.outbox import BURST, CREDITS, EAGER, LARGE, QUEUED, READ_RATE, SHARED_BURST, Outbox, Pacer
 
 
 def test_a_connection_may_have_a_burst_and_no_more():
@@ -187,3 +187,11 @@ def test_large_messages_are_reckoned_to_be_read_one_after_the_other():
 def test_what_is_on_its_way_fits_into_mongrel2s_queue():
     """A burst of small messages, then as many large ones as may wait, and the empty one that closes."""
     assert BURST + QUEUED + 1 <= 16
+
+
+def test_processes_that_share_a_connection_burst_less():
+    """Three of them stay below what Mongrel2 queues."""
+    pacer = Pacer(SHARED_BURST)
+    assert [pacer.allows("1") for _ in range(SHARED_BURST + 2)] == [True] * SHARED_BURST + [False] * 2
+    assert pacer.due
+    assert 3 * SHARED_BURST <= 12

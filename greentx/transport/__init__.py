@@ -6,9 +6,21 @@ The only part of greentx that imports ``zmq``; its errors become :class:`~greent
 from __future__ import annotations
 
 from .context import Context, SocketClosed, SocketKind, native_thread_id
+from .outbox import BURST, SHARED_BURST
 from .publisher import Publisher
 from .receiver import Receiver
 from .replier import Replier
 from .writer import Writer
 
-__all__ = ["Context", "Publisher", "Receiver", "Replier", "SocketClosed", "SocketKind", "Writer", "native_thread_id"]
+__all__ = [
+    "BURST",
+    "SHARED_BURST",
+    "Context",
+    "Publisher",
+    "Receiver",
+    "Replier",
+    "SocketClosed",
+    "SocketKind",
+    "Writer",
+    "native_thread_id",
+]

@@ -23,10 +23,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Container
 
-__all__ = ["BURST", "CREDITS", "EAGER", "LARGE", "NOBODY", "QUEUED", "READ_RATE", "Outbox", "Pacer"]
+__all__ = ["BURST", "CREDITS", "EAGER", "LARGE", "NOBODY", "QUEUED", "READ_RATE", "SHARED_BURST", "Outbox", "Pacer"]
 
 #: Messages to one connection that no receipt covers, at most.
 BURST = 10
+
+#: The same where other processes write to the same connection, and count for themselves.
+SHARED_BURST = 4
 
 #: As many of them make a receipt due, so that it is there before the burst is used up.
 EAGER = 6
@@ -57,13 +60,18 @@ class Pacer:
     It counts the messages to each connection since the last receipt was asked for, and, until that one is there, those
     before it.
 
+    Args:
+        burst: Messages to one connection that no receipt covers, at most.
+
     Attributes:
         due: A receipt should be asked for.
     """
 
-    __slots__ = ("_before", "_since", "due")
+    __slots__ = ("_before", "_burst", "_eager", "_since", "due")
 
-    def __init__(self) -> None:
+    def __init__(self, burst: int = BURST) -> None:
+        self._burst = burst
+        self._eager = min(EAGER, burst)
         self._since: dict[str, int] = {}
         self._before: dict[str, int] = {}
         self.due = False
@@ -77,9 +85,9 @@ class Pacer:
         count = total = since.get(conn_id, 0) + 1
         if self._before:
             total += self._before.get(conn_id, 0)
-        if total >= EAGER or len(since) > _KEEP:
+        if total >= self._eager or len(since) > _KEEP:
             self.due = True
-            if total > BURST:
+            if total > self._burst:
                 return False
         since[conn_id] = count
         return True

@@ -30,7 +30,7 @@ from gevent.event import Event
 from ..errors import ConnectionClosed, LocalProtocolError, SendTimeout
 from ..wire import MAX_CONN_IDS, build_control_reply, check_sender
 from .context import Context
-from .outbox import CREDITS, LARGE, NOBODY, QUEUED, Outbox, Pacer
+from .outbox import BURST, CREDITS, LARGE, NOBODY, QUEUED, Outbox, Pacer
 
 __all__ = ["FLUSH_SECONDS", "OUTBOX_LIMIT", "RECEIPT_SECONDS", "RECEIPT_TRIES", "Writer"]
 
@@ -86,6 +86,7 @@ class Writer:
         on_lost: Called in the hub when the server has gone; what was waiting for it has been dropped. Must not block.
         send_timeout: Seconds to wait on a full pipe, or on a browser that reads nothing, before ``SendTimeout``;
             ``None`` waits for ever.
+        burst: Messages that one browser may be sent before a receipt; see :class:`greentx.transport.outbox.Pacer`.
         receipts: Returns whether receipts come in at present, see :meth:`receipt`; ``None`` for never.
         name: For logs and errors.
     """
@@ -98,6 +99,7 @@ class Writer:
         on_lost: Callable[[], None],
         send_timeout: float | None = 30.0,
         receipts: Callable[[], bool] | None = None,
+        burst: int = BURST,
         name: str = "writer",
     ) -> None:
         self.name = name
@@ -115,7 +117,7 @@ class Writer:
         self._unsaid_drops = 0
         self._settled = Event()
         self._topics: set[bytes] = set()
-        self._pacer = Pacer()
+        self._pacer = Pacer(burst)
         self._outboxes: dict[str, Outbox] = {}
         self._drained: dict[str, Event] = {}
         self._blocked: deque[_Blocked] = deque()
