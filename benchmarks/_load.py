@@ -123,9 +123,9 @@ class Target:
     def __init__(self, options: argparse.Namespace, schemes: Sequence[str], found: argparse.ArgumentParser) -> None:
         text = options.target
         self.text = text
-        self.url = urlsplit(text) if "://" in text else None
         self.path: str | None = None
         try:
+            self.url = urlsplit(text) if "://" in text else None
             if self.url is not None:
                 if self.url.scheme not in schemes:
                     found.error(f"{text!r}: the scheme is {' or '.join(schemes)} (no TLS: that would measure TLS)")

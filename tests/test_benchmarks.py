@@ -252,6 +252,7 @@ def test_a_plot_is_drawn_or_the_missing_package_named(handler, tmp_path):
         (["https://127.0.0.1/"], "no TLS"),
         (["nonsense"], "neither HOST:PORT nor a URL"),
         (["http:///"], "names no host"),
+        (["http://[::1/"], "neither HOST:PORT nor a URL"),
         (["127.0.0.1:1", "--ip", "192.0.2.1"], "no loopback"),
         (["127.0.0.1:1", "-n", "0"], "from 1 to 100000"),
         (["127.0.0.1:1", "-r", "-1"], "above 0"),
