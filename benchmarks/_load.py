@@ -220,7 +220,8 @@ class Load:
         errors: How many failed, by why.
         opened: How many connections were opened at the beginning.
         opening: Seconds that took, for each.
-        cpu: Seconds of our own processor time while the clock ran.
+        elapsed: Seconds from the start until the last greenlet was done, whether its last request succeeded or not.
+        cpu: Seconds of our own processor time in these.
     """
 
     #: Whether a connection that failed is opened again.
@@ -281,33 +282,39 @@ class Load:
             if self._ready == self.options.greenlets:
                 self._all_ready.set()
             self._go.wait()
-            while (due := self._next_due()) is not None:
-                wait = due - time.monotonic()
-                if wait > 0:
-                    gevent.sleep(wait)
-                try:
-                    if not is_open:
-                        worker.open()
-                        is_open = True
-                    worker.step()
-                except Failed as error:
-                    self.errors[str(error)] += 1
-                    worker.close()
-                    is_open = False
-                    if not self.reopens:
-                        break
-                    gevent.sleep(0.01)  # a target that refuses at once is no reason to spin
-                else:
-                    now = time.monotonic()
-                    self.latencies.append(now - due)
-                    self.ended.append(now - self._start)
-                    self.elapsed = now - self._start
-                    self.cpu = time.process_time() - self._cpu
+            try:
+                self._steps(worker, is_open)
+            finally:
+                # Not when something succeeded for the last time: a target that stalls or dies is charged with the rest.
+                self.elapsed = time.monotonic() - self._start
+                self.cpu = time.process_time() - self._cpu
         except BaseException:
             self._all_ready.set()  # whoever waits for us learns why from our greenlet
             raise
         finally:
             worker.close()
+
+    def _steps(self, worker: Worker, is_open: bool) -> None:
+        while (due := self._next_due()) is not None:
+            wait = due - time.monotonic()
+            if wait > 0:
+                gevent.sleep(wait)
+            try:
+                if not is_open:
+                    worker.open()
+                    is_open = True
+                worker.step()
+            except Failed as error:
+                self.errors[str(error)] += 1
+                worker.close()
+                is_open = False
+                if not self.reopens:
+                    break
+                gevent.sleep(0.01)  # a target that refuses at once is no reason to spin
+            else:
+                now = time.monotonic()
+                self.latencies.append(now - due)
+                self.ended.append(now - self._start)
 
     def _open_first(self, worker: Worker, number: int) -> bool:
         if self.options.open_rate:

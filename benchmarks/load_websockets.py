@@ -292,8 +292,6 @@ class Idle(Load):
     def _next_due(self) -> float | None:
         now = time.monotonic()
         self.options.hold_until = self._start + self.options.duration
-        self.elapsed = now - self._start
-        self.cpu = time.process_time() - self._cpu
         return None if self.interrupted or now >= self.options.hold_until else now
 
 
