@@ -73,7 +73,7 @@ def running(*options):
     )
     try:
         control, web = process.stdout.readline().split()
-        yield {"control": f"127.0.0.1:{control}", "web": f"127.0.0.1:{web}"}
+        yield {"control": f"127.0.0.1:{control}", "web": f"127.0.0.1:{web}", "process": process}
     finally:
         process.terminate()
         try:
@@ -231,6 +231,32 @@ def test_ctrl_c_ends_a_load_with_its_report(handler):
         process.wait()
     result = json.loads(output)
     assert (process.returncode, result["interrupted"], result["done"] > 0) == (0, True, True)
+
+
+def test_a_handler_that_dies_fails_a_load_that_ends_in_time():
+    """Of all that a load does without it, only what was done counts, over the whole time."""
+    timeout, duration = 0.5, 3
+    kinds = (["load_http.py"], ["load_websockets.py"], ["load_websockets.py", "--idle"])
+    with running() as ports, contextlib.ExitStack() as stack:
+        loads = []
+        for script, *options in kinds:
+            command = [sys.executable, str(BENCHMARKS / script), ports["control"], *options]
+            command += ["-n", "2", "-c", "1000000", "-d", str(duration), "-t", str(timeout)]
+            load = subprocess.Popen(
+                command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            stack.callback(load.wait)
+            stack.callback(load.kill)
+            loads.append(load)
+        for load in loads:
+            assert "1 s:" in load.stderr.readline()
+        ports["process"].kill()
+        for load, kind in zip(loads, kinds, strict=True):
+            output, errors = load.communicate(timeout=40)
+            result = json.loads(output)
+            assert load.returncode == 1, (kind, result, errors)
+            assert duration <= result["seconds"] < duration + 2 * timeout, kind
+            assert (result.get("unclosed", 2) >= 2, bool(result["errors"])) == (True, "--idle" not in kind), result
 
 
 def test_a_plot_is_drawn_or_the_missing_package_named(handler, tmp_path):
