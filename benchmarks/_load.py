@@ -41,6 +41,11 @@ MAX_GREENLETS = 100_000
 MAX_COUNT = 100_000_000
 MAX_SECONDS = 24 * 3600.0
 
+STATUSES = """\
+exit status: 0 when all went well; 1 when anything failed: errors, WebSockets that were dropped or not closed properly,
+nothing done at all; 2 for a command line that makes no sense.
+"""
+
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 
 
@@ -67,7 +72,7 @@ class Worker(Protocol):
 def parser(description: str, example: str, schemes: Sequence[str]) -> argparse.ArgumentParser:
     """Return a parser with the options that both loads have."""
     found = argparse.ArgumentParser(
-        description=description, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, epilog=f"{example}\n{STATUSES}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     found.add_argument("target", help=f"HOST:PORT of a handler's control socket, or {' or '.join(schemes)}://HOST...")
     load = found.add_argument_group("the load; it ends with the first bound that is reached")
@@ -123,9 +128,9 @@ class Target:
     def __init__(self, options: argparse.Namespace, schemes: Sequence[str], found: argparse.ArgumentParser) -> None:
         text = options.target
         self.text = text
-        self.url = urlsplit(text) if "://" in text else None
         self.path: str | None = None
         try:
+            self.url = urlsplit(text) if "://" in text else None
             if self.url is not None:
                 if self.url.scheme not in schemes:
                     found.error(f"{text!r}: the scheme is {' or '.join(schemes)} (no TLS: that would measure TLS)")
@@ -220,11 +225,17 @@ class Load:
         errors: How many failed, by why.
         opened: How many connections were opened at the beginning.
         opening: Seconds that took, for each.
-        cpu: Seconds of our own processor time while the clock ran.
+        elapsed: Seconds from the start until the last greenlet was done, whether its last request succeeded or not.
+        cpu: Seconds of our own processor time in these.
     """
 
     #: Whether a connection that failed is opened again.
     reopens = True
+
+    @property
+    def did_something(self) -> bool:
+        """Whether there is anything to report."""
+        return bool(self.latencies)
 
     def __init__(self, options: argparse.Namespace, make: Callable[[int], Worker]) -> None:
         self.options = options
@@ -281,33 +292,44 @@ class Load:
             if self._ready == self.options.greenlets:
                 self._all_ready.set()
             self._go.wait()
-            while (due := self._next_due()) is not None:
-                wait = due - time.monotonic()
-                if wait > 0:
-                    gevent.sleep(wait)
-                try:
-                    if not is_open:
-                        worker.open()
-                        is_open = True
-                    worker.step()
-                except Failed as error:
-                    self.errors[str(error)] += 1
-                    worker.close()
-                    is_open = False
-                    if not self.reopens:
-                        break
-                    gevent.sleep(0.01)  # a target that refuses at once is no reason to spin
-                else:
-                    now = time.monotonic()
-                    self.latencies.append(now - due)
-                    self.ended.append(now - self._start)
-                    self.elapsed = now - self._start
-                    self.cpu = time.process_time() - self._cpu
+            try:
+                self._steps(worker, is_open)
+            finally:
+                # Not when something succeeded for the last time: a target that stalls or dies is charged with the rest.
+                self.elapsed = time.monotonic() - self._start
+                self.cpu = time.process_time() - self._cpu
         except BaseException:
             self._all_ready.set()  # whoever waits for us learns why from our greenlet
             raise
         finally:
             worker.close()
+
+    def _steps(self, worker: Worker, is_open: bool) -> None:
+        while (due := self._next_due()) is not None:
+            wait = due - time.monotonic()
+            if wait > 0:
+                gevent.sleep(wait)
+            try:
+                with gevent.Timeout(self._left(), Failed("timeout")):
+                    if not is_open:
+                        worker.open()
+                        is_open = True
+                    worker.step()
+            except Failed as error:
+                self.errors[str(error)] += 1
+                worker.close()
+                is_open = False
+                if not self.reopens:
+                    break
+                gevent.sleep(0.01)  # a target that refuses at once is no reason to spin
+            else:
+                now = time.monotonic()
+                self.latencies.append(now - due)
+                self.ended.append(now - self._start)
+
+    def _left(self) -> float:
+        """Seconds until nothing is waited for any more. A step waits several times, each for the timeout."""
+        return max(0.0, self._start + self.options.duration + self.options.timeout - time.monotonic())
 
     def _open_first(self, worker: Worker, number: int) -> bool:
         if self.options.open_rate:
@@ -365,7 +387,7 @@ def percentiles(latencies: Sequence[float]) -> dict[str, float]:
 
 
 def report(name: str, target: Target, load: Load, more: dict[str, Any]) -> int:
-    """Print the JSON line, draw the plot; return the exit status: 1 where nothing succeeded at all."""
+    """Print the JSON line, draw the plot; return the exit status: 1 where anything failed, or nothing was done."""
     options = load.options
     done = len(load.latencies)
     result = {
@@ -391,7 +413,8 @@ def report(name: str, target: Target, load: Load, more: dict[str, Any]) -> int:
     print(json.dumps(result), flush=True)
     if options.plot:
         plot(options.plot, f"{name} {target.text}", load)
-    return 0 if done or (load.opened and not load.errors) else 1
+    failed = load.errors or more.get("dropped") or more.get("unclosed")
+    return 0 if load.did_something and not failed else 1
 
 
 def _about() -> dict[str, Any]:

@@ -30,8 +30,6 @@ examples:
   python benchmarks/load_websockets.py ws://127.0.0.1:8000/ -n 1000 -r 5000    behind Mongrel2, 5000 messages a second
 """
 
-CLOSE_SECONDS = 5.0
-
 
 class Seen:
     """What all the WebSockets of a load saw beside answers.
@@ -40,7 +38,7 @@ class Seen:
         pings: How many pings came.
         other: Data messages that no step waited for.
         dropped: WebSockets that ended before we closed them, by close code; 1006 without a close frame.
-        unclosed: Those whose closing handshake was not finished in time.
+        unclosed: Those whose closing handshake was not finished within the timeout.
     """
 
     def __init__(self) -> None:
@@ -154,7 +152,7 @@ class ControlTalker(Talker):
         client = self._client
         self._seen.pings += client.pings
         try:
-            done: bool = client.close(timeout=round(CLOSE_SECONDS * 1000))
+            done: bool = client.close(timeout=round(self._options.timeout * 1000))
         except (ConnectionClosed, SendTimeout):
             done = client.closed
         client.__exit__(None, None, None)
@@ -241,7 +239,7 @@ class UrlTalker(Talker):
                 self._socket.sendall(masked(message, Opcode.TEXT))
                 return
         except OSError:
-            self._reader.join(CLOSE_SECONDS)
+            self._reader.join(self._options.timeout)
         raise self._end()
 
     def _receive(self, deadline: float) -> bytes | None:
@@ -263,7 +261,7 @@ class UrlTalker(Talker):
         try:
             if self._over is None:
                 self._socket.sendall(masked(build_close(1000), Opcode.CLOSE))
-                self._reader.join(CLOSE_SECONDS)
+                self._reader.join(self._options.timeout)
         except OSError:
             return False
         finally:
@@ -289,11 +287,13 @@ class Idle(Load):
 
     reopens = False
 
+    @property
+    def did_something(self) -> bool:
+        return self.opened > 0
+
     def _next_due(self) -> float | None:
         now = time.monotonic()
         self.options.hold_until = self._start + self.options.duration
-        self.elapsed = now - self._start
-        self.cpu = time.process_time() - self._cpu
         return None if self.interrupted or now >= self.options.hold_until else now
 
 

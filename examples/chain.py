@@ -32,6 +32,7 @@ from greentx.relay import Node, Relay
 
 LOCAL = "127.0.0.1"
 MAX_NOTE = 1000
+MAX_SHOWN = 1000
 HELP = "GET /notes, POST /notes with X-User, PUT /limit\n"
 
 
@@ -47,9 +48,13 @@ class API:
             return
         if req.path == "/":
             conn.reply_http(req, HELP)
-        elif req.path == "/limit" and req.method == "PUT" and req.body.isdigit():
-            self.relay.publish("limit", req.body)
-            conn.reply_http(req, b"", 204)
+        elif req.path == "/limit" and req.method == "PUT":
+            # Here, before all Nodes have it. The length first: Python refuses to read thousands of digits.
+            if req.body.isdigit() and len(req.body) < 10 and int(req.body) <= MAX_SHOWN:
+                self.relay.publish("limit", req.body)
+                conn.reply_http(req, b"", 204)
+            else:
+                conn.reply_http(req, f"a limit is a whole number from 0 to {MAX_SHOWN}\n", 400)
         elif req.path != "/notes" or req.method not in ("GET", "POST"):
             conn.reply_http(req, HELP, 404)
         else:

@@ -9,11 +9,14 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
+from gevent.event import Event
 
 import greentx
+from greentx.client import WebSocketClient
 
 ROOT = Path(greentx.__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -22,6 +25,7 @@ BENCHMARKS = ROOT / "benchmarks"
 TINY = {
     "bench_broadcast.py": "--recipients 200 --repeat 1 --json",
     "bench_frames.py": "--sizes 16 --time 0.001 --repeat 1 --json",
+    "bench_many_websockets.py": "--count 20 --rounds 1 --ping-timeout 1",
     "bench_registry.py": "--entries 300 --interval 0.1 --json",
     "bench_throughput.py": "--count 400 --rounds 1",
     "bench_wsgi.py": "--count 100 --rounds 1 --connections 2 --servers greentx,pywsgi",
@@ -73,7 +77,7 @@ def running(*options):
     )
     try:
         control, web = process.stdout.readline().split()
-        yield {"control": f"127.0.0.1:{control}", "web": f"127.0.0.1:{web}"}
+        yield {"control": f"127.0.0.1:{control}", "web": f"127.0.0.1:{web}", "process": process}
     finally:
         process.terminate()
         try:
@@ -130,6 +134,45 @@ def test_a_benchmark_runs_and_prints_json(script):
     result, _ = run(script, *TINY[script].split())
     assert result["benchmark"] == script.removeprefix("bench_").removesuffix(".py")
     assert {"python", "machine", "commit"} <= result.keys()
+
+
+def test_many_websockets_are_counted_to_the_last():
+    """Opened, pinged, told and closed, each of them."""
+    result, _ = run("bench_many_websockets.py", *["--count", "300", "--rounds", "1", "--ping-timeout", "1"])
+    assert (result["failed"], result["received"], result["closed"], result["dropped"]) == ("", 300, {"1000": 300}, {})
+    assert result["pings"] >= 300
+    assert result["bytes_per_connection"] > 0
+    assert set(result["seconds"]) == {"opening", "pinging", "broadcasting", "closing"}
+
+
+def test_many_websockets_are_not_waited_for_where_the_handler_has_died():
+    """It cannot tell anybody that it has gone."""
+    command = [sys.executable, str(BENCHMARKS / "bench_many_websockets.py"), "--count", "5", "--ping-timeout", "60"]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process:
+        try:
+            assert process.stderr.readline().startswith("pinging: 5 opened, ")
+            with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+                os.kill(int(file.read()), signal.SIGKILL)
+            output, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert json.loads(output)["failed"] == "pinging: the handler ended with status -9"
+    assert "failed: pinging: the handler ended" in errors
+
+
+@pytest.mark.parametrize(("code", "said"), [(None, "1006"), (1011, "1011")])
+def test_many_websockets_are_not_waited_for_where_one_was_dropped(monkeypatch, code, said):
+    """At once, whatever the scenario waits for."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    many = importlib.import_module("bench_many_websockets")
+    scenario = many.Scenario(types.SimpleNamespace(timeout=60), None, 0)
+    scenario.step, scenario.deadline, scenario.run = "pinging", float("inf"), Event().wait
+    client = WebSocketClient(None, "1")
+    client.closed, client.close_code = True, code
+    scenario.open.add(client)
+    assert many.watch(scenario, types.SimpleNamespace(poll=lambda: None)) == f"pinging: dropped 1 with {said}"
 
 
 def test_every_benchmark_is_run_here_and_described():
@@ -233,6 +276,32 @@ def test_ctrl_c_ends_a_load_with_its_report(handler):
     assert (process.returncode, result["interrupted"], result["done"] > 0) == (0, True, True)
 
 
+def test_a_handler_that_dies_fails_a_load_that_ends_in_time():
+    """Of all that a load does without it, only what was done counts, over the whole time."""
+    timeout, duration = 0.5, 3
+    kinds = (["load_http.py"], ["load_websockets.py"], ["load_websockets.py", "--idle"])
+    with running() as ports, contextlib.ExitStack() as stack:
+        loads = []
+        for script, *options in kinds:
+            command = [sys.executable, str(BENCHMARKS / script), ports["control"], *options]
+            command += ["-n", "2", "-c", "1000000", "-d", str(duration), "-t", str(timeout)]
+            load = subprocess.Popen(
+                command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            stack.callback(load.wait)
+            stack.callback(load.kill)
+            loads.append(load)
+        for load in loads:
+            assert "1 s:" in load.stderr.readline()
+        ports["process"].kill()
+        for load, kind in zip(loads, kinds, strict=True):
+            output, errors = load.communicate(timeout=40)
+            result = json.loads(output)
+            assert load.returncode == 1, (kind, result, errors)
+            assert duration <= result["seconds"] < duration + 2 * timeout, kind
+            assert (result.get("unclosed", 2) >= 2, bool(result["errors"])) == (True, "--idle" not in kind), result
+
+
 def test_a_plot_is_drawn_or_the_missing_package_named(handler, tmp_path):
     """Before the load, not after it."""
     file = tmp_path / "plot.png"
@@ -252,6 +321,7 @@ def test_a_plot_is_drawn_or_the_missing_package_named(handler, tmp_path):
         (["https://127.0.0.1/"], "no TLS"),
         (["nonsense"], "neither HOST:PORT nor a URL"),
         (["http:///"], "names no host"),
+        (["http://[::1/"], "neither HOST:PORT nor a URL"),
         (["127.0.0.1:1", "--ip", "192.0.2.1"], "no loopback"),
         (["127.0.0.1:1", "-n", "0"], "from 1 to 100000"),
         (["127.0.0.1:1", "-r", "-1"], "above 0"),

@@ -140,6 +140,16 @@ def test_the_example_serves_is_attached_to_and_ends(chain):
     assert all(gone(pid) for pid in children)
 
 
+def test_a_limit_out_of_bounds_is_refused_and_told_to_no_node(chain):
+    """SQLite takes 64 bits; after a greater number no Node could show a note."""
+    for body in ("99999999999999999999999", "9" * 5000, "1001", "-1", "x", ""):
+        status, text = chain.ask("PUT", "/limit", body)
+        assert (status, text) == (400, b"a limit is a whole number from 0 to 1000\n"), body
+    assert chain.ask("PUT", "/limit", "1000")[0] == 204
+    assert [chain.ask("GET", "/notes")[0] for _ in range(4)] == [200] * 4
+    assert chain.end() == (0, "")
+
+
 def test_a_killed_node_is_done_without(chain):
     """The other one goes on, and no client is left without an end."""
     children = sorted(chain.children())
