@@ -530,9 +530,10 @@ class Writer:
         sent = 0
         try:
             for message in batch:
+                sent += 1  # before: a signal strikes when the call returns
                 send(message, _NOBLOCK)
-                sent += 1
         except zmq.Again:
+            sent -= 1
             self._blocked.extend([_Blocked(message) for message in batch[sent:]])
             del batch[sent:]
             self._poll_timer.again(self._check)
