@@ -196,18 +196,22 @@ class Server:
     def disconnect(self, addr: Address, timeout: int | None = None) -> None:
         """Have one handler let go; when this returns, no further request goes to it. :meth:`client` leaves it alone.
 
+        One of ``connect`` that could not be connected is given up the same way; nothing is asked of it.
+
         Raises:
-            LocalProtocolError: It is not connected.
+            LocalProtocolError: It is not connected, nor to be connected.
             ControlError, ConnectTimeout: It did not confirm within *timeout* milliseconds. It counts as gone all the
                 same; if it lives, it still gets its share of the requests.
         """
         connector = Connector(addr, self)
         sockets = self._running()
         with self._connecting:
+            wanted = self._wanted.pop(connector.endpoint, None)
             if connector.endpoint not in self.handlers:
+                if wanted is not None:
+                    return
                 raise LocalProtocolError(f"{connector.endpoint} is not connected; connected are {list(self.handlers)}")
             self.handlers = tuple(one for one in self.handlers if one != connector.endpoint)
-            self._wanted.pop(connector.endpoint, None)
             pusher = sockets.pusher
             before = pusher.peers
             milliseconds = self.connect_timeout if timeout is None else timeout

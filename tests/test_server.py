@@ -313,6 +313,21 @@ def test_only_a_connected_handler_can_be_disconnected():
         server.disconnect("127.0.0.1:1")
 
 
+def test_a_handler_that_was_never_there_can_be_given_up():
+    """Clients are made without it from then on; a second time it is a slip."""
+    port = closed_port()
+    with PlainHandler() as handler:
+        with Server(ip=LOCAL, connect=[handler.addr, (LOCAL, port)], connect_timeout=100) as server:
+            with pytest.raises(ControlError):
+                server.client()
+            server.disconnect((LOCAL, port))
+            client = server.client()
+            client.send("/", body=b"x")
+            assert client.recv().body == b"x"
+            with pytest.raises(LocalProtocolError, match="is not connected"):
+                server.disconnect((LOCAL, port))
+
+
 def test_a_disconnected_handler_is_not_connected_again_by_a_client():
     """It was meant."""
     with PlainHandler() as handler, Server(ip=LOCAL, connect=handler.addr) as server:
