@@ -23,7 +23,7 @@ from gevent.event import Event
 from gevent.lock import RLock
 
 from .client import Client, HTTPClient, Mongrel2Client, WebSocketClient
-from .connector import Connector
+from .connector import Connector, Unanswered
 from .endpoints import Address, bind_endpoint, default_address, endpoint_address
 from .errors import (
     ConnectTimeout,
@@ -48,6 +48,9 @@ _MAX_UNCLAIMED = 1000
 
 # Leaving must not take long where handlers are dead: both the asking and the proof have to fit.
 _LEAVE_SECONDS = 2.0
+
+# How long to try to take back what a handler was told and may still obey.
+_TAKE_BACK_SECONDS = 30.0
 
 # A handler that let go of the server closes its PULL socket; how long to wait for that to be seen.
 _GONE_SECONDS = 0.5
@@ -110,6 +113,7 @@ class Server:
         self.bad_replies = 0
         self._wanted = {connector.endpoint: connector for connector in (Connector(a, self) for a in _listed(connect))}
         self._connecting = RLock()
+        self._taking_back: dict[str, gevent.Greenlet] = {}  # from handlers that were told, and perhaps connected
         self._joined = 0  # handlers that proved SUB in this life; each brings a PULL socket to PUSH
         self._clients: dict[str, Client] = {}
         self._conn_ids = count(1)
@@ -162,7 +166,7 @@ class Server:
         if sockets is None:
             return
         try:
-            if not sockets.forked and self.handlers:
+            if not sockets.forked and (self.handlers or self._taking_back):
                 self._leave(sockets)
         finally:
             self._close()
@@ -188,6 +192,8 @@ class Server:
         Raises:
             ControlError: The handler did not answer in time, or refused.
             ConnectTimeout: It answered, but did not connect in time. Other handlers are as they were.
+
+        A handler that was told too late is told to let go again, as soon as it answers.
         """
         connector = Connector(addr, self)
         self._running()
@@ -238,15 +244,23 @@ class Server:
 
     def _connect_one(self, connector: Connector, milliseconds: int) -> GreentxError | None:
         deadline = monotonic() + milliseconds / 1000
+        taking_back = self._taking_back.pop(connector.endpoint, None)
         try:
-            connector.connect(milliseconds)
+            if taking_back is not None:  # what it was told before has to be done with
+                taking_back.kill()
+                _let_go(connector, milliseconds)
+            connector.connect(max(1, round((deadline - monotonic()) * 1000)))
         except GreentxError as error:
+            if isinstance(error, Unanswered) and (error.asked or taking_back is not None):
+                self._take_back(connector)
             return error
         try:
             connector.verify_connect(max(1, round((deadline - monotonic()) * 1000)))
             self._await_pull(connector, deadline, milliseconds)
         except GreentxError as error:
-            self._take_back(connector)
+            self._take_back(connector).join(_GONE_SECONDS)
+            if connector.endpoint in self._taking_back:
+                log.warning("%s may go on to connect: it does not answer", connector.endpoint)
             return error
         self.handlers += (connector.endpoint,)
         return None
@@ -262,12 +276,21 @@ class Server:
                 address=connector.endpoint,
             )
 
-    def _take_back(self, connector: Connector) -> None:
-        """A handler that was told to connect, and did not prove it, must not get requests later on."""
-        try:
-            connector.disconnect()
-        except GreentxError as error:
-            log.warning("%s may go on to connect: %s", connector.endpoint, error)
+    def _take_back(self, connector: Connector) -> gevent.Greenlet:
+        """A handler that was told to connect, and did not prove it, must not get requests later on.
+
+        It is asked once and may answer late, so the greenlet that this returns waits for it; so does leaving.
+        """
+
+        def take_back() -> None:
+            try:
+                _let_go(connector, round(_TAKE_BACK_SECONDS * 1000))
+            except GreentxError as error:
+                log.warning("%s may go on to connect: %s", connector.endpoint, error)
+            self._taking_back.pop(connector.endpoint, None)
+
+        greenlet = self._taking_back[connector.endpoint] = gevent.spawn(take_back)
+        return greenlet
 
     def _leave(self, sockets: _Sockets) -> None:
         pusher = sockets.pusher
@@ -285,6 +308,9 @@ class Server:
         greenlets = [gevent.spawn(leave, Connector(one, self)) for one in self.handlers]
         try:
             gevent.joinall(greenlets)
+            gevent.joinall(list(self._taking_back.values()), timeout=max(0.0, deadline - monotonic()))
+            for endpoint in self._taking_back:
+                log.warning("%s was not told that %s ends: it may go on to connect", endpoint, self.sender)
         finally:
             gevent.killall(greenlets)
         told = sum(one.value is True for one in greenlets)
@@ -361,8 +387,12 @@ class Server:
         """Push one request message without waiting: where no handler takes it now, it goes when one does."""
         self._running().pusher.post(message)
 
-    def ask(self, endpoint: str, message: bytes, timeout: float) -> bytes | None:
-        """Ask the control socket at *endpoint*; ``None`` without an answer in *timeout* seconds. A Connector's way."""
+    def ask(self, endpoint: str, message: bytes, timeout: float) -> tuple[bytes | None, bool]:
+        """Ask the control socket at *endpoint*, for *timeout* seconds; a Connector's way.
+
+        Returns:
+            The answer, ``None`` without one; and whether the question went out.
+        """
         sockets = self._running()
         return ask(sockets.context, endpoint, message, timeout, sockets.ended)
 
@@ -430,6 +460,8 @@ class Server:
         if sockets is None:
             return
         self.handlers = ()
+        gevent.killall(list(self._taking_back.values()), block=False)
+        self._taking_back.clear()
         for client in list(self._clients.values()):
             client.server_gone()
         self._clients.clear()
@@ -474,6 +506,16 @@ class _Sockets:
         finally:
             self.context.close(linger=0)
             self.ended.set()
+
+
+def _let_go(connector: Connector, milliseconds: int) -> None:
+    """Have a handler let go that perhaps never connected. Raises :class:`Unanswered`."""
+    try:
+        connector.disconnect(milliseconds)
+    except Unanswered:
+        raise
+    except ControlError as error:
+        log.debug("%s had not connected: %s", connector.endpoint, error)
 
 
 def _listed(connect: Address | Iterable[Address] | None) -> list[Address]:

@@ -9,6 +9,7 @@ import time
 
 import gevent
 import pytest
+from gevent.event import Event
 from plain_handler import PlainHandler
 
 from greentx import endpoints
@@ -33,6 +34,18 @@ def handlers(count, answer=None, **options):
     """That many plain handlers."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(PlainHandler(answer, **options)) for _ in range(count)]
+
+
+class BusyHandler(PlainHandler):
+    """Looks at its control socket once it is ``free``."""
+
+    def __enter__(self):
+        self.free = Event()
+        return super().__enter__()
+
+    def _obey(self, message):
+        self.free.wait()
+        return super()._obey(message)
 
 
 def closed_port() -> int:
@@ -267,6 +280,40 @@ def test_a_handler_that_proves_nothing_is_given_up():
             server.connect(handler.addr, timeout=300)
         assert server.handlers == ()
         assert handler.commands[-1] == "/__remove_connection__"
+
+
+def connect_in_vain(server, handler):
+    """The handler is told, and does not answer in time."""
+    with pytest.raises(ControlError, match="did not answer within 100 ms"):
+        server.connect(handler.addr, timeout=100)
+
+
+def test_a_handler_that_obeys_too_late_lets_go_again():
+    """It gets no requests that nobody knows of."""
+    with BusyHandler(pull=False) as handler, Server(ip=LOCAL) as server:
+        connect_in_vain(server, handler)
+        handler.free.set()
+        wait_until(lambda: handler.commands == ["/__add_connection__", "/__remove_connection__"])
+        assert server.handlers == ()
+        assert not handler._pubs
+
+
+def test_leaving_waits_for_a_handler_that_obeys_too_late():
+    """Else it would keep the server for good."""
+    with BusyHandler(pull=False) as handler:
+        with Server(ip=LOCAL) as server:
+            connect_in_vain(server, handler)
+            gevent.spawn_later(0.1, handler.free.set)
+        assert handler.commands == ["/__add_connection__", "/__remove_connection__"]
+
+
+def test_leaving_does_not_wait_for_who_was_never_told():
+    """The question did not go out, so nothing has to be taken back."""
+    with Server(ip=LOCAL) as server:
+        with pytest.raises(ControlError):
+            server.connect((LOCAL, closed_port()), timeout=100)
+        started = time.monotonic()
+    assert time.monotonic() - started < 1
 
 
 def test_a_handler_that_does_not_pull_is_given_up():

@@ -215,8 +215,8 @@ def bind_subscriber(context: Context, endpoint: str, on_message: Callable[[bytes
     return receiver, receiver.bind(endpoint)
 
 
-def ask(context: Context, endpoint: str, message: bytes, timeout: float, ended: Event) -> bytes | None:
-    """Ask the REP socket at *endpoint* and return its answer; ``None`` when there was none within *timeout* seconds.
+def ask(context: Context, endpoint: str, message: bytes, timeout: float, ended: Event) -> tuple[bytes | None, bool]:
+    """Ask the REP socket at *endpoint*.
 
     Each question has a REQ socket of its own: one that waits for an answer that was lost could never ask again. Blocks
     this greenlet.
@@ -224,19 +224,29 @@ def ask(context: Context, endpoint: str, message: bytes, timeout: float, ended: 
     Args:
         ended: Set when *context* is closed, so that nobody waits on.
 
+    Returns:
+        The answer, ``None`` when there was none within *timeout* seconds; and whether the question went out. One that
+        did not never will; one that did may be obeyed later on.
+
     Raises:
         TransportError: The endpoint names no known host.
         SocketClosed: The context was closed meanwhile.
     """
     socket = context.socket(zmq.REQ)
+    socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is sent before somebody is there
     answers: list[bytes] = []
     answered = Event()
+    asked = False
 
     def check() -> None:
+        nonlocal asked
         if answers:  # REQ takes one answer to a question; whatever else stirs the descriptor is only taken note of
             socket.getsockopt(zmq.EVENTS)
             return
         try:
+            if not asked:
+                socket.send(message, zmq.NOBLOCK)
+                asked = True
             answers.append(b"".join(socket.recv_multipart(zmq.NOBLOCK)))
         except zmq.Again:
             return
@@ -245,11 +255,10 @@ def ask(context: Context, endpoint: str, message: bytes, timeout: float, ended: 
     context.connect(socket, endpoint)
     watcher = context.watch(socket, check)
     try:
-        socket.send(message, zmq.NOBLOCK)
         check()
         gevent.wait((answered, ended), timeout, count=1)
         context.check()
     finally:
         context.unwatch(watcher)
         context.close_socket(socket, linger=0)
-    return answers[0] if answers else None
+    return (answers[0] if answers else None), asked

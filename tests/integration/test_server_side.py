@@ -14,6 +14,7 @@ from pathlib import Path
 import gevent
 import gevent.subprocess
 import pytest
+from gevent.event import Event
 
 import greentx
 from greentx import Transceiver
@@ -236,6 +237,31 @@ def test_a_handler_started_again_is_connected_again():
             client.send("/")
             assert int(client.recv(timeout=5000).body) == again.pid
             server.stop()
+
+
+def test_a_handler_that_obeys_too_late_can_be_connected_again():
+    """What it was told before is done with first."""
+    free = Event()
+    free.set()
+
+    class Busy(Transceiver):
+        def add_connection(self, *args, **options):
+            free.wait()
+            return super().add_connection(*args, **options)
+
+    with Busy("none", (LOCAL, 1), (LOCAL, 1), rep_port=0, rep_ip=LOCAL) as handler, Server(ip=LOCAL) as server:
+        gevent.spawn(handler.serve, say_path)
+        free.clear()
+        with pytest.raises(ControlError, match="did not answer within 100 ms"):
+            server.connect((LOCAL, handler.rep_port), timeout=100)
+        gevent.spawn_later(0.1, free.set)
+        server.connect((LOCAL, handler.rep_port))
+        with server.client("http") as client:
+            for _ in range(4):
+                client.send("/x")
+                assert client.recv().status == 200
+        server.stop()
+        assert server.sender not in handler.connections
 
 
 def test_websockets_are_pinged_broadcast_to_and_closed():
