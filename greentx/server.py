@@ -114,7 +114,7 @@ class Server:
         self._wanted = {connector.endpoint: connector for connector in (Connector(a, self) for a in _listed(connect))}
         self._connecting = RLock()
         self._taking_back: dict[str, gevent.Greenlet] = {}  # from handlers that were told, and perhaps connected
-        self._joined = 0  # handlers that proved SUB in this life; each brings a PULL socket to PUSH
+        self._joined = 0  # how many PULL sockets have to have come; each handler that proved SUB brings one more
         self._clients: dict[str, Client] = {}
         self._conn_ids = count(1)
         self._last_conn_id = 0
@@ -152,7 +152,6 @@ class Server:
             context.close(linger=0)
             raise
         self._sockets = _Sockets(context, pusher, receiver)
-        self._joined = 0
         self.push_port = endpoint_address(pusher.endpoint)[1]
         self.sub_port = endpoint_address(sub_endpoint)[1]
 
@@ -191,7 +190,8 @@ class Server:
 
         Raises:
             ControlError: The handler did not answer in time, or refused.
-            ConnectTimeout: It answered, but did not connect in time. Other handlers are as they were.
+            ConnectTimeout: It answered, but did not connect in time; a connected handler by another name does not
+                connect twice. Other handlers are as they were.
 
         A handler that was told too late is told to let go again, as soon as it answers.
         """
@@ -231,6 +231,7 @@ class Server:
         milliseconds = self.connect_timeout if timeout is None else timeout
         with self._connecting:
             missing = [one for one in connectors if one.endpoint not in self.handlers]
+            self._joined = self._running().pusher.arrivals
             greenlets = [gevent.spawn(self._connect_one, one, milliseconds) for one in missing]
             try:
                 gevent.joinall(greenlets)
@@ -256,7 +257,16 @@ class Server:
             return error
         try:
             connector.verify_connect(max(1, round((deadline - monotonic()) * 1000)))
-            self._await_pull(connector, deadline, milliseconds)
+            if not self._await_pull(deadline):
+                pusher = self._running().pusher
+                why = f"{connector.endpoint} did not pull from {pusher.endpoint} after {milliseconds} ms"
+                if self.handlers and pusher.peers:
+                    # To take it back would disconnect the other one, which it most likely is.
+                    return ConnectTimeout(
+                        f"{why}: it seems to be a connected handler by another name; there are {list(self.handlers)}",
+                        address=connector.endpoint,
+                    )
+                raise ConnectTimeout(why, address=connector.endpoint)
         except GreentxError as error:
             self._take_back(connector).join(_GONE_SECONDS)
             if connector.endpoint in self._taking_back:
@@ -265,16 +275,14 @@ class Server:
         self.handlers += (connector.endpoint,)
         return None
 
-    def _await_pull(self, connector: Connector, deadline: float, milliseconds: int) -> None:
+    def _await_pull(self, deadline: float) -> bool:
         """Wait for the PULL socket of a handler that proved itself on SUB. Whose one is cannot be told: they count."""
         pusher = self._running().pusher
         self._joined += 1
-        if not pusher.wait_peers(lambda: pusher.arrivals >= self._joined, max(0.0, deadline - monotonic())):
-            self._joined -= 1
-            raise ConnectTimeout(
-                f"{connector.endpoint} did not pull from {pusher.endpoint} after {milliseconds} ms",
-                address=connector.endpoint,
-            )
+        if pusher.wait_peers(lambda: pusher.arrivals >= self._joined, max(0.0, deadline - monotonic())):
+            return True
+        self._joined -= 1
+        return False
 
     def _take_back(self, connector: Connector) -> gevent.Greenlet:
         """A handler that was told to connect, and did not prove it, must not get requests later on.

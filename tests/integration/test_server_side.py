@@ -19,7 +19,7 @@ from gevent.event import Event
 import greentx
 from greentx import Transceiver
 from greentx.connector import Connector
-from greentx.errors import ConnectionClosed, ControlError, LocalProtocolError
+from greentx.errors import ConnectionClosed, ConnectTimeout, ControlError, LocalProtocolError
 from greentx.frames import Frame, Opcode
 from greentx.server import Server
 
@@ -237,6 +237,17 @@ def test_a_handler_started_again_is_connected_again():
             client.send("/")
             assert int(client.recv(timeout=5000).body) == again.pid
             server.stop()
+
+
+def test_a_handler_by_another_name_stays_connected():
+    """It connects once only; that the other name fails does it no harm."""
+    with transceivers(1, say_path) as ((handler,), addresses), Server(ip=LOCAL, connect=addresses) as server:
+        client = server.client("http")
+        with pytest.raises(ConnectTimeout, match="a connected handler by another name"):
+            server.connect(("localhost", handler.rep_port), timeout=200)
+        assert server.handlers == (f"tcp://{LOCAL}:{handler.rep_port}",)
+        client.send("/still")
+        assert client.recv().body == b"/still 1"
 
 
 def test_a_handler_that_obeys_too_late_can_be_connected_again():
