@@ -107,15 +107,29 @@ class Connector:
         Raises:
             ConnectTimeout: It did not come within *timeout*. The message names the address and what went wrong last.
         """
-        guid = uuid.uuid4().hex
-        message = self._message("/__ping__", {"METHOD": "MONGREL2", "QUERY": f"text={guid}"})
-        with self.server.expect_proof(guid.encode()) as proof:
+        guid, message = self._proof_question()
+        with self.server.expect_proof(guid) as proof:
 
             def proven(left: float) -> bool:
                 self._expect(message, b"received", min(left, _ASK_SECONDS))
                 return bool(proof.wait(min(left, _PING_SECONDS)))
 
             self._repeat(proven, "connected", timeout)
+
+    def is_connected(self, timeout: int | None = None) -> bool:
+        """Return whether a fresh guid came back over the server's SUB within *timeout*; False at once if refused.
+
+        Of use where the handler was connected before. An old handler that was started since must not be asked.
+        """
+        guid, message = self._proof_question()
+        seconds = self._seconds(timeout)
+        deadline = monotonic() + seconds
+        with self.server.expect_proof(guid) as proof:
+            try:
+                self._expect(message, b"received", seconds)
+            except ControlError:
+                return False
+            return bool(proof.wait(max(0.0, deadline - monotonic())))
 
     def disconnect(self, timeout: int | None = None) -> None:
         """Have the handler let go of the server.
@@ -165,6 +179,11 @@ class Connector:
 
     def _message(self, path: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
         return build_request(self.server.sender, CONTROL_ID, path, headers, body, protocol=self.server.encoding)
+
+    def _proof_question(self) -> tuple[bytes, bytes]:
+        """Return a fresh guid, and the message that asks for it over PUB."""
+        guid = uuid.uuid4().hex
+        return guid.encode(), self._message("/__ping__", {"METHOD": "MONGREL2", "QUERY": f"text={guid}"})
 
     def _ask(self, message: bytes, timeout: float) -> bytes:
         answer, asked = self.server.ask(self.endpoint, message, timeout)

@@ -184,6 +184,8 @@ class Server:
     def connect(self, addr: Address, timeout: int | None = None) -> None:
         """Connect one more handler; when this returns, the connection works in both directions.
 
+        One that is connected already proves it again; where it does not, it is connected anew, as it was started again.
+
         Args:
             addr: The handler's control socket, as for :class:`~greentx.Connector`.
             timeout: Milliseconds; ``None`` is ``connect_timeout``.
@@ -196,8 +198,16 @@ class Server:
         A handler that was told too late is told to let go again, as soon as it answers.
         """
         connector = Connector(addr, self)
-        self._running()
-        self._connect_all([connector], timeout)
+        sockets = self._running()
+        milliseconds = self.connect_timeout if timeout is None else timeout
+        deadline = monotonic() + milliseconds / 1000
+        with self._connecting:
+            if connector.endpoint in self.handlers:
+                # Without any PULL socket it is known to have gone; to ask would harm an old handler in its place.
+                if sockets.pusher.peers and connector.is_connected(milliseconds):
+                    return
+                self.handlers = tuple(one for one in self.handlers if one != connector.endpoint)
+            self._connect_all([connector], max(1, round((deadline - monotonic()) * 1000)))
 
     def disconnect(self, addr: Address, timeout: int | None = None) -> None:
         """Have one handler let go; when this returns, no further request goes to it. :meth:`client` leaves it alone.

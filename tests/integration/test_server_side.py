@@ -239,6 +239,26 @@ def test_a_handler_started_again_is_connected_again():
             server.stop()
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_handler_that_died_is_connected_anew(others):
+    """On the same address; connect() of a handler that is listed does not take its word of before."""
+    with transceivers(others, say_path) as (_, addresses), Server(ip=LOCAL, connect=addresses) as server:
+        server.client()
+        with program(HANDLER) as (_, port):
+            address = (LOCAL, int(port))
+            server.connect(address)
+        wait_until(lambda: server._sockets.pusher.peers == others)
+        with program(HANDLER.replace("rep_port=0", f"rep_port={port}")):
+            server.connect(address)
+            server.connect(address)
+            assert server._sockets.pusher.peers == others + 1
+            for _ in range(4):
+                with server.client("http") as client:
+                    client.send("/x")
+                    assert client.recv(timeout=5000).status == 200
+            server.stop()
+
+
 def test_a_handler_by_another_name_stays_connected():
     """It connects once only; that the other name fails does it no harm."""
     with transceivers(1, say_path) as ((handler,), addresses), Server(ip=LOCAL, connect=addresses) as server:
