@@ -156,7 +156,7 @@ class Server:
         self.sub_port = endpoint_address(sub_endpoint)[1]
 
     def stop(self) -> None:
-        """Tell every handler to let go, then close the sockets; safe to call twice.
+        """Tell every handler to let go, then close the sockets; safe to call twice, and at the same time.
 
         Handlers are told side by side and have 2 s for it, so dead ones cost that at the most; what went wrong is
         logged. Clients are closed, their connections without a notice, as when Mongrel2 ends.
@@ -164,11 +164,17 @@ class Server:
         sockets = self._sockets
         if sockets is None:
             return
-        try:
-            if not sockets.forked and (self.handlers or self._taking_back):
-                self._leave(sockets)
-        finally:
+        if sockets.forked:  # whoever was stopping it did so in the parent
             self._close()
+            return
+        with sockets.leaving:
+            if self._sockets is not sockets:
+                return
+            try:
+                if self.handlers or self._taking_back:
+                    self._leave(sockets)
+            finally:
+                self._close()
 
     def __enter__(self) -> Server:
         self.start()
@@ -505,6 +511,7 @@ class _Sockets:
         self.pusher = pusher
         self.receiver = receiver
         self.ended = Event()
+        self.leaving = RLock()
 
     @property
     def forked(self) -> bool:

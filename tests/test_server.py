@@ -394,6 +394,21 @@ def test_leaving_tells_every_handler():
             assert not one._pubs
 
 
+def test_who_stops_a_stopping_server_waits_for_its_end():
+    """The handlers are told once, and have the time for it."""
+    with PlainHandler() as handler:
+        server = Server(ip=LOCAL, connect=handler.addr)
+        server.start()
+        server.client()
+
+        def stop():
+            server.stop()
+            assert not server.started
+
+        gevent.joinall([gevent.spawn(stop) for _ in range(3)], raise_error=True)
+        assert handler.commands.count("/__remove_connection__") == 1
+
+
 def test_leaving_takes_less_than_three_seconds_where_handlers_are_dead(caplog):
     """They are asked side by side, and for two seconds only; each is named in the log."""
     with handlers(5) as all_of_them:
