@@ -55,6 +55,9 @@ _TAKE_BACK_SECONDS = 30.0
 # A handler that let go of the server closes its PULL socket; how long to wait for that to be seen.
 _GONE_SECONDS = 0.5
 
+# What can be bound, and not connected to.
+_EVERY_INTERFACE = frozenset({"*", "0.0.0.0", "::", "[::]"})
+
 _KINDS: dict[str, type[Client]] = {"mongrel2": Mongrel2Client, "http": HTTPClient, "websocket": WebSocketClient}
 
 
@@ -99,8 +102,10 @@ class Server:
     ) -> None:
         if encoding not in ("tnetstring", "json"):
             raise LocalProtocolError(f"encoding is 'tnetstring' or 'json', not {encoding!r}")
-        if ip == "*":
-            raise LocalProtocolError("ip '*' is no address that a handler could connect to: give one, or None")
+        if ip in _EVERY_INTERFACE:
+            raise LocalProtocolError(f"ip {ip!r} is no address that a handler could connect to: give one, or None")
+        if not isinstance(connect_timeout, int) or isinstance(connect_timeout, bool) or connect_timeout < 1:
+            raise LocalProtocolError(f"connect_timeout is a positive number of milliseconds, not {connect_timeout!r}")
         self._asked = (ip, push_port or 0, sub_port or 0)
         for port in self._asked[1:]:
             bind_endpoint((ip or "127.0.0.1", port))  # told now if malformed, not when starting
@@ -389,9 +394,12 @@ class Server:
             timeout: Milliseconds; ``None`` waits for ever.
 
         Raises:
+            LocalProtocolError: *msg* is neither.
             SendTimeout: No handler is connected, or all have their fill; the message says which. It was not sent.
         """
         message = msg.encode(self.encoding) if isinstance(msg, Request) else msg
+        if not isinstance(message, (bytes, bytearray, memoryview)):
+            raise LocalProtocolError(f"a message is bytes or a Request, not {type(message).__name__}")
         self._running().pusher.send(message, None if timeout is None else timeout / 1000)
 
     def recv(self, timeout: int | None = 1000) -> bytes | None:
@@ -548,8 +556,14 @@ def _listed(connect: Address | Iterable[Address] | None) -> list[Address]:
         return []
     if isinstance(connect, str):
         return [connect]
+    if isinstance(connect, bytes) or not isinstance(connect, Iterable):
+        raise LocalProtocolError(
+            f"connect is one address or several, not {connect!r}: write 'host:port' or (host, port)"
+        )
     addresses: list[Any] = list(connect)
     # ("host", 9997) is one address, ("host", "other:9997") two.
     if len(addresses) == 2 and isinstance(addresses[1], int):
         return [(addresses[0], addresses[1])]
+    if len(addresses) == 2 and isinstance(addresses[1], str) and addresses[1].isdecimal():
+        raise LocalProtocolError(f"port {addresses[1]!r} of connect is text: write ({addresses[0]!r}, {addresses[1]})")
     return addresses

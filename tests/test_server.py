@@ -103,6 +103,8 @@ def test_the_sender_is_a_uuid_unless_given():
         {"sender": "a_b"},
         {"sender": ""},
         {"ip": "*"},
+        {"ip": "0.0.0.0"},
+        {"ip": "::"},
         {"ip": "a b"},
         {"push_port": 65536},
         {"sub_port": -1},
@@ -110,11 +112,16 @@ def test_the_sender_is_a_uuid_unless_given():
         {"connect": "a:b:c"},
         {"connect": ["localhost", ("localhost", 0)]},
         {"connect": 17},
+        {"connect": b"localhost"},
+        {"connect": ("localhost", "9997")},
+        {"connect_timeout": 0},
+        {"connect_timeout": -1},
+        {"connect_timeout": "5"},
     ],
 )
 def test_a_bad_argument_is_refused_at_once(options):
     """Not when starting, and not when the first client is made."""
-    with pytest.raises((LocalProtocolError, TypeError)):
+    with pytest.raises(LocalProtocolError):
         Server(**options)
 
 
@@ -522,6 +529,12 @@ def test_send_without_a_handler_times_out_and_says_why():
             assert client.recv().body == b"x"
             assert len(handler.requests) == 1
             server.stop()
+
+
+def test_send_takes_messages_only():
+    """Text has no bytes until somebody says which."""
+    with Server(ip=LOCAL) as server, pytest.raises(LocalProtocolError, match="bytes or a Request, not str"):
+        server.send("x")
 
 
 def test_send_to_full_handlers_times_out_and_says_why():
