@@ -537,6 +537,25 @@ def test_send_takes_messages_only():
         server.send("x")
 
 
+def test_what_does_not_speak_zeromq_is_no_handler():
+    """A port scanner, say; handlers are counted beside it, and nothing else is."""
+    with PlainHandler() as handler, Server(ip=LOCAL) as server, contextlib.ExitStack() as stack:
+        where = (LOCAL, server.push_port)
+        strangers = [stack.enter_context(socket.create_connection(where)) for _ in range(3)]
+        with pytest.raises(SendTimeout, match="no handler is connected"):
+            server.send(build_request(server.sender, 1, "/", {"METHOD": "GET"}), timeout=100)
+        server.connect(handler.addr)
+        assert server._sockets.pusher.peers == 1
+        for one in strangers:
+            one.close()
+        client = server.client()
+        client.send("/", body=b"x")
+        assert client.recv().body == b"x"
+        assert server._sockets.pusher.peers == 1
+        server.disconnect(handler.addr)
+        assert server._sockets.pusher.peers == 0
+
+
 def test_send_to_full_handlers_times_out_and_says_why():
     """A handler that reads nothing fills up."""
     with PlainHandler(lambda request: gevent.sleep(60)) as handler, Server(ip=LOCAL) as server:

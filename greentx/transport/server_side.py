@@ -49,7 +49,8 @@ class Pusher:
         """How many connections were made to it in all its time."""
         self.messages_sent = 0
         self._context = context
-        self._peers: set[int] = set()  # by the descriptor of the connection
+        self._accepted: dict[int, None] = {}  # descriptors of connections without a handshake so far, the newest last
+        self._peers: set[int] = set()  # of those with one
         self._peers_changed = Event()
         self._waiting: deque[_Waiting] = deque()
         self._poll_timer: Any = context.timer(_BLOCKED_POLL_SECONDS, _BLOCKED_POLL_SECONDS)
@@ -188,10 +189,14 @@ class Pusher:
             while True:
                 event, value = _MONITOR_EVENT.unpack(self._monitor.recv_multipart(zmq.NOBLOCK)[0])
                 if event == zmq.EVENT_ACCEPTED:
-                    self._peers.add(value)
+                    self._accepted[value] = None
                 elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                     self.arrivals += 1
+                    # Whose one is not told. Handshakes are quick, so what has had none for long is no PULL socket.
+                    if self._accepted:
+                        self._peers.add(self._accepted.popitem()[0])
                 elif event == zmq.EVENT_DISCONNECTED:
+                    self._accepted.pop(value, None)
                     self._peers.discard(value)
         except zmq.Again:
             pass
