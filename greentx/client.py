@@ -556,7 +556,12 @@ def build_headers(
         headers: See :meth:`Mongrel2Client.send`.
         body: Its length becomes ``content-length``, where the method or the body asks for one.
         method: ``None`` is ``GET``, or ``POST`` with a body.
+
+    Raises:
+        LocalProtocolError: *path* is no text, or *headers* no mapping.
     """
+    if not isinstance(path, str):
+        raise LocalProtocolError(f"a path is str, not {type(path).__name__}")
     given = _lower(headers)
     uri, _, fragment = path.partition("#")
     target, mark, query = uri.partition("?")
@@ -583,6 +588,8 @@ def build_headers(
 
 def _lower(headers: RequestHeaders | None) -> dict[str, str | list[str] | None]:
     """As Mongrel2 does, so that no browser can set one of the server's names by accident."""
+    if headers is not None and not isinstance(headers, Mapping):
+        raise LocalProtocolError(f"headers are a mapping of names to values, not {type(headers).__name__}")
     return {name if name in SERVER_NAMES else name.lower(): value for name, value in (headers or {}).items()}
 
 

@@ -33,7 +33,7 @@ from .wire import CONTROL_ID, build_request
 if TYPE_CHECKING:
     from .server import Server
 
-__all__ = ["REP_PORT", "Connector"]
+__all__ = ["REP_PORT", "Connector", "Unanswered"]
 
 #: Where a handler's control socket is, if nothing else was said.
 REP_PORT = 9997
@@ -46,6 +46,18 @@ _PING_SECONDS = 0.05
 
 # mongrel2-transceiver 0.3.0 takes a handler that said nothing for this long over PUB as gone.
 _QUIET_SECONDS = 0.1
+
+
+class Unanswered(ControlError):
+    """The handler did not answer in time.
+
+    Attributes:
+        asked: The question reached its machine, so that it may be obeyed later on; what did not reach it never will.
+    """
+
+    def __init__(self, message: str, *, asked: bool) -> None:
+        super().__init__(message)
+        self.asked = asked
 
 
 class Connector:
@@ -95,15 +107,29 @@ class Connector:
         Raises:
             ConnectTimeout: It did not come within *timeout*. The message names the address and what went wrong last.
         """
-        guid = uuid.uuid4().hex
-        message = self._message("/__ping__", {"METHOD": "MONGREL2", "QUERY": f"text={guid}"})
-        with self.server.expect_proof(guid.encode()) as proof:
+        guid, message = self._proof_question()
+        with self.server.expect_proof(guid) as proof:
 
             def proven(left: float) -> bool:
                 self._expect(message, b"received", min(left, _ASK_SECONDS))
                 return bool(proof.wait(min(left, _PING_SECONDS)))
 
             self._repeat(proven, "connected", timeout)
+
+    def is_connected(self, timeout: int | None = None) -> bool:
+        """Return whether a fresh guid came back over the server's SUB within *timeout*; False at once if refused.
+
+        Of use where the handler was connected before. An old handler that was started since must not be asked.
+        """
+        guid, message = self._proof_question()
+        seconds = self._seconds(timeout)
+        deadline = monotonic() + seconds
+        with self.server.expect_proof(guid) as proof:
+            try:
+                self._expect(message, b"received", seconds)
+            except ControlError:
+                return False
+            return bool(proof.wait(max(0.0, deadline - monotonic())))
 
     def disconnect(self, timeout: int | None = None) -> None:
         """Have the handler let go of the server.
@@ -154,10 +180,15 @@ class Connector:
     def _message(self, path: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
         return build_request(self.server.sender, CONTROL_ID, path, headers, body, protocol=self.server.encoding)
 
+    def _proof_question(self) -> tuple[bytes, bytes]:
+        """Return a fresh guid, and the message that asks for it over PUB."""
+        guid = uuid.uuid4().hex
+        return guid.encode(), self._message("/__ping__", {"METHOD": "MONGREL2", "QUERY": f"text={guid}"})
+
     def _ask(self, message: bytes, timeout: float) -> bytes:
-        answer = self.server.ask(self.endpoint, message, timeout)
+        answer, asked = self.server.ask(self.endpoint, message, timeout)
         if answer is None:
-            raise ControlError(f"{self.endpoint} did not answer within {round(timeout * 1000)} ms")
+            raise Unanswered(f"{self.endpoint} did not answer within {round(timeout * 1000)} ms", asked=asked)
         return answer
 
     def _expect(self, message: bytes, wanted: bytes, timeout: float) -> None:
@@ -168,13 +199,15 @@ class Connector:
     def _repeat(self, proven: Callable[[float], bool], wanted: str, timeout: int) -> None:
         """Call *proven* with the seconds left until it returns True; a question that failed is asked again."""
         deadline = monotonic() + timeout / 1000
-        why = "no proof of it came"
+        why = ""
         while (left := deadline - monotonic()) > 0:
             try:
                 if proven(left):
                     return
+                why = "no proof of it came"
             except ControlError as error:
-                why = str(error)
+                if left > _PING_SECONDS or not why:  # the last question may have had no time for an answer
+                    why = str(error)
                 gevent.sleep(min(left, _PING_SECONDS))
         raise ConnectTimeout(f"{self.endpoint} is not {wanted} after {timeout} ms: {why}", address=self.endpoint)
 

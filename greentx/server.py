@@ -23,7 +23,7 @@ from gevent.event import Event
 from gevent.lock import RLock
 
 from .client import Client, HTTPClient, Mongrel2Client, WebSocketClient
-from .connector import Connector
+from .connector import Connector, Unanswered
 from .endpoints import Address, bind_endpoint, default_address, endpoint_address
 from .errors import (
     ConnectTimeout,
@@ -49,8 +49,14 @@ _MAX_UNCLAIMED = 1000
 # Leaving must not take long where handlers are dead: both the asking and the proof have to fit.
 _LEAVE_SECONDS = 2.0
 
+# How long to try to take back what a handler was told and may still obey.
+_TAKE_BACK_SECONDS = 30.0
+
 # A handler that let go of the server closes its PULL socket; how long to wait for that to be seen.
 _GONE_SECONDS = 0.5
+
+# What can be bound, and not connected to.
+_EVERY_INTERFACE = frozenset({"*", "0.0.0.0", "::", "[::]"})
 
 _KINDS: dict[str, type[Client]] = {"mongrel2": Mongrel2Client, "http": HTTPClient, "websocket": WebSocketClient}
 
@@ -96,8 +102,10 @@ class Server:
     ) -> None:
         if encoding not in ("tnetstring", "json"):
             raise LocalProtocolError(f"encoding is 'tnetstring' or 'json', not {encoding!r}")
-        if ip == "*":
-            raise LocalProtocolError("ip '*' is no address that a handler could connect to: give one, or None")
+        if ip in _EVERY_INTERFACE:
+            raise LocalProtocolError(f"ip {ip!r} is no address that a handler could connect to: give one, or None")
+        if not isinstance(connect_timeout, int) or isinstance(connect_timeout, bool) or connect_timeout < 1:
+            raise LocalProtocolError(f"connect_timeout is a positive number of milliseconds, not {connect_timeout!r}")
         self._asked = (ip, push_port or 0, sub_port or 0)
         for port in self._asked[1:]:
             bind_endpoint((ip or "127.0.0.1", port))  # told now if malformed, not when starting
@@ -110,7 +118,8 @@ class Server:
         self.bad_replies = 0
         self._wanted = {connector.endpoint: connector for connector in (Connector(a, self) for a in _listed(connect))}
         self._connecting = RLock()
-        self._joined = 0  # handlers that proved SUB in this life; each brings a PULL socket to PUSH
+        self._taking_back: dict[str, gevent.Greenlet] = {}  # from handlers that were told, and perhaps connected
+        self._joined = 0  # how many PULL sockets have to have come; each handler that proved SUB brings one more
         self._clients: dict[str, Client] = {}
         self._conn_ids = count(1)
         self._last_conn_id = 0
@@ -148,12 +157,11 @@ class Server:
             context.close(linger=0)
             raise
         self._sockets = _Sockets(context, pusher, receiver)
-        self._joined = 0
         self.push_port = endpoint_address(pusher.endpoint)[1]
         self.sub_port = endpoint_address(sub_endpoint)[1]
 
     def stop(self) -> None:
-        """Tell every handler to let go, then close the sockets; safe to call twice.
+        """Tell every handler to let go, then close the sockets; safe to call twice, and at the same time.
 
         Handlers are told side by side and have 2 s for it, so dead ones cost that at the most; what went wrong is
         logged. Clients are closed, their connections without a notice, as when Mongrel2 ends.
@@ -161,11 +169,17 @@ class Server:
         sockets = self._sockets
         if sockets is None:
             return
-        try:
-            if not sockets.forked and self.handlers:
-                self._leave(sockets)
-        finally:
+        if sockets.forked:  # whoever was stopping it did so in the parent
             self._close()
+            return
+        with sockets.leaving:
+            if self._sockets is not sockets:
+                return
+            try:
+                if self.handlers or self._taking_back:
+                    self._leave(sockets)
+            finally:
+                self._close()
 
     def __enter__(self) -> Server:
         self.start()
@@ -181,33 +195,50 @@ class Server:
     def connect(self, addr: Address, timeout: int | None = None) -> None:
         """Connect one more handler; when this returns, the connection works in both directions.
 
+        One that is connected already proves it again; where it does not, it is connected anew, as it was started again.
+
         Args:
             addr: The handler's control socket, as for :class:`~greentx.Connector`.
             timeout: Milliseconds; ``None`` is ``connect_timeout``.
 
         Raises:
             ControlError: The handler did not answer in time, or refused.
-            ConnectTimeout: It answered, but did not connect in time. Other handlers are as they were.
+            ConnectTimeout: It answered, but did not connect in time; a connected handler by another name does not
+                connect twice. Other handlers are as they were.
+
+        A handler that was told too late is told to let go again, as soon as it answers.
         """
         connector = Connector(addr, self)
-        self._running()
-        self._connect_all([connector], timeout)
+        sockets = self._running()
+        milliseconds = self.connect_timeout if timeout is None else timeout
+        deadline = monotonic() + milliseconds / 1000
+        with self._connecting:
+            if connector.endpoint in self.handlers:
+                # Without any PULL socket it is known to have gone; to ask would harm an old handler in its place.
+                if sockets.pusher.peers and connector.is_connected(milliseconds):
+                    return
+                self.handlers = tuple(one for one in self.handlers if one != connector.endpoint)
+            self._connect_all([connector], max(1, round((deadline - monotonic()) * 1000)))
 
     def disconnect(self, addr: Address, timeout: int | None = None) -> None:
         """Have one handler let go; when this returns, no further request goes to it. :meth:`client` leaves it alone.
 
+        One of ``connect`` that could not be connected is given up the same way; nothing is asked of it.
+
         Raises:
-            LocalProtocolError: It is not connected.
+            LocalProtocolError: It is not connected, nor to be connected.
             ControlError, ConnectTimeout: It did not confirm within *timeout* milliseconds. It counts as gone all the
                 same; if it lives, it still gets its share of the requests.
         """
         connector = Connector(addr, self)
         sockets = self._running()
         with self._connecting:
+            wanted = self._wanted.pop(connector.endpoint, None)
             if connector.endpoint not in self.handlers:
+                if wanted is not None:
+                    return
                 raise LocalProtocolError(f"{connector.endpoint} is not connected; connected are {list(self.handlers)}")
             self.handlers = tuple(one for one in self.handlers if one != connector.endpoint)
-            self._wanted.pop(connector.endpoint, None)
             pusher = sockets.pusher
             before = pusher.peers
             milliseconds = self.connect_timeout if timeout is None else timeout
@@ -221,6 +252,7 @@ class Server:
         milliseconds = self.connect_timeout if timeout is None else timeout
         with self._connecting:
             missing = [one for one in connectors if one.endpoint not in self.handlers]
+            self._joined = self._running().pusher.arrivals
             greenlets = [gevent.spawn(self._connect_one, one, milliseconds) for one in missing]
             try:
                 gevent.joinall(greenlets)
@@ -234,36 +266,60 @@ class Server:
 
     def _connect_one(self, connector: Connector, milliseconds: int) -> GreentxError | None:
         deadline = monotonic() + milliseconds / 1000
+        taking_back = self._taking_back.pop(connector.endpoint, None)
         try:
-            connector.connect(milliseconds)
+            if taking_back is not None:  # what it was told before has to be done with
+                taking_back.kill()
+                _let_go(connector, milliseconds)
+            connector.connect(max(1, round((deadline - monotonic()) * 1000)))
         except GreentxError as error:
+            if isinstance(error, Unanswered) and (error.asked or taking_back is not None):
+                self._take_back(connector)
             return error
         try:
             connector.verify_connect(max(1, round((deadline - monotonic()) * 1000)))
-            self._await_pull(connector, deadline, milliseconds)
+            if not self._await_pull(deadline):
+                pusher = self._running().pusher
+                why = f"{connector.endpoint} did not pull from {pusher.endpoint} after {milliseconds} ms"
+                if self.handlers and pusher.peers:
+                    # To take it back would disconnect the other one, which it most likely is.
+                    return ConnectTimeout(
+                        f"{why}: it seems to be a connected handler by another name; there are {list(self.handlers)}",
+                        address=connector.endpoint,
+                    )
+                raise ConnectTimeout(why, address=connector.endpoint)
         except GreentxError as error:
-            self._take_back(connector)
+            self._take_back(connector).join(_GONE_SECONDS)
+            if connector.endpoint in self._taking_back:
+                log.warning("%s may go on to connect: it does not answer", connector.endpoint)
             return error
         self.handlers += (connector.endpoint,)
         return None
 
-    def _await_pull(self, connector: Connector, deadline: float, milliseconds: int) -> None:
+    def _await_pull(self, deadline: float) -> bool:
         """Wait for the PULL socket of a handler that proved itself on SUB. Whose one is cannot be told: they count."""
         pusher = self._running().pusher
         self._joined += 1
-        if not pusher.wait_peers(lambda: pusher.arrivals >= self._joined, max(0.0, deadline - monotonic())):
-            self._joined -= 1
-            raise ConnectTimeout(
-                f"{connector.endpoint} did not pull from {pusher.endpoint} after {milliseconds} ms",
-                address=connector.endpoint,
-            )
+        if pusher.wait_peers(lambda: pusher.arrivals >= self._joined, max(0.0, deadline - monotonic())):
+            return True
+        self._joined -= 1
+        return False
 
-    def _take_back(self, connector: Connector) -> None:
-        """A handler that was told to connect, and did not prove it, must not get requests later on."""
-        try:
-            connector.disconnect()
-        except GreentxError as error:
-            log.warning("%s may go on to connect: %s", connector.endpoint, error)
+    def _take_back(self, connector: Connector) -> gevent.Greenlet:
+        """A handler that was told to connect, and did not prove it, must not get requests later on.
+
+        It is asked once and may answer late, so the greenlet that this returns waits for it; so does leaving.
+        """
+
+        def take_back() -> None:
+            try:
+                _let_go(connector, round(_TAKE_BACK_SECONDS * 1000))
+            except GreentxError as error:
+                log.warning("%s may go on to connect: %s", connector.endpoint, error)
+            self._taking_back.pop(connector.endpoint, None)
+
+        greenlet = self._taking_back[connector.endpoint] = gevent.spawn(take_back)
+        return greenlet
 
     def _leave(self, sockets: _Sockets) -> None:
         pusher = sockets.pusher
@@ -281,6 +337,9 @@ class Server:
         greenlets = [gevent.spawn(leave, Connector(one, self)) for one in self.handlers]
         try:
             gevent.joinall(greenlets)
+            gevent.joinall(list(self._taking_back.values()), timeout=max(0.0, deadline - monotonic()))
+            for endpoint in self._taking_back:
+                log.warning("%s was not told that %s ends: it may go on to connect", endpoint, self.sender)
         finally:
             gevent.killall(greenlets)
         told = sum(one.value is True for one in greenlets)
@@ -335,9 +394,12 @@ class Server:
             timeout: Milliseconds; ``None`` waits for ever.
 
         Raises:
+            LocalProtocolError: *msg* is neither.
             SendTimeout: No handler is connected, or all have their fill; the message says which. It was not sent.
         """
         message = msg.encode(self.encoding) if isinstance(msg, Request) else msg
+        if not isinstance(message, (bytes, bytearray, memoryview)):
+            raise LocalProtocolError(f"a message is bytes or a Request, not {type(message).__name__}")
         self._running().pusher.send(message, None if timeout is None else timeout / 1000)
 
     def recv(self, timeout: int | None = 1000) -> bytes | None:
@@ -357,8 +419,12 @@ class Server:
         """Push one request message without waiting: where no handler takes it now, it goes when one does."""
         self._running().pusher.post(message)
 
-    def ask(self, endpoint: str, message: bytes, timeout: float) -> bytes | None:
-        """Ask the control socket at *endpoint*; ``None`` without an answer in *timeout* seconds. A Connector's way."""
+    def ask(self, endpoint: str, message: bytes, timeout: float) -> tuple[bytes | None, bool]:
+        """Ask the control socket at *endpoint*, for *timeout* seconds; a Connector's way.
+
+        Returns:
+            The answer, ``None`` without one; and whether the question went out.
+        """
         sockets = self._running()
         return ask(sockets.context, endpoint, message, timeout, sockets.ended)
 
@@ -426,6 +492,8 @@ class Server:
         if sockets is None:
             return
         self.handlers = ()
+        gevent.killall(list(self._taking_back.values()), block=False)
+        self._taking_back.clear()
         for client in list(self._clients.values()):
             client.server_gone()
         self._clients.clear()
@@ -451,6 +519,7 @@ class _Sockets:
         self.pusher = pusher
         self.receiver = receiver
         self.ended = Event()
+        self.leaving = RLock()
 
     @property
     def forked(self) -> bool:
@@ -472,13 +541,29 @@ class _Sockets:
             self.ended.set()
 
 
+def _let_go(connector: Connector, milliseconds: int) -> None:
+    """Have a handler let go that perhaps never connected. Raises :class:`Unanswered`."""
+    try:
+        connector.disconnect(milliseconds)
+    except Unanswered:
+        raise
+    except ControlError as error:
+        log.debug("%s had not connected: %s", connector.endpoint, error)
+
+
 def _listed(connect: Address | Iterable[Address] | None) -> list[Address]:
     if connect is None:
         return []
     if isinstance(connect, str):
         return [connect]
+    if isinstance(connect, bytes) or not isinstance(connect, Iterable):
+        raise LocalProtocolError(
+            f"connect is one address or several, not {connect!r}: write 'host:port' or (host, port)"
+        )
     addresses: list[Any] = list(connect)
     # ("host", 9997) is one address, ("host", "other:9997") two.
     if len(addresses) == 2 and isinstance(addresses[1], int):
         return [(addresses[0], addresses[1])]
+    if len(addresses) == 2 and isinstance(addresses[1], str) and addresses[1].isdecimal():
+        raise LocalProtocolError(f"port {addresses[1]!r} of connect is text: write ({addresses[0]!r}, {addresses[1]})")
     return addresses

@@ -75,6 +75,19 @@ def test_a_header_can_be_left_out():
     assert not {"host", "REMOTE_ADDR", "x"} & headers.keys()
 
 
+@pytest.mark.parametrize(
+    ("path", "headers", "why"),
+    [(None, None, "a path is str, not NoneType"), ("/", [("a", "b")], "headers are a mapping .*, not list")],
+)
+@pytest.mark.parametrize("protocol", ["http", "mongrel2", "websocket"])
+def test_what_is_no_request_is_refused(protocol, path, headers, why):
+    """By its name, and before anything is sent."""
+    with Server(ip="127.0.0.1") as server:
+        client = server.client(protocol)
+        with pytest.raises(LocalProtocolError, match=why):
+            getattr(client, "handshake" if protocol == "websocket" else "send")(path, headers)
+
+
 @pytest.mark.parametrize("encoding", ["tnetstring", "json"])
 @pytest.mark.parametrize("protocol", ["mongrel2", "http"])
 def test_a_handler_gets_the_request(protocol, encoding):

@@ -10,7 +10,7 @@ import pytest
 import zmq.green as zmq
 from plain_handler import PlainHandler
 
-from greentx.connector import Connector
+from greentx.connector import Connector, Unanswered
 from greentx.errors import ConnectTimeout, ControlError, LocalProtocolError, TransportError
 from greentx.server import Server
 from greentx.wire import parse_request
@@ -138,6 +138,15 @@ def test_verify_asks_again_where_an_answer_was_lost(server):
         handler.mute = 1
         connector.verify_disconnect(timeout=5000)
         assert handler.mute == 0
+
+
+def test_an_error_says_whether_the_question_went_out(server):
+    """What went out may be obeyed later; what did not never will."""
+    with PlainHandler(mute=1) as handler:
+        for addr, asked in ((handler.addr, True), ("127.0.0.1:1", False)):
+            with pytest.raises(Unanswered) as raised:
+                Connector(addr, server).ping(timeout=200)
+            assert raised.value.asked is asked
 
 
 def test_a_late_answer_disturbs_no_later_question(server):

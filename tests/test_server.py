@@ -9,6 +9,7 @@ import time
 
 import gevent
 import pytest
+from gevent.event import Event
 from plain_handler import PlainHandler
 
 from greentx import endpoints
@@ -33,6 +34,18 @@ def handlers(count, answer=None, **options):
     """That many plain handlers."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(PlainHandler(answer, **options)) for _ in range(count)]
+
+
+class BusyHandler(PlainHandler):
+    """Looks at its control socket once it is ``free``."""
+
+    def __enter__(self):
+        self.free = Event()
+        return super().__enter__()
+
+    def _obey(self, message):
+        self.free.wait()
+        return super()._obey(message)
 
 
 def closed_port() -> int:
@@ -90,6 +103,8 @@ def test_the_sender_is_a_uuid_unless_given():
         {"sender": "a_b"},
         {"sender": ""},
         {"ip": "*"},
+        {"ip": "0.0.0.0"},
+        {"ip": "::"},
         {"ip": "a b"},
         {"push_port": 65536},
         {"sub_port": -1},
@@ -97,11 +112,16 @@ def test_the_sender_is_a_uuid_unless_given():
         {"connect": "a:b:c"},
         {"connect": ["localhost", ("localhost", 0)]},
         {"connect": 17},
+        {"connect": b"localhost"},
+        {"connect": ("localhost", "9997")},
+        {"connect_timeout": 0},
+        {"connect_timeout": -1},
+        {"connect_timeout": "5"},
     ],
 )
 def test_a_bad_argument_is_refused_at_once(options):
     """Not when starting, and not when the first client is made."""
-    with pytest.raises((LocalProtocolError, TypeError)):
+    with pytest.raises(LocalProtocolError):
         Server(**options)
 
 
@@ -269,6 +289,40 @@ def test_a_handler_that_proves_nothing_is_given_up():
         assert handler.commands[-1] == "/__remove_connection__"
 
 
+def connect_in_vain(server, handler):
+    """The handler is told, and does not answer in time."""
+    with pytest.raises(ControlError, match="did not answer within 100 ms"):
+        server.connect(handler.addr, timeout=100)
+
+
+def test_a_handler_that_obeys_too_late_lets_go_again():
+    """It gets no requests that nobody knows of."""
+    with BusyHandler(pull=False) as handler, Server(ip=LOCAL) as server:
+        connect_in_vain(server, handler)
+        handler.free.set()
+        wait_until(lambda: handler.commands == ["/__add_connection__", "/__remove_connection__"])
+        assert server.handlers == ()
+        assert not handler._pubs
+
+
+def test_leaving_waits_for_a_handler_that_obeys_too_late():
+    """Else it would keep the server for good."""
+    with BusyHandler(pull=False) as handler:
+        with Server(ip=LOCAL) as server:
+            connect_in_vain(server, handler)
+            gevent.spawn_later(0.1, handler.free.set)
+        assert handler.commands == ["/__add_connection__", "/__remove_connection__"]
+
+
+def test_leaving_does_not_wait_for_who_was_never_told():
+    """The question did not go out, so nothing has to be taken back."""
+    with Server(ip=LOCAL) as server:
+        with pytest.raises(ControlError):
+            server.connect((LOCAL, closed_port()), timeout=100)
+        started = time.monotonic()
+    assert time.monotonic() - started < 1
+
+
 def test_a_handler_that_does_not_pull_is_given_up():
     """Replies would arrive, requests would not."""
     with PlainHandler(pull=False) as handler, Server(ip=LOCAL) as server:
@@ -313,6 +367,21 @@ def test_only_a_connected_handler_can_be_disconnected():
         server.disconnect("127.0.0.1:1")
 
 
+def test_a_handler_that_was_never_there_can_be_given_up():
+    """Clients are made without it from then on; a second time it is a slip."""
+    port = closed_port()
+    with PlainHandler() as handler:
+        with Server(ip=LOCAL, connect=[handler.addr, (LOCAL, port)], connect_timeout=100) as server:
+            with pytest.raises(ControlError):
+                server.client()
+            server.disconnect((LOCAL, port))
+            client = server.client()
+            client.send("/", body=b"x")
+            assert client.recv().body == b"x"
+            with pytest.raises(LocalProtocolError, match="is not connected"):
+                server.disconnect((LOCAL, port))
+
+
 def test_a_disconnected_handler_is_not_connected_again_by_a_client():
     """It was meant."""
     with PlainHandler() as handler, Server(ip=LOCAL, connect=handler.addr) as server:
@@ -330,6 +399,21 @@ def test_leaving_tells_every_handler():
         for one in all_of_them:
             assert one.commands[-1] == "/__remove_connection__"
             assert not one._pubs
+
+
+def test_who_stops_a_stopping_server_waits_for_its_end():
+    """The handlers are told once, and have the time for it."""
+    with PlainHandler() as handler:
+        server = Server(ip=LOCAL, connect=handler.addr)
+        server.start()
+        server.client()
+
+        def stop():
+            server.stop()
+            assert not server.started
+
+        gevent.joinall([gevent.spawn(stop) for _ in range(3)], raise_error=True)
+        assert handler.commands.count("/__remove_connection__") == 1
 
 
 def test_leaving_takes_less_than_three_seconds_where_handlers_are_dead(caplog):
@@ -445,6 +529,31 @@ def test_send_without_a_handler_times_out_and_says_why():
             assert client.recv().body == b"x"
             assert len(handler.requests) == 1
             server.stop()
+
+
+def test_send_takes_messages_only():
+    """Text has no bytes until somebody says which."""
+    with Server(ip=LOCAL) as server, pytest.raises(LocalProtocolError, match="bytes or a Request, not str"):
+        server.send("x")
+
+
+def test_what_does_not_speak_zeromq_is_no_handler():
+    """A port scanner, say; handlers are counted beside it, and nothing else is."""
+    with PlainHandler() as handler, Server(ip=LOCAL) as server, contextlib.ExitStack() as stack:
+        where = (LOCAL, server.push_port)
+        strangers = [stack.enter_context(socket.create_connection(where)) for _ in range(3)]
+        with pytest.raises(SendTimeout, match="no handler is connected"):
+            server.send(build_request(server.sender, 1, "/", {"METHOD": "GET"}), timeout=100)
+        server.connect(handler.addr)
+        assert server._sockets.pusher.peers == 1
+        for one in strangers:
+            one.close()
+        client = server.client()
+        client.send("/", body=b"x")
+        assert client.recv().body == b"x"
+        assert server._sockets.pusher.peers == 1
+        server.disconnect(handler.addr)
+        assert server._sockets.pusher.peers == 0
 
 
 def test_send_to_full_handlers_times_out_and_says_why():

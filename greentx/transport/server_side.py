@@ -49,7 +49,8 @@ class Pusher:
         """How many connections were made to it in all its time."""
         self.messages_sent = 0
         self._context = context
-        self._peers: set[int] = set()  # by the descriptor of the connection
+        self._accepted: dict[int, None] = {}  # descriptors of connections without a handshake so far, the newest last
+        self._peers: set[int] = set()  # of those with one
         self._peers_changed = Event()
         self._waiting: deque[_Waiting] = deque()
         self._poll_timer: Any = context.timer(_BLOCKED_POLL_SECONDS, _BLOCKED_POLL_SECONDS)
@@ -188,10 +189,14 @@ class Pusher:
             while True:
                 event, value = _MONITOR_EVENT.unpack(self._monitor.recv_multipart(zmq.NOBLOCK)[0])
                 if event == zmq.EVENT_ACCEPTED:
-                    self._peers.add(value)
+                    self._accepted[value] = None
                 elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                     self.arrivals += 1
+                    # Whose one is not told. Handshakes are quick, so what has had none for long is no PULL socket.
+                    if self._accepted:
+                        self._peers.add(self._accepted.popitem()[0])
                 elif event == zmq.EVENT_DISCONNECTED:
+                    self._accepted.pop(value, None)
                     self._peers.discard(value)
         except zmq.Again:
             pass
@@ -215,8 +220,8 @@ def bind_subscriber(context: Context, endpoint: str, on_message: Callable[[bytes
     return receiver, receiver.bind(endpoint)
 
 
-def ask(context: Context, endpoint: str, message: bytes, timeout: float, ended: Event) -> bytes | None:
-    """Ask the REP socket at *endpoint* and return its answer; ``None`` when there was none within *timeout* seconds.
+def ask(context: Context, endpoint: str, message: bytes, timeout: float, ended: Event) -> tuple[bytes | None, bool]:
+    """Ask the REP socket at *endpoint*.
 
     Each question has a REQ socket of its own: one that waits for an answer that was lost could never ask again. Blocks
     this greenlet.
@@ -224,19 +229,29 @@ def ask(context: Context, endpoint: str, message: bytes, timeout: float, ended: 
     Args:
         ended: Set when *context* is closed, so that nobody waits on.
 
+    Returns:
+        The answer, ``None`` when there was none within *timeout* seconds; and whether the question went out. One that
+        did not never will; one that did may be obeyed later on.
+
     Raises:
         TransportError: The endpoint names no known host.
         SocketClosed: The context was closed meanwhile.
     """
     socket = context.socket(zmq.REQ)
+    socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is sent before somebody is there
     answers: list[bytes] = []
     answered = Event()
+    asked = False
 
     def check() -> None:
+        nonlocal asked
         if answers:  # REQ takes one answer to a question; whatever else stirs the descriptor is only taken note of
             socket.getsockopt(zmq.EVENTS)
             return
         try:
+            if not asked:
+                socket.send(message, zmq.NOBLOCK)
+                asked = True
             answers.append(b"".join(socket.recv_multipart(zmq.NOBLOCK)))
         except zmq.Again:
             return
@@ -245,11 +260,10 @@ def ask(context: Context, endpoint: str, message: bytes, timeout: float, ended: 
     context.connect(socket, endpoint)
     watcher = context.watch(socket, check)
     try:
-        socket.send(message, zmq.NOBLOCK)
         check()
         gevent.wait((answered, ended), timeout, count=1)
         context.check()
     finally:
         context.unwatch(watcher)
         context.close_socket(socket, linger=0)
-    return answers[0] if answers else None
+    return (answers[0] if answers else None), asked

@@ -14,11 +14,12 @@ from pathlib import Path
 import gevent
 import gevent.subprocess
 import pytest
+from gevent.event import Event
 
 import greentx
 from greentx import Transceiver
 from greentx.connector import Connector
-from greentx.errors import ConnectionClosed, ControlError, LocalProtocolError
+from greentx.errors import ConnectionClosed, ConnectTimeout, ControlError, LocalProtocolError
 from greentx.frames import Frame, Opcode
 from greentx.server import Server
 
@@ -236,6 +237,62 @@ def test_a_handler_started_again_is_connected_again():
             client.send("/")
             assert int(client.recv(timeout=5000).body) == again.pid
             server.stop()
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_handler_that_died_is_connected_anew(others):
+    """On the same address; connect() of a handler that is listed does not take its word of before."""
+    with transceivers(others, say_path) as (_, addresses), Server(ip=LOCAL, connect=addresses) as server:
+        server.client()
+        with program(HANDLER) as (_, port):
+            address = (LOCAL, int(port))
+            server.connect(address)
+        wait_until(lambda: server._sockets.pusher.peers == others)
+        with program(HANDLER.replace("rep_port=0", f"rep_port={port}")):
+            server.connect(address)
+            server.connect(address)
+            assert server._sockets.pusher.peers == others + 1
+            for _ in range(4):
+                with server.client("http") as client:
+                    client.send("/x")
+                    assert client.recv(timeout=5000).status == 200
+            server.stop()
+
+
+def test_a_handler_by_another_name_stays_connected():
+    """It connects once only; that the other name fails does it no harm."""
+    with transceivers(1, say_path) as ((handler,), addresses), Server(ip=LOCAL, connect=addresses) as server:
+        client = server.client("http")
+        with pytest.raises(ConnectTimeout, match="a connected handler by another name"):
+            server.connect(("localhost", handler.rep_port), timeout=200)
+        assert server.handlers == (f"tcp://{LOCAL}:{handler.rep_port}",)
+        client.send("/still")
+        assert client.recv().body == b"/still 1"
+
+
+def test_a_handler_that_obeys_too_late_can_be_connected_again():
+    """What it was told before is done with first."""
+    free = Event()
+    free.set()
+
+    class Busy(Transceiver):
+        def add_connection(self, *args, **options):
+            free.wait()
+            return super().add_connection(*args, **options)
+
+    with Busy("none", (LOCAL, 1), (LOCAL, 1), rep_port=0, rep_ip=LOCAL) as handler, Server(ip=LOCAL) as server:
+        gevent.spawn(handler.serve, say_path)
+        free.clear()
+        with pytest.raises(ControlError, match="did not answer within 100 ms"):
+            server.connect((LOCAL, handler.rep_port), timeout=100)
+        gevent.spawn_later(0.1, free.set)
+        server.connect((LOCAL, handler.rep_port))
+        with server.client("http") as client:
+            for _ in range(4):
+                client.send("/x")
+                assert client.recv().status == 200
+        server.stop()
+        assert server.sender not in handler.connections
 
 
 def test_websockets_are_pinged_broadcast_to_and_closed():
