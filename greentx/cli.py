@@ -87,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--access-log", metavar="FILE", nargs="?", const="-", help="log requests to FILE, or to stderr (not at all)"
     )
+    serve.add_argument(
+        "--max-message-size",
+        metavar="BYTES",
+        type=_size,
+        help="the largest message that a WebSocket may bring; 0 is no limit (16 MiB)",
+    )
     serve.add_argument("--reload", action="store_true", help="start anew when a source file changes; for development")
     serve.add_argument("--log-level", choices=_LEVELS, default="info", help="what is logged to stderr (%(default)s)")
     serve.add_argument(
@@ -105,6 +111,13 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
+def _size(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
     return number
 
 
@@ -310,17 +323,16 @@ def _open_log(name: str | None) -> Iterator[IO[str] | None]:
 
 
 def _make_server(arguments: argparse.Namespace, application: Any, access_log: IO[str] | None) -> Any:
-    from .transceiver import Transceiver
     from .wsgi import WSGIServer
     from .wsgi.listeners import parse_url
 
-    listener: Any = arguments.bind
-    if arguments.connect:
-        listener = Transceiver(*parse_url(arguments.connect[0]), rep_port=False, send_timeout=None)
-        for url in arguments.connect[1:]:
-            parse_url(url)
-    spawn = "default" if arguments.pool is None else arguments.pool
-    return WSGIServer(listener, application, spawn=spawn, log=access_log, error_log=sys.stderr)
+    for url in arguments.connect or ():
+        parse_url(url)
+    options: dict[str, Any] = {"spawn": "default" if arguments.pool is None else arguments.pool}
+    if arguments.max_message_size is not None:
+        options["max_message_size"] = arguments.max_message_size or None
+    listener = arguments.connect[0] if arguments.connect else arguments.bind
+    return WSGIServer(listener, application, log=access_log, error_log=sys.stderr, **options)
 
 
 def _start(server: Any, arguments: argparse.Namespace) -> None:
@@ -376,6 +388,8 @@ def _worker_options(arguments: argparse.Namespace) -> list[str]:
     options = ["--log-level", arguments.log_level, "--graceful-timeout", str(arguments.graceful_timeout)]
     if arguments.pool is not None:
         options += ["--pool", str(arguments.pool)]
+    if arguments.max_message_size is not None:
+        options += ["--max-message-size", str(arguments.max_message_size)]
     if arguments.access_log is not None:
         options += ["--access-log", arguments.access_log]
     return options

@@ -12,6 +12,8 @@ gunicorn binds a socket of its own as well; nobody has to connect to it: say ``-
 With several workers the messages of one WebSocket would scatter over them, since Mongrel2 hands them out in turn: who
 asks for a WebSocket gets a 503 then. ``GREENTX_RELAY=1`` says that a relay in front keeps each WebSocket with one
 worker.
+
+``GREENTX_MAX_MESSAGE_SIZE`` is the ``max_message_size`` of :class:`~greentx.wsgi.WSGIServer`, in bytes; 0 is no limit.
 """
 
 from __future__ import annotations
@@ -27,18 +29,20 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.ggevent import GeventWorker
 
 from .errors import GreentxError
-from .transceiver import Transceiver
 from .version import __version__
 from .wsgi import WSGIHandler, WSGIServer
-from .wsgi.listeners import parse_url
+from .wsgi.listeners import MAX_MESSAGE_SIZE, parse_url
 
-__all__ = ["CONNECT_VARIABLE", "RELAY_VARIABLE", "Handler", "Worker"]
+__all__ = ["CONNECT_VARIABLE", "RELAY_VARIABLE", "SIZE_VARIABLE", "Handler", "Worker"]
 
 #: Where the URLs are looked for.
 CONNECT_VARIABLE = "GREENTX_CONNECT"
 
 #: Set, and not to 0, where a relay hands out the requests.
 RELAY_VARIABLE = "GREENTX_RELAY"
+
+#: The largest message of a WebSocket, in bytes.
+SIZE_VARIABLE = "GREENTX_MAX_MESSAGE_SIZE"
 
 _SCATTERED = (
     "WebSockets are not served here: several workers share one endpoint, and the messages of one WebSocket would "
@@ -95,15 +99,21 @@ class Worker(GeventWorker):
         super().__init__(*args, **options)
         self._graceful_timeout = float(self.cfg.graceful_timeout)
         self._urls: list[str] = []
+        self._max_message_size: int | None = MAX_MESSAGE_SIZE
 
     def init_process(self) -> None:
-        """Check the URLs, so that gunicorn does not start workers for ever; then go on as gunicorn's worker does."""
+        """Check what was set, so that gunicorn does not start workers for ever; then go on as its own worker does."""
         try:
             self._urls = str(self._setting(CONNECT_VARIABLE)).split()
             if not self._urls:
                 raise ValueError(f"{CONNECT_VARIABLE} is not set: mongrel2://SENDER@HOST?pull=9999&pub=9998")
             for url in self._urls:
                 parse_url(url)
+            size = self._setting(SIZE_VARIABLE)
+            if size:
+                if not (size.isascii() and size.isdecimal()):
+                    raise ValueError(f"{SIZE_VARIABLE} is {size!r}, which is no number of bytes")
+                self._max_message_size = int(size) or None
         except ValueError as error:
             self.log.error("greentx: %s", error)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
@@ -139,21 +149,22 @@ class Worker(GeventWorker):
         self._woken.set()
 
     def _start(self) -> WSGIServer:
-        transceiver = Transceiver(*parse_url(self._urls[0]), rep_port=False, send_timeout=None)
         server = _Server(
             self,
-            transceiver,
+            self._urls[0],
             self.wsgi,
             spawn=self.worker_connections,
             log=None,
             error_log=self.log.error_log,
             environ={"wsgi.multiprocess": self.cfg.workers > 1},
+            max_message_size=self._max_message_size,
         )
         if self.cfg.workers > 1 and self._setting(RELAY_VARIABLE) in ("", "0"):
             server.websockets_refused = _SCATTERED
         server.start()
+        assert server.transceiver is not None
         for url in self._urls[1:]:
-            transceiver.add_connection(*parse_url(url))
+            server.transceiver.add_connection(*parse_url(url))
         self.log.info("greentx %s serves %s", __version__, ", ".join(self._urls))
         return server
 

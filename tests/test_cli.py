@@ -78,6 +78,7 @@ def test_what_an_application_raises_is_its_own(folder, name, error):
         (["serve", "a:b", "--bind", ":0", "--connect", "mongrel2://x@y"], "not allowed with argument"),
         (["serve", "a:b", "--bind", ":0", "--pool", "0"], "0 is not 1 or more"),
         (["serve", "a:b", "--bind", ":0", "--pool", "x"], "invalid _count value"),
+        (["serve", "a:b", "--bind", ":0", "--max-message-size", "-1"], "-1 is not 0 or more"),
         (["serve", "a:b", "--bind", ":0", "--graceful-timeout", "-1"], "-1 is no number of seconds"),
         (["serve", "a:b", "--bind", ":0", "--graceful-timeout", "inf"], "inf is no number of seconds"),
         (["serve", "a:b", "--bind", ":0", "--log-level", "loud"], "invalid choice: 'loud'"),
@@ -98,10 +99,15 @@ def test_what_can_be_said(capsys):
     assert (arguments.app, arguments.connect, arguments.bind) == ("a:b", ["one", "two"], None)
     assert (arguments.pool, arguments.access_log, arguments.reload) == (5, "-", False)
     assert (arguments.log_level, arguments.graceful_timeout, arguments.watch) == ("info", 30.0, False)
+    assert arguments.max_message_size is None
     line = "serve a:b --bind :80 --access-log file --reload --log-level debug --graceful-timeout 0.5"
+    line += " --max-message-size 0"
     arguments = parse(line.split())
     assert (arguments.bind, arguments.access_log, arguments.reload) == (":80", "file", True)
-    assert " ".join(cli._worker_options(arguments)) == "--log-level debug --graceful-timeout 0.5 --access-log file"
+    assert arguments.max_message_size == 0
+    assert " ".join(cli._worker_options(arguments)) == (
+        "--log-level debug --graceful-timeout 0.5 --max-message-size 0 --access-log file"
+    )
     for option, said in (("--version", f"greentx {greentx.__version__}\n"), ("--help", "serve a WSGI application")):
         with pytest.raises(SystemExit) as caught:
             cli.main([option])

@@ -168,6 +168,21 @@ def test_several_front_ends(run, start_mongrel2):
     assert program.end() == 0
 
 
+@pytest.mark.parametrize("reload", [(), ("--reload",)])
+def test_the_largest_message_can_be_said(run, reload):
+    """What is larger ends its WebSocket, in the process that runs the application."""
+    program = run("--bind", "127.0.0.1:0", "--max-message-size", "2000000", *reload)
+    port = int(program.wait_for(r" on http://127.0.0.1:(\d+)/").group(1))
+    peer = Peer(port)
+    assert peer.head() == HEAD
+    peer.send("x" * 2000000)
+    assert len(peer.message()) == 2000000 + len("one ")
+    peer.send("x" * 2000001)
+    assert peer.closed()[0] == 1009
+    peer.sock.close()
+    assert program.end() == 0
+
+
 def test_reload(run, tmp_path):
     """A changed file starts the application anew: WebSockets get 1012, requests wait in the front end meanwhile."""
     program = run("--bind", "127.0.0.1:0", "--reload")
