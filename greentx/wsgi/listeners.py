@@ -54,6 +54,8 @@ SETTINGS: Mapping[str, int | str] = {
     "limits.content_length": 262144,
     # Header blocks that arrive in more than five pieces are answered 400 otherwise.
     "limits.client_read_retries": 100,
+    # URLs with { } ^ are answered 400 otherwise; browsers send them as they are.
+    "request.relaxed": 1,
     # A proxy in front of us knows better who the client is.
     "no_clobber_xff": 1,
 }

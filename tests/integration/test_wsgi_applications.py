@@ -255,6 +255,15 @@ def test_an_application_works(name: str) -> None:
         assert browser.get("/get?name=end").body == b"hello end"
 
 
+def test_urls_of_careless_clients_are_served() -> None:
+    """As gevent does: characters that belong percent-encoded, and are sent as they are."""
+    with gevent.Timeout(30), serving("greentx", lambda environ, start: [start("200 OK", []), b""][1:]) as server:
+        with Browser(server, timeout=5.0) as browser:
+            for character in "{}^!$&'()*+,-./:;=@_~":
+                for url in (f"/a{character}b", f"/a?{character}=b"):
+                    assert browser.get(url).status == 200, url
+
+
 def test_forged_upload_headers_delete_nothing(start_mongrel2: Callable[..., Any], tmp_path: Path) -> None:
     """Where Mongrel2 waits for no body the names are the client's; where it does, its file goes whatever the length."""
     store = f"{tmp_path}/up.XXXXXX"
