@@ -209,6 +209,30 @@ def test_reload(run, tmp_path):
     peer.sock.close()
 
 
+@pytest.mark.parametrize("kind", ["module", "package", "folder"])
+def test_a_module_that_is_not_there_yet_is_waited_for(run, tmp_path, kind):
+    """Be it the application's own, or one that it imports; what has come is served."""
+    os.rename(tmp_path / "cli_app.py", tmp_path / "later.py")
+    program = run("--bind", "127.0.0.1:0", "--reload")
+    port = int(program.wait_for(r"listening on http://127.0.0.1:(\d+)/").group(1))
+    program.wait_for("there is no module 'cli_app', in .*; waiting for a change")
+    (tmp_path / "cli_app.py").write_text("from cli_lacking.inner import app\n")
+    program.wait_for("could not be imported; waiting for a change")
+    package = tmp_path / "cli_lacking"
+    if kind == "module":
+        (tmp_path / "new.py").write_text("import sys, later\nsys.modules[__name__ + '.inner'] = later\n")
+        os.rename(tmp_path / "new.py", tmp_path / "cli_lacking.py")
+    else:
+        package.mkdir()
+        if kind == "package":
+            (package / "__init__.py").write_text("")
+        program.wait_for("could not be imported; waiting for a change")
+        os.rename(tmp_path / "later.py", package / "inner.py")
+    program.wait_for("serving cli_app:app")
+    assert b"\r\n\r\none " in ask(port)
+    assert program.end() == 0
+
+
 def test_the_worker_goes_when_its_parent_is_killed(run):
     """The application's process does not stay behind, nor the front end; of that a folder does."""
     before = set(os.listdir(tempfile.gettempdir()))
