@@ -82,10 +82,18 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         help="a handler entry of a Mongrel2: mongrel2://SENDER@HOST?pull=9999&pub=9998; may be repeated",
     )
-    front.add_argument("--bind", metavar="HOST:PORT", help="the address that a mongrel2 of our own listens on")
+    front.add_argument(
+        "--bind", metavar="HOST:PORT", type=_address, help="the address that a mongrel2 of our own listens on"
+    )
     serve.add_argument("--pool", metavar="N", type=_count, help="how many requests at once; others wait (no limit)")
     serve.add_argument(
         "--access-log", metavar="FILE", nargs="?", const="-", help="log requests to FILE, or to stderr (not at all)"
+    )
+    serve.add_argument(
+        "--max-message-size",
+        metavar="BYTES",
+        type=_size,
+        help="the largest message that a WebSocket may bring; 0 is no limit (16 MiB)",
     )
     serve.add_argument("--reload", action="store_true", help="start anew when a source file changes; for development")
     serve.add_argument("--log-level", choices=_LEVELS, default="info", help="what is logged to stderr (%(default)s)")
@@ -102,21 +110,36 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
+    return _number(text, 1)
+
+
+def _size(text: str) -> int:
+    return _number(text, 0)
+
+
+def _number(text: str, least: int) -> int:
+    with contextlib.suppress(ValueError):
+        if (number := int(text)) >= least:
+            return number
+    raise argparse.ArgumentTypeError(f"{text} is no number from {least} on")
 
 
 def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
-    return number
+    with contextlib.suppress(ValueError):
+        if 0 <= (number := float(text)) < float("inf"):
+            return number
+    raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
+
+
+def _address(text: str) -> str:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} is no HOST:PORT; what --connect takes is a URL")
+    return text
 
 
 def _serve(arguments: argparse.Namespace) -> int:
     """Serve a WSGI application, monkey-patched by gevent, until SIGTERM or Ctrl-C. A second one ends it at once."""
+    _split_name(arguments.app)  # no change of a file would mend it
     logging.basicConfig(
         level=arguments.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -176,6 +199,7 @@ class _Worker:
         self.reload = False
         self._watcher: Any = None
         self._also_watched: frozenset[str] = frozenset()
+        self._seen: dict[str, tuple[int, int]] = {}
         self._started = time.time_ns()
 
     def run(self) -> int:
@@ -198,12 +222,14 @@ class _Worker:
         except _Failure as failure:
             if not self.arguments.watch:
                 raise
+            if failure.__cause__ is not None:
+                self._watch_also(_files_of(failure.__cause__))
             log.error("%s; waiting for a change", failure)
         except Exception as error:
             if not self.arguments.watch:
                 raise
+            self._watch_also(_files_of(error))
             log.exception("%s could not be imported; waiting for a change", self.arguments.app)
-            self._also_watched = _files_of(error)
         self.signals.stop.wait()
         return None
 
@@ -234,9 +260,14 @@ class _Worker:
 
     # -- files ---------------------------------------------------------------------------------------------------
 
+    def _watch_also(self, paths: frozenset[str]) -> None:
+        # What is not there may come with an old date, moved from elsewhere.
+        self._seen.update((path, _MISSING) for path in paths if not os.path.exists(path))
+        self._also_watched = paths
+
     def _watch(self) -> None:
         """Have the worker end when the file of a module was changed, be it before it was looked at first."""
-        seen: dict[str, tuple[int, int]] = {}
+        seen = self._seen
         while True:
             for path in _source_files() | self._also_watched:
                 state = _state(path)
@@ -255,18 +286,28 @@ def _source_files() -> frozenset[str]:
 
 
 def _files_of(error: BaseException) -> frozenset[str]:
-    """Return the files that an import failed in: the modules are not there, or no more."""
+    """Return the files that an import failed in: the modules are not there, or no more; and those that it lacks."""
     files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
     if isinstance(error, SyntaxError) and error.filename:
         files.add(error.filename)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        parent, _, name = error.name.rpartition(".")
+        folders = getattr(sys.modules.get(parent), "__path__", ()) if parent else sys.path
+        for folder in folders:
+            # A folder without __init__.py is a package, too.
+            path = os.path.join(folder or os.getcwd(), name)
+            files.update((path, f"{path}.py", os.path.join(path, "__init__.py")))
     return frozenset(files)
+
+
+_MISSING = (0, 0)
 
 
 def _state(path: str) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except OSError:
-        return (0, 0)
+        return _MISSING
     return (status.st_mtime_ns, status.st_size)
 
 
@@ -277,9 +318,7 @@ def load_application(name: str) -> Callable[..., Any]:
         _Failure: There is no such module, or nothing of that name in it that could be called.
         Exception: What the module raises.
     """
-    module_name, colon, attribute = name.partition(":")
-    if not (colon and module_name and attribute):
-        raise _Failure(f"{name!r} is not of the form MODULE:APP", 2)
+    module_name, attribute = _split_name(name)
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -288,7 +327,8 @@ def load_application(name: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
-        raise _Failure(f"there is no module {error.name!r}, in {folder} or elsewhere", 2) from error
+        hint = f"; write {_meant(module_name)}:{attribute}" if module_name.endswith(".py") else ""
+        raise _Failure(f"there is no module {error.name!r}, in {folder} or elsewhere{hint}", 2) from error
     for part in attribute.split("."):
         try:
             found = getattr(found, part)
@@ -298,6 +338,23 @@ def load_application(name: str) -> Callable[..., Any]:
         raise _Failure(f"{name} is a {type(found).__name__}, which cannot be called", 2)
     application: Callable[..., Any] = found
     return application
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    module_name, colon, attribute = name.partition(":")
+    if not (colon and module_name and attribute):
+        raise _Failure(f"{name!r} is not of the form MODULE:APP", 2)
+    if "/" in module_name or module_name.startswith("."):
+        raise _Failure(f"{module_name!r} is not the name of a module; write {_meant(module_name)}:{attribute}", 2)
+    return module_name, attribute
+
+
+def _meant(path: str) -> str:
+    """Return the name of the module that *path* leads to, for those who take one for the other."""
+    path = os.path.normpath(path.removesuffix(".py"))
+    if path.startswith(("/", "../")):
+        path = os.path.basename(path)  # in the folder where it is
+    return path.lstrip(".").replace("/", ".") or "MODULE"
 
 
 @contextlib.contextmanager
@@ -310,17 +367,16 @@ def _open_log(name: str | None) -> Iterator[IO[str] | None]:
 
 
 def _make_server(arguments: argparse.Namespace, application: Any, access_log: IO[str] | None) -> Any:
-    from .transceiver import Transceiver
     from .wsgi import WSGIServer
     from .wsgi.listeners import parse_url
 
-    listener: Any = arguments.bind
-    if arguments.connect:
-        listener = Transceiver(*parse_url(arguments.connect[0]), rep_port=False, send_timeout=None)
-        for url in arguments.connect[1:]:
-            parse_url(url)
-    spawn = "default" if arguments.pool is None else arguments.pool
-    return WSGIServer(listener, application, spawn=spawn, log=access_log, error_log=sys.stderr)
+    for url in arguments.connect or ():
+        parse_url(url)
+    options: dict[str, Any] = {"spawn": "default" if arguments.pool is None else arguments.pool}
+    if arguments.max_message_size is not None:
+        options["max_message_size"] = arguments.max_message_size or None
+    listener = arguments.connect[0] if arguments.connect else arguments.bind
+    return WSGIServer(listener, application, log=access_log, error_log=sys.stderr, **options)
 
 
 def _start(server: Any, arguments: argparse.Namespace) -> None:
@@ -376,6 +432,8 @@ def _worker_options(arguments: argparse.Namespace) -> list[str]:
     options = ["--log-level", arguments.log_level, "--graceful-timeout", str(arguments.graceful_timeout)]
     if arguments.pool is not None:
         options += ["--pool", str(arguments.pool)]
+    if arguments.max_message_size is not None:
+        options += ["--max-message-size", str(arguments.max_message_size)]
     if arguments.access_log is not None:
         options += ["--access-log", arguments.access_log]
     return options

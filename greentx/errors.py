@@ -68,8 +68,11 @@ class TransportError(GreentxError):
         self.errno = errno
 
 
-class BindError(TransportError):
-    """An address could not be bound: in use, not ours, or not permitted. The message names it."""
+class BindError(TransportError, OSError):
+    """An address could not be bound: in use, not ours, or not permitted. The message names it.
+
+    An ``OSError`` too, as gevent's servers raise: who asks for ``errno.EADDRINUSE`` finds it.
+    """
 
 
 class ConnectTimeout(TransportError, TimeoutError):

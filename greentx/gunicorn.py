@@ -10,13 +10,18 @@ variable :data:`CONNECT_VARIABLE`; several of them, with spaces in between, are 
 gunicorn binds a socket of its own as well; nobody has to connect to it: say ``--bind 127.0.0.1:0``.
 
 With several workers the messages of one WebSocket would scatter over them, since Mongrel2 hands them out in turn: who
-asks for a WebSocket gets a 503 then. ``GREENTX_RELAY=1`` says that a relay in front keeps each WebSocket with one
-worker.
+asks for a WebSocket gets a 503 then, also while gunicorn runs more workers than it was configured for (SIGTTIN; those
+that are open already are not kept together). ``GREENTX_RELAY=1`` says that a relay in front keeps each WebSocket with
+one worker.
+
+``GREENTX_MAX_MESSAGE_SIZE`` is the ``max_message_size`` of :class:`~greentx.wsgi.WSGIServer`, in bytes; 0 is no limit.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
 import sys
 from datetime import timedelta
 from typing import Any
@@ -27,12 +32,11 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.ggevent import GeventWorker
 
 from .errors import GreentxError
-from .transceiver import Transceiver
 from .version import __version__
 from .wsgi import WSGIHandler, WSGIServer
-from .wsgi.listeners import parse_url
+from .wsgi.listeners import MAX_MESSAGE_SIZE, parse_url
 
-__all__ = ["CONNECT_VARIABLE", "RELAY_VARIABLE", "Handler", "Worker"]
+__all__ = ["CONNECT_VARIABLE", "RELAY_VARIABLE", "SIZE_VARIABLE", "Handler", "Worker"]
 
 #: Where the URLs are looked for.
 CONNECT_VARIABLE = "GREENTX_CONNECT"
@@ -40,12 +44,26 @@ CONNECT_VARIABLE = "GREENTX_CONNECT"
 #: Set, and not to 0, where a relay hands out the requests.
 RELAY_VARIABLE = "GREENTX_RELAY"
 
+#: The largest message of a WebSocket, in bytes.
+SIZE_VARIABLE = "GREENTX_MAX_MESSAGE_SIZE"
+
 _SCATTERED = (
     "WebSockets are not served here: several workers share one endpoint, and the messages of one WebSocket would "
     "scatter over them. Run one worker, or put greentx's relay in front of them"
 )
 
 _NOTIFY_SECONDS = 1.0
+
+# A file that all workers of an arbiter inherit from it; each one that serves has locked a byte of it. The arbiter knows
+# how many there are and does not tell them; a lock goes with its process, however that ends.
+_serving = os.memfd_create("greentx-workers")
+_FLOCK = "hhqqi"  # struct flock of fcntl(2)
+
+
+def _others_serve() -> bool:
+    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind: int = struct.unpack(_FLOCK, fcntl.fcntl(_serving, fcntl.F_GETLK, asked))[0]
+    return kind != fcntl.F_UNLCK
 
 
 class _Response:
@@ -87,6 +105,11 @@ class _Server(WSGIServer):
         self.worker = worker
         self.log = worker.log
 
+    @property
+    def websockets_refused(self) -> str:  # type: ignore[override]  # it changes with the number of workers
+        """Why who asks for a WebSocket gets a 503; ``""`` where nothing speaks against it."""
+        return "" if self.worker.is_alone() else _SCATTERED
+
 
 class Worker(GeventWorker):
     """Serves what Mongrel2 hands out until gunicorn tells it to quit, or ``max_requests`` were answered."""
@@ -95,15 +118,22 @@ class Worker(GeventWorker):
         super().__init__(*args, **options)
         self._graceful_timeout = float(self.cfg.graceful_timeout)
         self._urls: list[str] = []
+        self._max_message_size: int | None = MAX_MESSAGE_SIZE
+        self._behind_relay = False
 
     def init_process(self) -> None:
-        """Check the URLs, so that gunicorn does not start workers for ever; then go on as gunicorn's worker does."""
+        """Check what was set, so that gunicorn does not start workers for ever; then go on as its own worker does."""
         try:
             self._urls = str(self._setting(CONNECT_VARIABLE)).split()
             if not self._urls:
                 raise ValueError(f"{CONNECT_VARIABLE} is not set: mongrel2://SENDER@HOST?pull=9999&pub=9998")
             for url in self._urls:
                 parse_url(url)
+            size = self._setting(SIZE_VARIABLE)
+            if size:
+                if not (size.isascii() and size.isdecimal()):
+                    raise ValueError(f"{SIZE_VARIABLE} is {size!r}, which is no number of bytes")
+                self._max_message_size = int(size) or None
         except ValueError as error:
             self.log.error("greentx: %s", error)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
@@ -134,31 +164,38 @@ class Worker(GeventWorker):
             self.log.info("Autorestarting worker after current request.")
             self._leave()
 
+    def is_alone(self) -> bool:
+        """True where the messages of a WebSocket cannot get to another worker."""
+        return self._behind_relay or (self.cfg.workers == 1 and not _others_serve())
+
     def _leave(self) -> None:
         self.alive = False
         self._woken.set()
 
     def _start(self) -> WSGIServer:
-        transceiver = Transceiver(*parse_url(self._urls[0]), rep_port=False, send_timeout=None)
         server = _Server(
             self,
-            transceiver,
+            self._urls[0],
             self.wsgi,
             spawn=self.worker_connections,
             log=None,
             error_log=self.log.error_log,
             environ={"wsgi.multiprocess": self.cfg.workers > 1},
+            max_message_size=self._max_message_size,
         )
-        if self.cfg.workers > 1 and self._setting(RELAY_VARIABLE) in ("", "0"):
-            server.websockets_refused = _SCATTERED
+        self._behind_relay = self._setting(RELAY_VARIABLE) not in ("", "0")
+        fcntl.lockf(_serving, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self.age)
         server.start()
+        assert server.transceiver is not None
         for url in self._urls[1:]:
-            transceiver.add_connection(*parse_url(url))
+            server.transceiver.add_connection(*parse_url(url))
         self.log.info("greentx %s serves %s", __version__, ", ".join(self._urls))
         return server
 
     def _end(self, server: WSGIServer) -> None:
         """Take no more, wait for what runs up to gunicorn's ``graceful_timeout``, then kill it."""
+        # The one that takes our place need not wait.
+        fcntl.lockf(_serving, fcntl.LOCK_UN, 1, self.age)
         ending = gevent.spawn(server.stop, self._graceful_timeout)
         while not ending.dead:
             self.notify()

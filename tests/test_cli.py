@@ -47,6 +47,14 @@ def test_an_application_is_found_in_the_folder_we_are_in(folder, name):
         ("cli_app", "'cli_app' is not of the form MODULE:APP"),
         ("cli_app:", "'cli_app:' is not of the form MODULE:APP"),
         (":app", "':app' is not of the form MODULE:APP"),
+        ("./cli_app.py:app", "'./cli_app.py' is not the name of a module; write cli_app:app"),
+        ("cli_package/wsgi.py:app", "'cli_package/wsgi.py' is not the name of a module; write cli_package.wsgi:app"),
+        ("cli_package/wsgi:app", "'cli_package/wsgi' is not the name of a module; write cli_package.wsgi:app"),
+        ("/srv/cli_app.py:app", "'/srv/cli_app.py' is not the name of a module; write cli_app:app"),
+        ("../cli_app.py:app", "'../cli_app.py' is not the name of a module; write cli_app:app"),
+        (".cli_app:app", "'.cli_app' is not the name of a module; write cli_app:app"),
+        (".:app", "'.' is not the name of a module; write MODULE:app"),
+        ("cli_app.py:app", "or elsewhere; write cli_app:app"),
         ("cli_nowhere:app", "there is no module 'cli_nowhere', in "),
         ("cli_package.no:app", "there is no module 'cli_package.no', in "),
         ("cli_nowhere.sub:app", "there is no module 'cli_nowhere', in "),
@@ -76,8 +84,11 @@ def test_what_an_application_raises_is_its_own(folder, name, error):
         (["serve", "a:b"], "one of the arguments --connect --bind is required"),
         (["serve", "--bind", ":0"], "required: MODULE:APP"),
         (["serve", "a:b", "--bind", ":0", "--connect", "mongrel2://x@y"], "not allowed with argument"),
-        (["serve", "a:b", "--bind", ":0", "--pool", "0"], "0 is not 1 or more"),
-        (["serve", "a:b", "--bind", ":0", "--pool", "x"], "invalid _count value"),
+        (["serve", "a:b", "--bind", ":0", "--pool", "0"], "argument --pool: 0 is no number from 1 on"),
+        (["serve", "a:b", "--bind", ":0", "--pool", "x"], "argument --pool: x is no number from 1 on"),
+        (["serve", "a:b", "--bind", ":0", "--max-message-size", "-1"], "-1 is no number from 0 on"),
+        (["serve", "a:b", "--bind", "mongrel2://x@y"], "argument --bind: mongrel2://x@y is no HOST:PORT"),
+        (["serve", "a:b", "--bind", ":0", "--graceful-timeout", "x"], "x is no number of seconds"),
         (["serve", "a:b", "--bind", ":0", "--graceful-timeout", "-1"], "-1 is no number of seconds"),
         (["serve", "a:b", "--bind", ":0", "--graceful-timeout", "inf"], "inf is no number of seconds"),
         (["serve", "a:b", "--bind", ":0", "--log-level", "loud"], "invalid choice: 'loud'"),
@@ -98,10 +109,15 @@ def test_what_can_be_said(capsys):
     assert (arguments.app, arguments.connect, arguments.bind) == ("a:b", ["one", "two"], None)
     assert (arguments.pool, arguments.access_log, arguments.reload) == (5, "-", False)
     assert (arguments.log_level, arguments.graceful_timeout, arguments.watch) == ("info", 30.0, False)
+    assert arguments.max_message_size is None
     line = "serve a:b --bind :80 --access-log file --reload --log-level debug --graceful-timeout 0.5"
+    line += " --max-message-size 0"
     arguments = parse(line.split())
     assert (arguments.bind, arguments.access_log, arguments.reload) == (":80", "file", True)
-    assert " ".join(cli._worker_options(arguments)) == "--log-level debug --graceful-timeout 0.5 --access-log file"
+    assert arguments.max_message_size == 0
+    assert " ".join(cli._worker_options(arguments)) == (
+        "--log-level debug --graceful-timeout 0.5 --max-message-size 0 --access-log file"
+    )
     for option, said in (("--version", f"greentx {greentx.__version__}\n"), ("--help", "serve a WSGI application")):
         with pytest.raises(SystemExit) as caught:
             cli.main([option])
@@ -120,6 +136,8 @@ def run(folder, *arguments: str) -> subprocess.CompletedProcess[str]:
     ("arguments", "code", "line"),
     [
         ("serve cli_nowhere:app --bind :0", 2, "greentx: there is no module 'cli_nowhere', in "),
+        ("serve ./cli_app.py:app --bind :0", 2, "greentx: './cli_app.py' is not the name of a module; write cli_app:"),
+        ("serve .cli_app:app --bind :0 --reload", 2, "greentx: '.cli_app' is not the name of a module; write cli_app:"),
         ("serve cli_app:app --connect tcp://x", 2, "greentx: listener 'tcp://x' is not of the form mongrel2://"),
         ("serve cli_app:app --bind 192.0.2.1:8000", 1, "greentx: 192.0.2.1:8000 cannot be bound: "),
         ("serve cli_app:app --bind 192.0.2.1:8000 --reload", 1, "greentx: 192.0.2.1:8000 cannot be bound: "),

@@ -7,7 +7,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
-from greentx.gunicorn import CONNECT_VARIABLE, Worker
+from greentx.gunicorn import CONNECT_VARIABLE, SIZE_VARIABLE, Worker
 
 
 def make(monkeypatch, *, url=None, **settings) -> Worker:
@@ -28,6 +28,17 @@ def test_a_worker_without_an_address_stops_gunicorn(monkeypatch, url, capfd):
     with pytest.raises(SystemExit) as caught:
         worker.init_process()
     assert caught.value.code == Arbiter.WORKER_BOOT_ERROR
+    worker.tmp.close()
+
+
+@pytest.mark.parametrize("size", ["x", "-1", "1.5", "16M"])
+def test_a_size_that_is_none_stops_gunicorn(monkeypatch, size, capfd):
+    """The line names the variable."""
+    worker = make(monkeypatch, url="mongrel2://a@host", raw_env=[f"{SIZE_VARIABLE}={size}"])
+    with pytest.raises(SystemExit) as caught:
+        worker.init_process()
+    assert caught.value.code == Arbiter.WORKER_BOOT_ERROR
+    assert f"GREENTX_MAX_MESSAGE_SIZE is '{size}', which is no number of bytes" in capfd.readouterr().err
     worker.tmp.close()
 
 

@@ -387,8 +387,9 @@ class Mongrel2:
         return BindError(f"{self._http_address()} cannot be bound: {reason}", address=self._http_address(), errno=code)
 
     def _said(self) -> str:
-        """Its last errors, as the end of a message."""
-        errors = [match[3] for match in map(_LINE.fullmatch, self._lines) if match and match[1] != "INFO"]
+        """Its last errors, as the end of a message; those of any day would mislead."""
+        found = [match for match in map(_LINE.fullmatch, self._lines) if match]
+        errors = [match[3] for match in found if match[1] != "INFO" and not match[3].startswith(_ORDINARY)]
         return f"; it said: {'; '.join(errors[-5:])}" if errors else ""
 
     def _log(self, line: str) -> None:

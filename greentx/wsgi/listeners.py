@@ -30,6 +30,7 @@ from ..errors import GreentxError, LocalProtocolError
 from ..transceiver import Transceiver
 
 __all__ = [
+    "MAX_MESSAGE_SIZE",
     "SETTINGS",
     "BoundAddress",
     "Listener",
@@ -53,9 +54,16 @@ SETTINGS: Mapping[str, int | str] = {
     "limits.content_length": 262144,
     # Header blocks that arrive in more than five pieces are answered 400 otherwise.
     "limits.client_read_retries": 100,
+    # URLs with { } ^ are answered 400 otherwise; browsers send them as they are.
+    "request.relaxed": 1,
     # A proxy in front of us knows better who the client is.
     "no_clobber_xff": 1,
 }
+
+#: Bytes of a WebSocket message that applications get, where nobody says another number. gevent-websocket has no limit
+#: and simple-websocket none of its own, so what comes from there relies on more than the 1 MiB of a Transceiver.
+#: Mongrel2 has none either, but keeps a message in memory as we do, so there has to be one.
+MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 
 # Between two attempts to start it again, should it end by itself: the first one, and at the most.
 _RESTART_SECONDS = 0.1
@@ -104,6 +112,7 @@ class TcpListener(Listener):
         listener: What ``gevent.pywsgi`` takes: an address, or a bound socket.
         certfile, keyfile: PEM files, for TLS.
         settings: Mongrel2's settings by name, over :data:`SETTINGS`.
+        max_message_size: As for :class:`~greentx.Transceiver`.
 
     Raises:
         ValueError: The address or a setting is malformed.
@@ -118,7 +127,9 @@ class TcpListener(Listener):
         certfile: str | None = None,
         keyfile: str | None = None,
         settings: Mapping[str, int | str] | None = None,
+        max_message_size: int | None = MAX_MESSAGE_SIZE,
     ) -> None:
+        self._max_message_size = max_message_size
         self._socket: Any = None
         self._keeper: gevent.Greenlet[..., None] | None = None
         if hasattr(listener, "accept"):
@@ -164,6 +175,7 @@ class TcpListener(Listener):
             connect_timeout=_READY_SECONDS,
             # A client that pauses a download has not gone.
             send_timeout=None,
+            max_message_size=self._max_message_size,
         )
         transceiver.start()
         self._keeper = gevent.spawn(self._keep_running)
@@ -201,17 +213,20 @@ class MongrelListener(Listener):
     """A handler entry of somebody else's Mongrel2.
 
     Args:
-        sender, pull_addr, pub_addr: As for :class:`~greentx.Transceiver`.
+        sender, pull_addr, pub_addr, max_message_size: As for :class:`~greentx.Transceiver`.
     """
 
-    def __init__(self, sender: str, pull_addr: Address, pub_addr: Address) -> None:
+    def __init__(
+        self, sender: str, pull_addr: Address, pub_addr: Address, max_message_size: int | None = MAX_MESSAGE_SIZE
+    ) -> None:
+        self._max_message_size = max_message_size
         # Made to have it checked; one that was used cannot be told from one that was not.
         self._arguments = (sender, connect_endpoint(pull_addr), connect_endpoint(pub_addr))
         self._new()
         self.address = f"mongrel2://{sender}@{self._arguments[1]}"
 
     def _new(self) -> Transceiver:
-        return Transceiver(*self._arguments, rep_port=False, send_timeout=None)
+        return Transceiver(*self._arguments, rep_port=False, send_timeout=None, max_message_size=self._max_message_size)
 
     def open(self) -> Transceiver:
         """Return a Transceiver that connects. Does not wait for the server: containers start in any order."""
@@ -235,13 +250,17 @@ class TransceiverListener(Listener):
 
 
 def make_listener(
-    listener: Any, ssl_args: Mapping[str, Any], settings: Mapping[str, int | str] | None = None
+    listener: Any,
+    ssl_args: Mapping[str, Any],
+    settings: Mapping[str, int | str] | None = None,
+    max_message_size: int | None = MAX_MESSAGE_SIZE,
 ) -> Listener:
     """Return the :class:`Listener` that *listener* means; the table is in the module.
 
     Args:
         ssl_args: What is left of the keyword arguments of a ``WSGIServer``.
         settings: Of our own Mongrel2.
+        max_message_size: Bytes of a WebSocket message; ``None`` is no limit. A Transceiver has its own.
 
     Raises:
         ValueError: The listener or an argument cannot be served; the message names it.
@@ -249,13 +268,15 @@ def make_listener(
     """
     if isinstance(listener, Transceiver):
         _refuse_options(ssl_args, settings, f"the front end of {listener!r}")
+        if max_message_size != MAX_MESSAGE_SIZE:
+            raise ValueError(f"max_message_size belongs to {listener!r}; say it there")
         return TransceiverListener(listener)
     if isinstance(listener, tuple) and len(listener) == 3:
         _refuse_options(ssl_args, settings, f"the Mongrel2 of {listener!r}")
-        return MongrelListener(*listener)
+        return MongrelListener(*listener, max_message_size=max_message_size)
     if isinstance(listener, str) and "://" in listener:
         _refuse_options(ssl_args, settings, f"the Mongrel2 of {listener!r}")
-        return MongrelListener(*parse_url(listener))
+        return MongrelListener(*parse_url(listener), max_message_size=max_message_size)
     files = dict(ssl_args)
     for name, value in _SSL_OF_COURSE.items():
         if files.get(name) == value:
@@ -265,7 +286,7 @@ def make_listener(
         raise ValueError(f"Mongrel2 does not take {', '.join(unknown)}: its TLS is given by certfile and keyfile")
     if files and files.get("certfile") is None:
         raise ValueError("TLS needs a certfile")
-    return TcpListener(listener, settings=settings, **files)
+    return TcpListener(listener, settings=settings, max_message_size=max_message_size, **files)
 
 
 def _refuse_options(ssl_args: Mapping[str, Any], settings: Mapping[str, int | str] | None, owner: str) -> None:

@@ -22,7 +22,7 @@ from ..version import __version__
 from .accesslog import make_log
 from .exchange import Exchange
 from .handler import WSGIHandler
-from .listeners import BoundAddress, Listener, make_listener
+from .listeners import MAX_MESSAGE_SIZE, BoundAddress, Listener, make_listener
 from .response import FileWrapper
 from .uploads import UploadStore
 
@@ -97,6 +97,9 @@ class WSGIServer:
         upload_store: The ``upload.temp_store`` setting of the front end, where it has one: an absolute path that ends
             in ``XXXXXX``. Stored bodies are read from there, and deleted with the end of their request.
         mongrel2_settings: Of our own front end, by name, over :data:`greentx.wsgi.listeners.SETTINGS`.
+        max_message_size: Bytes of a WebSocket message; larger ones end their connection (1009), ``None`` is no limit.
+            The default, 16 MiB, is more than a Transceiver's own, because gevent's WebSockets know none: but a message
+            is held in memory whole, here and in Mongrel2. A ``Transceiver`` as the listener has a limit of its own.
         ssl_args: ``certfile`` and ``keyfile`` (PEM), where the front end is our own.
 
     Raises:
@@ -158,12 +161,14 @@ class WSGIServer:
         *,
         upload_store: str | None = None,
         mongrel2_settings: Mapping[str, int | str] | None = None,
+        max_message_size: int | None = MAX_MESSAGE_SIZE,
         **ssl_args: Any,
     ) -> None:
         self._stop_event = Event()
         self._stop_event.set()
         self._ssl_args = ssl_args
         self._settings = mongrel2_settings
+        self._max_message_size = max_message_size
         self._store = None if upload_store is None else UploadStore(upload_store)
         self._bound: BoundAddress | None = None
         self._transceiver: Transceiver | None = None
@@ -206,7 +211,7 @@ class WSGIServer:
 
     def set_listener(self, listener: Any) -> None:
         """Take another listener; see the class."""
-        self._listener: Listener = make_listener(listener, self._ssl_args, self._settings)
+        self._listener: Listener = make_listener(listener, self._ssl_args, self._settings, self._max_message_size)
 
     def set_spawn(self, spawn: Any) -> None:
         """Take another way to run handlers; see the class."""

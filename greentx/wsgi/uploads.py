@@ -2,8 +2,9 @@
 
 Such a request comes twice: at its start with ``x-mongrel2-upload-start: NAME``, after its last byte with
 ``x-mongrel2-upload-done: NAME`` beside it, without a body both times. The names are in lower case, so that clients can
-send them as well, and Mongrel2 passes these on (probed). What cannot be forged is that a body was announced and none
-came: only then is a name looked at, and it has to be one that Mongrel2 can have made up in this store.
+send them as well, and Mongrel2 passes these on (probed). What cannot be forged is that Mongrel2 saw a body announced
+and passed none on: it puts its own name in the place of the client's then. Only then is a name looked at, and it has to
+be one that Mongrel2 can have made up in this store.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ __all__ = ["UploadStore"]
 
 _START = "x-mongrel2-upload-start"
 _DONE = "x-mongrel2-upload-done"
+
+# What Mongrel2 takes for a length above 0: strtol(3) reads it, of all that begins with a number, and what is no int is
+# no body (probed). To believe more would have clients name files; to believe less would leave files behind.
+_LENGTH = re.compile(r"[ \t\v\f]*\+?0*([1-9][0-9]{0,9})(?![0-9])")
+_MAX_LENGTH = 2**31 - 1
 
 
 class UploadStore:
@@ -41,8 +47,7 @@ class UploadStore:
         """Return the file that the body of *request* is being written to; ``None`` where it has none to come."""
         if request.body or request.header("UPLOAD_STREAM") is not None:
             return None
-        length = request.header("content-length")
-        if request.header("transfer-encoding") is None and (length is None or set(length) <= {"0"}):
+        if not _announces_body(request):
             return None
         name = request.header(_START)
         return name if isinstance(name, str) and self._matches(name) else None
@@ -55,3 +60,17 @@ class UploadStore:
         """Remove a file; it may have gone."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+
+
+def _announces_body(request: Request) -> bool:
+    """True where Mongrel2 waits for a body: it looks at the first of several headers, and at the length before all."""
+    length = _first(request, "content-length")
+    if length is None:
+        return _first(request, "transfer-encoding") == "chunked"
+    found = _LENGTH.match(length)
+    return found is not None and int(found[1]) <= _MAX_LENGTH
+
+
+def _first(request: Request, name: str) -> str | None:
+    value = request.header(name)
+    return value[0] if isinstance(value, list) else value

@@ -168,6 +168,21 @@ def test_several_front_ends(run, start_mongrel2):
     assert program.end() == 0
 
 
+@pytest.mark.parametrize("reload", [(), ("--reload",)])
+def test_the_largest_message_can_be_said(run, reload):
+    """What is larger ends its WebSocket, in the process that runs the application."""
+    program = run("--bind", "127.0.0.1:0", "--max-message-size", "2000000", *reload)
+    port = int(program.wait_for(r" on http://127.0.0.1:(\d+)/").group(1))
+    peer = Peer(port)
+    assert peer.head() == HEAD
+    peer.send("x" * 2000000)
+    assert len(peer.message()) == 2000000 + len("one ")
+    peer.send("x" * 2000001)
+    assert peer.closed()[0] == 1009
+    peer.sock.close()
+    assert program.end() == 0
+
+
 def test_reload(run, tmp_path):
     """A changed file starts the application anew: WebSockets get 1012, requests wait in the front end meanwhile."""
     program = run("--bind", "127.0.0.1:0", "--reload")
@@ -192,6 +207,30 @@ def test_reload(run, tmp_path):
     assert b"\r\n\r\nthird one " in ask(port)
     assert program.end() == 0
     peer.sock.close()
+
+
+@pytest.mark.parametrize("kind", ["module", "package", "folder"])
+def test_a_module_that_is_not_there_yet_is_waited_for(run, tmp_path, kind):
+    """Be it the application's own, or one that it imports; what has come is served."""
+    os.rename(tmp_path / "cli_app.py", tmp_path / "later.py")
+    program = run("--bind", "127.0.0.1:0", "--reload")
+    port = int(program.wait_for(r"listening on http://127.0.0.1:(\d+)/").group(1))
+    program.wait_for("there is no module 'cli_app', in .*; waiting for a change")
+    (tmp_path / "cli_app.py").write_text("from cli_lacking.inner import app\n")
+    program.wait_for("could not be imported; waiting for a change")
+    package = tmp_path / "cli_lacking"
+    if kind == "module":
+        (tmp_path / "new.py").write_text("import sys, later\nsys.modules[__name__ + '.inner'] = later\n")
+        os.rename(tmp_path / "new.py", tmp_path / "cli_lacking.py")
+    else:
+        package.mkdir()
+        if kind == "package":
+            (package / "__init__.py").write_text("")
+        program.wait_for("could not be imported; waiting for a change")
+        os.rename(tmp_path / "later.py", package / "inner.py")
+    program.wait_for("serving cli_app:app")
+    assert b"\r\n\r\none " in ask(port)
+    assert program.end() == 0
 
 
 def test_the_worker_goes_when_its_parent_is_killed(run):

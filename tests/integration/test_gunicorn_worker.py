@@ -185,6 +185,46 @@ def test_several_workers_refuse_websockets(run, start_mongrel2, tmp_path):
     assert gunicorn.finish() == 0
 
 
+def test_workers_that_were_added_count(run, start_mongrel2):
+    """gunicorn was told of one, and then of more, by a signal; when they have gone WebSockets are served again."""
+    mongrel2 = start_mongrel2()
+
+    def asks_for_websocket() -> bytes:
+        peer = Peer(mongrel2.port)
+        head = peer.head()
+        peer.sock.close()
+        return head
+
+    gunicorn = run(url_of(mongrel2))
+    gunicorn.wait_for("greentx .* serves")
+    assert asks_for_websocket() == HEAD
+    gunicorn.process.send_signal(signal.SIGTTIN)
+    gunicorn.wait_for("greentx .* serves")
+    for _ in range(2):  # whichever it gets to
+        assert asks_for_websocket().startswith(b"HTTP/1.1 503 ")
+    gunicorn.process.send_signal(signal.SIGTTOU)
+    gunicorn.wait_for("Worker exiting")
+    assert asks_for_websocket() == HEAD
+    gunicorn.process.terminate()
+    assert gunicorn.finish() == 0
+
+
+def test_the_largest_message_can_be_said(run, start_mongrel2):
+    """In the environment, as the address."""
+    mongrel2 = start_mongrel2()
+    gunicorn = run(url_of(mongrel2), "--env", "GREENTX_MAX_MESSAGE_SIZE=2000000")
+    gunicorn.wait_for("greentx .* serves")
+    peer = Peer(mongrel2.port)
+    assert peer.head() == HEAD
+    peer.send("x" * 2000000)
+    assert peer.message() == "x" * 2000000
+    peer.send("x" * 2000001)
+    assert peer.closed()[0] == 1009
+    peer.sock.close()
+    gunicorn.process.terminate()
+    assert gunicorn.finish() == 0
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [(None, "GREENTX_CONNECT is not set"), ("tcp://x", "listener 'tcp://x' is not of the form mongrel2://")],

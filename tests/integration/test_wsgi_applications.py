@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 from http_rig import Browser
-from wsgi_rig import serving
+from wsgi_rig import serving, talk
+
+from greentx.wsgi import WSGIServer
 
 pytestmark = pytest.mark.mongrel2
 
@@ -249,3 +253,40 @@ def test_an_application_works(name: str) -> None:
         answer = browser.get("/file", method="HEAD")
         assert answer.body == b"" and answer.status in (200, 404, 405)
         assert browser.get("/get?name=end").body == b"hello end"
+
+
+def test_urls_of_careless_clients_are_served() -> None:
+    """As gevent does: characters that belong percent-encoded, and are sent as they are."""
+    with gevent.Timeout(30), serving("greentx", lambda environ, start: [start("200 OK", []), b""][1:]) as server:
+        with Browser(server, timeout=5.0) as browser:
+            for character in "{}^!$&'()*+,-./:;=@_~":
+                for url in (f"/a{character}b", f"/a?{character}=b"):
+                    assert browser.get(url).status == 200, url
+
+
+def test_forged_upload_headers_delete_nothing(start_mongrel2: Callable[..., Any], tmp_path: Path) -> None:
+    """Where Mongrel2 waits for no body the names are the client's; where it does, its file goes whatever the length."""
+    store = f"{tmp_path}/up.XXXXXX"
+    front = start_mongrel2(settings={"upload.temp_store": store, "limits.content_length": 65536})
+    (handler,) = front.handlers
+    mine = tmp_path / "up.aaaaaa"
+    mine.write_bytes(b"of somebody else")
+    server = WSGIServer(
+        (handler.sender, handler.send_spec, handler.recv_spec), None, log=None, error_log=None, upload_store=store
+    )
+    names = f"x-mongrel2-upload-start: {mine}\r\nx-mongrel2-upload-done: {mine}\r\n"
+    with gevent.Timeout(30), server:
+        server.start()
+        assert server.transceiver is not None
+        server.transceiver.wait_ready(10)
+        lengths = [f"Content-Length: {number}" for number in ("x", "-1", "2147483648", "4294967297")]
+        for said in ("Transfer-Encoding: x", *lengths):
+            request = f"POST / HTTP/1.1\r\nHost: localhost\r\n{names}{said}\r\n\r\n"
+            assert talk(front.port, (request + request).encode()).startswith(b"HTTP/1.1 400 "), said
+            assert mine.exists(), said
+        for said in ("+70000", "70000x"):
+            request = f"POST / HTTP/1.1\r\nHost: localhost\r\n{names}Content-Length: {said}\r\n\r\n"
+            assert talk(front.port, request.encode() + b"x" * 70000).startswith(b"HTTP/1.1 400 "), said
+            while len(list(tmp_path.iterdir())) > 1:
+                gevent.sleep(0.005)
+    assert list(tmp_path.iterdir()) == [mine]

@@ -133,6 +133,31 @@ def test_messages_keep_their_kind(serve, connect):
     assert peer.rest() == b""
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_messages_may_be_as_large_as_applications_expect(serve, connect, own):
+    """Megabytes, whoever's the front end is; the server may say another limit, or none."""
+    listener = ("127.0.0.1", 0) if own else None
+    sizes: dict[int | str | None, int] = {"default": 10_000_000, 1000: 1000, None: 17_000_000}
+    for limit, size in sizes.items():
+        server = serve(echo, listener=listener, **({} if limit == "default" else {"max_message_size": limit}))
+        peer = connect(server)
+        assert peer.head() == HEAD
+        peer.send(b"x" * size)
+        assert peer.message() == b"x" * size
+        if limit == 1000:
+            peer.send(b"x" * 1001)
+            assert peer.closed()[0] == 1009
+        server.stop(0)
+
+
+@pytest.mark.parametrize("limit", [1000, None])
+def test_a_transceiver_has_its_own_limit(limit):
+    """A second one beside it would be of no effect."""
+    transceiver = Transceiver("abc", ("127.0.0.1", 1), ("127.0.0.1", 2), rep_port=False)
+    with pytest.raises(ValueError, match="max_message_size belongs to"):
+        WSGIServer(transceiver, echo, max_message_size=limit)
+
+
 def test_what_the_object_knows(serve, connect):
     """Its attributes are those that applications of gevent-websocket read; the environ says it was a GET."""
     seen = Queue()
