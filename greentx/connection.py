@@ -33,7 +33,7 @@ from .runtime import Runtime
 from .session import Sessions, WebSocketOptions
 from .transport import BURST, SHARED_BURST, Context, Receiver, SocketKind, Writer, native_thread_id
 from .websocket import WebSocket
-from .wire import KEEP_ALIVE, Request, batch_conn_ids, check_sender, credits_body, parse_request
+from .wire import CONTROL_ID, KEEP_ALIVE, Request, batch_conn_ids, check_sender, credits_body, parse_request
 
 __all__ = ["Connection"]
 
@@ -301,6 +301,8 @@ class Connection:
                 return
         try:
             request = parse_request(message)
+            if request.conn_id == CONTROL_ID:
+                raise RemoteProtocolError(f"{request!r} is for a control socket: Mongrel2 could not be answered")
         except RemoteProtocolError as error:
             self.bad_messages += 1
             log.warning("%s: bad message number %d: %s", self.sender, self.bad_messages, error)

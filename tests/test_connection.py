@@ -281,6 +281,14 @@ def test_an_answer_that_ends_without_more_bytes_sends_none(server, trans, conn):
     assert received == expected
 
 
+def test_what_belongs_on_a_control_socket_is_no_request(server, trans, conn):
+    """An answer to the id -1 would stall Mongrel2's replies."""
+    server.request(-1, "/__add_connection__", METHOD="JSON")
+    server.request(1, "/next")
+    assert next(trans.recv())[2].path == "/next"
+    assert conn.bad_messages == 1
+
+
 def test_credits_of_a_shared_endpoint_are_not_waited_for(server, caplog):
     """Each process would get a part of them; an error says what to do, once."""
     with Transceiver("u", *server.endpoints, rep_port=False, linger=0.2, shared=True) as trans:
