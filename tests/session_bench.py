@@ -33,6 +33,8 @@ class Timer:
 class Context:
     """What Sessions asks of a context: timers."""
 
+    open = True
+
     def timer(self, seconds: float, repeat: float = 0.0) -> Timer:
         return Timer(seconds)
 

@@ -362,6 +362,19 @@ def test_a_peer_that_does_not_answer_our_close_is_dropped(bench: Bench) -> None:
     assert bench.writer.cancelled == ["1"] and bench.writer.forgotten == ["1"]
 
 
+def test_many_that_are_overdue_are_dropped_a_batch_at_a_time(bench: Bench) -> None:
+    """The hub gets its turn in between; in the end all are gone."""
+    entries = bench.connect(*map(str, range(1, 1001)))
+    for entry in entries:
+        bench.sessions.close(entry)
+    bench.wait(10.1)
+    assert 0 < len(bench.events) < 1000
+    with gevent.Timeout(5):
+        while len(bench.events) < 1000:
+            gevent.sleep(0.001)
+    assert len(bench.writer.cancelled) == 1000
+
+
 def test_closes_go_by_their_own_time(bench: Bench) -> None:
     """Of many that are closing, those that are due are dropped and the others wait on."""
     first, second = bench.connect("1", "2")
