@@ -429,7 +429,7 @@ class WSGIServer:
         while time.monotonic() < deadline and (
             self.upgrades
             or any(connection.unconfirmed for connection in connections)
-            or any(exchange.streams for line in self._lines.values() for exchange in line)
+            or any(one.streams and not one.disconnected.is_set() for line in self._lines.values() for one in line)
         ):
             gevent.sleep(_POLL_SECONDS)
         for connection in connections:
@@ -549,6 +549,7 @@ class WSGIServer:
                 503,
                 headers={"Content-Type": "text/plain", "Connection": "close"},
             )
+            exchange.grant_rest()
         except GreentxError as error:
             log.warning("%r could not be refused: %s", exchange, error)
 
@@ -584,7 +585,7 @@ class WSGIServer:
             self._handle(exchange, address)
         finally:
             self.do_close(exchange, address)
-            self._done(exchange)
+            self._end(exchange)
 
     def _spawn_runner(self, _run: Any, exchange: Exchange, address: Any) -> Any:
         """A greenlet for each connection, for as long as it is busy; with a pool, it has a place there meanwhile."""
@@ -618,7 +619,7 @@ class WSGIServer:
                     if len(parked) < _MAX_PARKED and sid in self._lines and not exchange.disconnected.is_set():
                         runner.generation = self._generation
                         parked[sid] = runner
-                    self._done(exchange)
+                    self._end(exchange)
                 if parked.get(sid) is runner:
                     if self._park_timer is None:
                         self._start_park_timer()
@@ -668,6 +669,30 @@ class WSGIServer:
                 exchange.close()
             except GreentxError as error:
                 log.warning("%r could not be closed: %s", exchange, error)
+
+    def _end(self, exchange: Exchange) -> None:
+        """The handler returned: the next request of its connection may begin, once the body of this one has ended."""
+        if not exchange.lingers:
+            self._done(exchange)
+        elif exchange.sid in self._lines:
+            exchange.greenlet = gevent.spawn(self._linger, exchange)
+        else:  # the server was killed
+            self._let_go(exchange)
+
+    def _linger(self, exchange: Exchange) -> None:
+        """Wait for the end of a body that nobody reads; it takes no place in the pool."""
+        try:
+            exchange.linger()
+        except GreentxError as error:
+            log.warning("%r could not be ended: %s", exchange, error)
+        finally:
+            self._done(exchange)
+
+    def _let_go(self, exchange: Exchange) -> None:
+        try:
+            exchange.let_go()
+        except GreentxError as error:
+            log.warning("%r could not be ended: %s", exchange, error)
 
     def _done(self, exchange: Exchange) -> None:
         sid = exchange.sid
@@ -732,6 +757,7 @@ class WSGIServer:
         for exchange in exchanges:
             if exchange.greenlet is None and not exchange.ended and not exchange.disconnected.is_set():
                 self._refuse(exchange)
+            self._let_go(exchange)  # where its greenlet was killed before it began
             self._delete_upload(exchange)
         if self._idle is not None:
             self._idle.set()
