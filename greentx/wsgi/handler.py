@@ -233,6 +233,8 @@ class WSGIHandler:
         for data in result:
             if data:
                 self.write(data)
+            else:  # nothing is sent that would find out
+                self.socket.check()
         if self.status and not self.headers_sent:
             self.write(b"")
 

@@ -645,7 +645,7 @@ def case_client_leaves(server: Server) -> None:
         def endless() -> Any:
             try:
                 while True:
-                    yield b"x" * 1000
+                    yield b"" if environ["PATH_INFO"] == "/empty" else b"x" * 1000
                     gevent.sleep(0.001)
             finally:
                 events.append("closed")
@@ -657,14 +657,15 @@ def case_client_leaves(server: Server) -> None:
         b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\nbegin",
         ask("/wait")[1],
         ask("/endless")[1],
+        ask("/empty")[1],
     ):
         before = len(events)
         with Browser(server) as browser:
             browser.send(request)
             gevent.sleep(0.05)
         wait_until(lambda: len(events) > before)  # noqa: B023
-    wait_until(lambda: len(events) == 4)
-    assert events == ["read", "disconnected", "closed", "closed"]
+    wait_until(lambda: len(events) == 5)
+    assert events == ["read", "disconnected", "closed", "closed", "closed"]
     assert server.errors.getvalue() == ""
 
 
