@@ -424,6 +424,68 @@ def test_it_serves_behind_somebody_elses_mongrel2(how: str, start_mongrel2: Star
         transceiver.stop()
 
 
+@pytest.mark.parametrize("what", ["answer", "body"])
+def test_what_runs_at_the_end_is_answered_whole(what: str, start_mongrel2: StartMongrel2) -> None:
+    """Behind a Mongrel2 that goes on, which says by the way of requests what it wrote and what more came of a body."""
+    settings: dict[str, int | str] = {"download.flow_control": 1, "upload.stream": 1, "limits.content_length": 262144}
+    front = start_mongrel2({"/": Handler("wsgi-test")}, settings=settings)
+    handler = front.handlers[0]
+    go, running = Event(), Event()
+
+    def application(environ: Any, start_response: Any) -> Any:
+        running.set()
+        go.wait(10)
+        start_response("200 OK", TEXT)
+        if environ["REQUEST_METHOD"] == "POST":
+            return [b"%d" % len(environ["wsgi.input"].read())]
+        return (bytes(50_000) for _ in range(40))
+
+    server = WSGIServer((handler.sender, handler.send_spec, handler.recv_spec), application, log=None)
+    server.start()
+    server.transceiver.wait_ready(10)
+    with Browser(front) as browser:
+        if what == "answer":
+            browser.ask("/", "Connection: close")
+        else:
+            browser.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n", bytes(1_000_000))
+        assert running.wait(5)
+        ending = gevent.spawn(server.stop, 8)
+        gevent.sleep(0.1)
+        go.set()
+        if what == "answer":
+            assert len(browser.receive().body) == 2_000_000
+            assert browser.at_end()
+        else:
+            browser.send(bytes(2_000_000))
+            assert browser.receive().body == b"3000000"
+        ending.get(timeout=5)
+
+
+def test_a_browser_that_takes_nothing_does_not_keep_a_server(start_mongrel2: StartMongrel2) -> None:
+    """Nor does an answer without an end: it ends within the time it was given."""
+    front = start_mongrel2({"/": Handler("wsgi-test")}, settings={"download.flow_control": 1})
+    handler = front.handlers[0]
+
+    def application(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", TEXT)
+        while True:
+            yield bytes(50_000)
+            gevent.sleep(0.001)
+
+    server = WSGIServer((handler.sender, handler.send_spec, handler.recv_spec), application, log=None)
+    server.start()
+    server.transceiver.wait_ready(10)
+    with Browser(front, receive_buffer=4096) as stuck, Browser(front) as reader:
+        stuck.ask()
+        reader.ask()
+        assert len(reader.read(5_000_000)) == 5_000_000
+        ending = gevent.spawn(server.stop, 1)
+        with gevent.Timeout(15):
+            while reader.socket.recv(65536):
+                pass
+            ending.get()
+
+
 def test_a_transceiver_that_stops_takes_its_server_along(start_mongrel2: StartMongrel2) -> None:
     """After the requests that run."""
     front = start_mongrel2({"/": Handler("wsgi-test")})
