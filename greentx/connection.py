@@ -881,6 +881,15 @@ class Connection:
         return len(self._writer.unconfirmed())
 
     @property
+    def flow_control(self) -> bool:
+        """The server reports what it wrote, and large answers wait for that."""
+        return self._writer.flow_control
+
+    def confirmed(self, req: Request) -> int | None:
+        """Return a number that grows while the browser of *req* takes what it was sent, ``None`` when it has."""
+        return self._writer.confirmed(req.conn_id)
+
+    @property
     def drained_at(self) -> float:
         """``time.monotonic()`` when every message that had come was seen."""
         return self._receiver.drained_at

@@ -9,6 +9,7 @@ import gevent
 import pytest
 import zmq
 import zmq.green
+from gevent import socket
 from gevent.event import Event
 from plain_server import until
 
@@ -280,6 +281,31 @@ def test_stopping_takes_what_has_arrived(pusher, receive):
     assert got == numbered(0, 300)
     receiver.stop()
     assert "stopped" in repr(receiver)
+
+
+def test_stopping_takes_what_the_other_side_sends_until_it_knows(receive):
+    """It is told by the end of the stream, which ZeroMQ would come to see when the connection is closed."""
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+    ready = b"\x05READY\x0bSocket-Type\x00\x00\x00\x04PUSH"
+    with socket.socket() as listener, gevent.Timeout(5):
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        receiver, got = receive(f"tcp://127.0.0.1:{listener.getsockname()[1]}")
+        peer, _ = listener.accept()
+    with peer, gevent.Timeout(5):
+        peer.sendall(greeting)
+        answer = b""
+        while len(answer) < len(greeting):
+            answer += peer.recv(len(greeting) - len(answer))
+        peer.sendall(b"\x04" + bytes([len(ready)]) + ready + b"\x00\x05early")
+        until(lambda: got)
+        stopping = gevent.spawn(receiver.stop, 2)
+        while peer.recv(1024):
+            pass
+        peer.sendall(b"\x00\x04late")
+        peer.close()
+        stopping.get()
+    assert got == [b"early", b"late"]
 
 
 def test_stopping_does_not_wait_longer_than_was_said(pusher, receive):

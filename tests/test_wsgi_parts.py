@@ -16,7 +16,7 @@ from greentx.wire import Request
 from greentx.wsgi.accesslog import NoLog, format_line, make_log
 from greentx.wsgi.environ import FramingError, add_request
 from greentx.wsgi.exchange import Exchange
-from greentx.wsgi.input import WINDOW, open_stored, open_streamed
+from greentx.wsgi.input import WINDOW, StreamedBody, open_stored, open_streamed
 from greentx.wsgi.listeners import MongrelListener, TcpListener, TransceiverListener, make_listener
 from greentx.wsgi.response import JOIN_BYTES, FileWrapper, PieceWriter, build_head, encode_headers
 from greentx.wsgi.uploads import UploadStore
@@ -278,14 +278,74 @@ def test_reading_fails_when_the_client_has_gone() -> None:
     assert wire.sent == [] and wire.closed == 0
 
 
-def test_an_unread_body_is_dropped_up_to_a_limit() -> None:
-    """Behind a longer one the connection is closed."""
+def test_an_unread_body_is_dropped_within_bounds() -> None:
+    """Of bytes, of time, and of time in which nothing comes."""
     exchange, _ = exchange_of(b"12345")
     exchange.feed(piece(5, b"67890", done=True))
-    assert open_streamed(exchange, 10).raw.discard(100)  # type: ignore[attr-defined]
-    exchange, wire = exchange_of(b"12345")
-    assert not open_streamed(exchange, 1000).raw.discard(100)  # type: ignore[attr-defined]
-    assert wire.granted == []
+    StreamedBody(exchange, 10).discard(100, 5, 5)
+    assert not exchange.streams
+    for limit, seconds, idle in [(0, 5, 5), (100, 0, 5), (100, 5, 0.01), (100, 0.01, 5)]:
+        exchange, _ = exchange_of(b"12345")
+        with gevent.Timeout(2):
+            StreamedBody(exchange, 1000).discard(limit, seconds, idle)
+        assert exchange.streams
+
+
+def streaming(*pieces: Request) -> tuple[Exchange, Wire]:
+    """An exchange whose body streams, and what came of it."""
+    wire = Wire()
+    one = request(UPLOAD_STREAM="0")
+    exchange = Exchange(wire, one, one.sid)  # type: ignore[arg-type]
+    for one in pieces:
+        exchange.feed(one)
+    return exchange, wire
+
+
+def test_the_end_of_an_answer_waits_for_the_end_of_the_body() -> None:
+    """What there is of it goes out before; a client may read nothing until it has sent all."""
+    exchange, wire = streaming(piece(0, b"x" * 400), piece(400, b"x" * 600, done=True))
+    exchange.send(b"answer", last=True)
+    assert wire.sent == [(b"answer", False, False)] and exchange.ended and exchange.lingers
+    exchange.linger()
+    assert wire.sent[1:] == [(b"", True, False)] and not exchange.lingers
+    exchange.let_go()
+    assert len(wire.sent) == 2 and sum(wire.granted) == WINDOW
+
+
+@pytest.mark.parametrize("how", ["close", "send"])
+def test_a_body_that_does_not_end_is_granted_behind_the_close(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mongrel2 would keep the connection for ever else, as its upload waits for that."""
+    monkeypatch.setattr("greentx.wsgi.exchange.LINGER_IDLE_SECONDS", 0.01)
+    exchange, wire = streaming(piece(0, b"x" * 400))
+    if how == "close":
+        exchange.close()
+    else:
+        exchange.send(b"", last=True, close=True)
+    assert wire.sent == [] and wire.closed == 0 and exchange.lingers
+    with gevent.Timeout(2):
+        exchange.linger()
+    assert wire.sent == [(b"", True, True)]
+    assert len(wire.granted) == 2 and wire.granted[-1] > 1000
+    assert not exchange.streams
+
+
+def test_a_body_that_is_granted_to_its_end_is_granted_no_more() -> None:
+    """Of one whose length is known, what is left."""
+    exchange, wire = streaming()
+    StreamedBody(exchange, 10 * WINDOW)
+    exchange.close()
+    exchange.let_go()
+    assert wire.granted == [10 * WINDOW + 1]
+
+
+def test_nothing_is_granted_to_a_client_that_has_gone() -> None:
+    """Nor closed."""
+    exchange, wire = streaming()
+    exchange.send(b"answer", last=True)
+    gevent.spawn_later(0.01, exchange.lose)
+    with gevent.Timeout(2):
+        exchange.linger()
+    assert wire.sent == [(b"answer", False, False)] and wire.granted == [WINDOW]
 
 
 # -- stored uploads ----------------------------------------------------------------------------------------------------

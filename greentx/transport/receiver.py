@@ -10,7 +10,11 @@ the connection ids of a restarted Mongrel2 begin at 1 again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import socket as stdlib_socket
+import struct
 import time
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +50,10 @@ _KILL_SECONDS = 0.5
 
 # A server under load fills the socket faster than it is emptied: an end needs a bound.
 _LAST_BATCHES = 64
+
+# How long the other side may take to see that we leave, and how often we look.
+_LEAVE_SECONDS = 0.25
+_LEAVE_POLL_SECONDS = 0.001
 
 _NOBLOCK = int(zmq.NOBLOCK)
 
@@ -93,6 +101,8 @@ class Receiver:
         self._monitor: zmq.Socket[bytes] | None = None
         self._monitor_watcher: Any = None
         self._lost = False
+        self._peer: tuple[int, int] | None = None
+        self._leave_by: float | None = None
         self._dropped = False
         self._held = False
         self._parked = False
@@ -211,10 +221,11 @@ class Receiver:
         for topic in self._topics:
             self._subscribe(socket, topic)
         monitor_endpoint = self._context.new_inproc()
-        socket.monitor(monitor_endpoint, _LOST)
+        socket.monitor(monitor_endpoint, _LOST | zmq.EVENT_CONNECTED)
         monitor = self._context.socket(zmq.PAIR)
         monitor.connect(monitor_endpoint)
         self._lost = False
+        self._peer = None
         self._monitor = monitor
         self._monitor_watcher = self._context.watch(monitor, self._monitor_changed)
         self._context.connect(socket, self._endpoint)
@@ -246,8 +257,12 @@ class Receiver:
             return
         try:
             while True:
-                self._monitor.recv_multipart(zmq.NOBLOCK)
-                self._lost = True
+                event, value = struct.unpack("=HI", self._monitor.recv_multipart(zmq.NOBLOCK)[0])
+                if event == zmq.EVENT_CONNECTED:
+                    with contextlib.suppress(OSError):  # it has gone already
+                        self._peer = value, os.fstat(value).st_ino
+                else:
+                    self._lost = True
         except zmq.Again:
             pass
         if self._lost:
@@ -284,12 +299,14 @@ class Receiver:
         batches_left = _LAST_BATCHES
         try:
             while self._context.open:  # which it is not in a forked child
+                lost = self._lost
                 drained = self._drain()
                 if self._stopping:
-                    batches_left -= 1
-                    if drained or not batches_left:
+                    batches_left -= not drained
+                    if not batches_left or (drained and (lost or not self._leaves())):
                         return
-                if not drained:
+                    gevent.sleep(_LEAVE_POLL_SECONDS if drained else _TURN_SECONDS)
+                elif not drained:
                     gevent.sleep(_TURN_SECONDS)
                 elif self._lost:
                     self._close()
@@ -301,6 +318,30 @@ class Receiver:
                     self._park()
         finally:
             self._close()
+
+    def _leaves(self) -> bool:
+        """Tell the other side that we go, and return whether what it has sent may still be on its way.
+
+        ZeroMQ cannot: it closes the connection, and what the other side sends until it sees that is lost. A connection
+        that is shut down for writing, which a PULL socket does not do, is seen as closed over there, and brings here
+        all that was sent into it before.
+        """
+        if self._leave_by is None:
+            self._leave_by = time.monotonic() + _LEAVE_SECONDS
+            if self._kind != zmq.PULL or self._peer is None or self._held or not self._shut_down(*self._peer):
+                self._leave_by = 0.0
+        return time.monotonic() < self._leave_by
+
+    def _shut_down(self, number: int, inode: int) -> bool:
+        # The descriptor is ZeroMQ's: it may be another one's by now.
+        try:
+            with stdlib_socket.socket(fileno=os.dup(number)) as peer:
+                if os.fstat(peer.fileno()).st_ino != inode:
+                    return False
+                peer.shutdown(stdlib_socket.SHUT_WR)
+        except OSError:
+            return False
+        return True
 
     def _reopen(self) -> None:
         try:

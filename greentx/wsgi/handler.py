@@ -16,7 +16,7 @@ from ..clock import current_date
 from ..errors import GreentxError, RemoteProtocolError
 from .accesslog import NoLog, format_line
 from .environ import FramingError, add_request
-from .input import StreamedBody, open_stored, open_streamed
+from .input import open_stored, open_streamed
 from .response import JOIN_BYTES, PieceWriter, build_head, encode_headers, without_body
 from .upgrade import Upgrade
 
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from .server import WSGIServer
 
 __all__ = ["WSGIHandler"]
-
-#: How much of a body that the application did not read is received and dropped, to keep the connection. Behind a longer
-#: one it is closed.
-MAX_DISCARD = 16 * 1024 * 1024
 
 _CHUNKED = (b"Transfer-Encoding", b"chunked")
 _CLOSE = (b"Connection", b"close")
@@ -237,6 +233,8 @@ class WSGIHandler:
         for data in result:
             if data:
                 self.write(data)
+            else:  # nothing is sent that would find out
+                self.socket.check()
         if self.status and not self.headers_sent:
             self.write(b"")
 
@@ -409,7 +407,7 @@ class WSGIHandler:
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def _end_response(self) -> None:
-        """Send what ends the response, then drop what the application left unread of the request's body."""
+        """Send what ends the response. What is unread of the request's body the exchange sees to."""
         exchange = self.socket
         if not self.headers_sent or exchange.ended:
             return
@@ -421,12 +419,7 @@ class WSGIHandler:
             )
             self.close_connection = True
         pieces = self._pieces or PieceWriter(exchange)
-        body = getattr(self.wsgi_input, "raw", None)
-        if isinstance(body, StreamedBody) and not body.ended and not self.close_connection:
-            pieces.end(tail, last=False)
-            exchange.send(b"", last=True, close=not body.discard(MAX_DISCARD))
-        else:
-            pieces.end(tail, close=self.close_connection)
+        pieces.end(tail, close=self.close_connection)
 
     def _abandon(self) -> None:
         """The client has gone, or has to go, with what it was sent."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RemoteProtocolError
@@ -76,12 +77,12 @@ class StreamedBody(io.RawIOBase):
     def __init__(self, exchange: Exchange, length: int | None) -> None:
         super().__init__()
         self._exchange = exchange
+        exchange.body = self
+        exchange.streams = True
         self._piece = memoryview(exchange.request.body)
         self._received = len(self._piece)
         self._length = length
         self._granted = 0
-        self.ended = False
-        """The last piece was received."""
 
     def readable(self) -> bool:
         return True
@@ -89,7 +90,7 @@ class StreamedBody(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Return what is there; blocks until something is."""
         while not self._piece:
-            if self.ended:
+            if not self._exchange.streams:
                 return 0
             self._receive()
         count = min(len(buffer), len(self._piece))
@@ -104,40 +105,51 @@ class StreamedBody(io.RawIOBase):
             if self._piece:
                 pieces.append(bytes(self._piece))
                 self._piece = memoryview(b"")
-            if self.ended:
+            if not self._exchange.streams:
                 return b"".join(pieces)
             self._receive()
 
-    def _receive(self) -> None:
+    def _receive(self, timeout: float | None = None) -> None:
         wanted = self._received + WINDOW
         if wanted - self._granted >= WINDOW // 2:
             self._exchange.grant(wanted - self._granted)
             self._granted = wanted
-        piece = self._exchange.next_piece()
+        piece = self._exchange.next_piece(timeout)
         if piece.header("UPLOAD_STREAM") != str(self._received):
             raise RemoteProtocolError(
                 f"a piece of the body at {piece.header('UPLOAD_STREAM')} came, {self._received} bytes are here"
             )
         self._received += len(piece.body)
         self._piece = memoryview(piece.body)
-        self.ended = piece.header("UPLOAD_STREAM_DONE") is not None
+        if piece.header("UPLOAD_STREAM_DONE") is not None:
+            self._exchange.streams = False
 
-    def discard(self, limit: int) -> bool:
+    def discard(self, limit: int, seconds: float, idle_seconds: float) -> None:
         """Receive what is left of the body and drop it. Blocks this greenlet.
 
-        Returns:
-            False, and nothing more is received, where that would be more than *limit* bytes.
+        It gives up behind *limit* bytes, after *seconds*, or where nothing came for *idle_seconds*.
 
         Raises:
             ConnectionResetError: The client went away.
+            RemoteProtocolError: A piece is missing.
         """
         self._piece = memoryview(b"")
         last = self._received + limit
-        while not self.ended:
-            if (self._length or self._received) > last:
-                return False
-            self._receive()
-        return True
+        deadline = monotonic() + seconds
+        try:
+            while self._exchange.streams and self._received < last:
+                left = deadline - monotonic()
+                if left <= 0:
+                    return
+                self._receive(min(left, idle_seconds))
+                self._piece = memoryview(b"")
+        except TimeoutError:
+            return
+
+    @property
+    def left(self) -> int | None:
+        """How many bytes Mongrel2 has not been granted yet; ``None`` where that is not known."""
+        return None if self._length is None else max(0, self._length - self._granted)
 
 
 def open_stored(path: str, length: int | None) -> io.BufferedReader:

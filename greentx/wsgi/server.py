@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections import deque
@@ -47,6 +48,9 @@ _POLL_SECONDS = 0.002
 
 # How long the end of a server waits for what keeps it from leaving further requests to another process.
 _QUIET_SECONDS = 5.0
+
+# Where requests are taken so long, what comes last has that much of the time to stop in to be answered, at the most.
+_LAST_SECONDS = 2.0
 
 # A greenlet that handled a request waits so long for the next one of its connection, and so many do.
 _PARK_SECONDS = 5.0
@@ -177,6 +181,8 @@ class WSGIServer:
         self._feeder: gevent.Greenlet[..., None] | None = None
         self._accepting = False
         self._closing = False
+        # Until when a server that stops may wait for its old requests, and take new ones.
+        self._leave_by = math.inf
         # Requests by the connection they came over, in their order; the first one is being handled, or waits for that.
         self._lines: dict[Sid, deque[Exchange]] = {}
         # First ones that wait for a place in the pool.
@@ -376,7 +382,9 @@ class WSGIServer:
         current = gevent.getcurrent()
         if closer is None or current is get_hub() or any(line[0].greenlet is current for line in self._lines.values()):
             return
-        closer.join(self.stop_timeout if timeout is None else timeout)
+        seconds = self.stop_timeout if timeout is None else timeout
+        self._leave_by = time.monotonic() + seconds - min(_LAST_SECONDS, seconds / 2)
+        closer.join(seconds)
         if not closer.dead:
             self.kill(_KILL_SECONDS)
             closer.join()
@@ -420,6 +428,7 @@ class WSGIServer:
             gevent.joinall(self._end_parked(0))
             self._intake = self._closer = self._feeder = self._transceiver = None
             self._closing = self._accepting = False
+            self._leave_by = math.inf
             self._listener.close()
             self._bound = None
 
@@ -430,17 +439,41 @@ class WSGIServer:
         send what was granted. That is waited for, for a while, in which new requests are served.
         """
         connections = list(transceiver.connections.values())
-        deadline = time.monotonic() + _QUIET_SECONDS
+        begun = time.monotonic()
+        flow_control = any(connection.flow_control for connection in connections)
+        self._answer_the_old(flow_control)
+        deadline = max(begun + _QUIET_SECONDS, min(time.monotonic() + _QUIET_SECONDS, self._leave_by))
         while time.monotonic() < deadline and (
             self.upgrades
+            or (flow_control and self._lines)
             or any(connection.unconfirmed for connection in connections)
-            or any(exchange.streams for line in self._lines.values() for exchange in line)
+            or any(one.streams for line in self._lines.values() for one in line if not one.disconnected.is_set())
         ):
             gevent.sleep(_POLL_SECONDS)
         for connection in connections:
             connection.stop_intake(transceiver.linger)
         while transceiver.pending:  # what was taken in is still for us
             gevent.sleep(_POLL_SECONDS)
+
+    def _answer_the_old(self, flow_control: bool) -> None:
+        """Wait for the requests that were there at the end, and until their browsers have taken the answers.
+
+        With flow control a large answer waits for notices of what was written, which come the way of requests; else
+        only what streams to us does. A browser that takes nothing is not waited for.
+        """
+        owed = [one for line in self._lines.values() for one in line]
+        seen = (0, 0)
+        now = since = time.monotonic()
+        while owed and now < self._leave_by and now - since < _QUIET_SECONDS:
+            gevent.sleep(_POLL_SECONDS)
+            now = time.monotonic()
+            running = {one for one in owed if (flow_control or one.streams) and one in self._lines.get(one.sid, ())}
+            taken = {one: one.connection.confirmed(one.request) for one in owed if one not in running}
+            taking = [one for one, count in taken.items() if count is not None]
+            state = len(taking), sum(count or 0 for count in taken.values())
+            if running or state != seen:
+                since, seen = now, state
+            owed = [*running, *taking]
 
     def _say_goodbye(self, transceiver: Transceiver) -> None:
         """End the WebSockets, and see that the front end wrote what it was given, as far as it tells."""
@@ -554,6 +587,7 @@ class WSGIServer:
                 503,
                 headers={"Content-Type": "text/plain", "Connection": "close"},
             )
+            exchange.grant_rest()
         except GreentxError as error:
             log.warning("%r could not be refused: %s", exchange, error)
 
@@ -589,7 +623,7 @@ class WSGIServer:
             self._handle(exchange, address)
         finally:
             self.do_close(exchange, address)
-            self._done(exchange)
+            self._end(exchange)
 
     def _spawn_runner(self, _run: Any, exchange: Exchange, address: Any) -> Any:
         """A greenlet for each connection, for as long as it is busy; with a pool, it has a place there meanwhile."""
@@ -623,7 +657,7 @@ class WSGIServer:
                     if len(parked) < _MAX_PARKED and sid in self._lines and not exchange.disconnected.is_set():
                         runner.generation = self._generation
                         parked[sid] = runner
-                    self._done(exchange)
+                    self._end(exchange)
                 if parked.get(sid) is runner:
                     if self._park_timer is None:
                         self._start_park_timer()
@@ -673,6 +707,30 @@ class WSGIServer:
                 exchange.close()
             except GreentxError as error:
                 log.warning("%r could not be closed: %s", exchange, error)
+
+    def _end(self, exchange: Exchange) -> None:
+        """The handler returned: the next request of its connection may begin, once the body of this one has ended."""
+        if not exchange.lingers:
+            self._done(exchange)
+        elif exchange.sid in self._lines:
+            exchange.greenlet = gevent.spawn(self._linger, exchange)
+        else:  # the server was killed
+            self._let_go(exchange)
+
+    def _linger(self, exchange: Exchange) -> None:
+        """Wait for the end of a body that nobody reads; it takes no place in the pool."""
+        try:
+            exchange.linger()
+        except GreentxError as error:
+            log.warning("%r could not be ended: %s", exchange, error)
+        finally:
+            self._done(exchange)
+
+    def _let_go(self, exchange: Exchange) -> None:
+        try:
+            exchange.let_go()
+        except GreentxError as error:
+            log.warning("%r could not be ended: %s", exchange, error)
 
     def _done(self, exchange: Exchange) -> None:
         sid = exchange.sid
@@ -737,6 +795,7 @@ class WSGIServer:
         for exchange in exchanges:
             if exchange.greenlet is None and not exchange.ended and not exchange.disconnected.is_set():
                 self._refuse(exchange)
+            self._let_go(exchange)  # where its greenlet was killed before it began
             self._delete_upload(exchange)
         if self._idle is not None:
             self._idle.set()

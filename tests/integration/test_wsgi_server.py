@@ -23,6 +23,7 @@ import greentx
 from greentx.edge import Handler
 from greentx.errors import BindError, Mongrel2NotFound
 from greentx.wsgi import WSGIServer
+from greentx.wsgi import exchange as exchange_module
 
 pytestmark = pytest.mark.mongrel2
 
@@ -274,6 +275,18 @@ def test_requests_wait_while_the_pool_is_full() -> None:
         wait_until(lambda: server.server.pool.free_count() == 1)
 
 
+def test_an_upload_that_nobody_reads_holds_no_place_in_the_pool() -> None:
+    """Others are answered while its client does not send the rest."""
+    with serving("greentx", hello, spawn=1) as server, Browser(server) as idle, Browser(server) as other:
+        idle.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\nbegin")
+        assert idle.receive().body == b"hello"
+        assert other.get().body == b"hello"
+        wait_until(lambda: server.server.pool.free_count() == 1)
+        assert len(server.server._lines) == 1
+        server.server.stop(0)
+        assert idle.at_end()
+
+
 def test_spawn_none_handles_one_after_the_other() -> None:
     """In one greenlet, which may block."""
     application = Stuck()
@@ -409,6 +422,68 @@ def test_it_serves_behind_somebody_elses_mongrel2(how: str, start_mongrel2: Star
     assert transceiver.started == (how == "running transceiver")
     if transceiver.started:
         transceiver.stop()
+
+
+@pytest.mark.parametrize("what", ["answer", "body"])
+def test_what_runs_at_the_end_is_answered_whole(what: str, start_mongrel2: StartMongrel2) -> None:
+    """Behind a Mongrel2 that goes on, which says by the way of requests what it wrote and what more came of a body."""
+    settings: dict[str, int | str] = {"download.flow_control": 1, "upload.stream": 1, "limits.content_length": 262144}
+    front = start_mongrel2({"/": Handler("wsgi-test")}, settings=settings)
+    handler = front.handlers[0]
+    go, running = Event(), Event()
+
+    def application(environ: Any, start_response: Any) -> Any:
+        running.set()
+        go.wait(10)
+        start_response("200 OK", TEXT)
+        if environ["REQUEST_METHOD"] == "POST":
+            return [b"%d" % len(environ["wsgi.input"].read())]
+        return (bytes(50_000) for _ in range(40))
+
+    server = WSGIServer((handler.sender, handler.send_spec, handler.recv_spec), application, log=None)
+    server.start()
+    server.transceiver.wait_ready(10)
+    with Browser(front) as browser:
+        if what == "answer":
+            browser.ask("/", "Connection: close")
+        else:
+            browser.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n", bytes(1_000_000))
+        assert running.wait(5)
+        ending = gevent.spawn(server.stop, 8)
+        gevent.sleep(0.1)
+        go.set()
+        if what == "answer":
+            assert len(browser.receive().body) == 2_000_000
+            assert browser.at_end()
+        else:
+            browser.send(bytes(2_000_000))
+            assert browser.receive().body == b"3000000"
+        ending.get(timeout=5)
+
+
+def test_a_browser_that_takes_nothing_does_not_keep_a_server(start_mongrel2: StartMongrel2) -> None:
+    """Nor does an answer without an end: it ends within the time it was given."""
+    front = start_mongrel2({"/": Handler("wsgi-test")}, settings={"download.flow_control": 1})
+    handler = front.handlers[0]
+
+    def application(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", TEXT)
+        while True:
+            yield bytes(50_000)
+            gevent.sleep(0.001)
+
+    server = WSGIServer((handler.sender, handler.send_spec, handler.recv_spec), application, log=None)
+    server.start()
+    server.transceiver.wait_ready(10)
+    with Browser(front, receive_buffer=4096) as stuck, Browser(front) as reader:
+        stuck.ask()
+        reader.ask()
+        assert len(reader.read(5_000_000)) == 5_000_000
+        ending = gevent.spawn(server.stop, 1)
+        with gevent.Timeout(15):
+            while reader.socket.recv(65536):
+                pass
+            ending.get()
 
 
 def test_a_transceiver_that_stops_takes_its_server_along(start_mongrel2: StartMongrel2) -> None:
@@ -632,7 +707,7 @@ def case_client_leaves(server: Server) -> None:
         def endless() -> Any:
             try:
                 while True:
-                    yield b"x" * 1000
+                    yield b"" if environ["PATH_INFO"] == "/empty" else b"x" * 1000
                     gevent.sleep(0.001)
             finally:
                 events.append("closed")
@@ -644,14 +719,15 @@ def case_client_leaves(server: Server) -> None:
         b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\nbegin",
         ask("/wait")[1],
         ask("/endless")[1],
+        ask("/empty")[1],
     ):
         before = len(events)
         with Browser(server) as browser:
             browser.send(request)
             gevent.sleep(0.05)
         wait_until(lambda: len(events) > before)  # noqa: B023
-    wait_until(lambda: len(events) == 4)
-    assert events == ["read", "disconnected", "closed", "closed"]
+    wait_until(lambda: len(events) == 5)
+    assert events == ["read", "disconnected", "closed", "closed", "closed"]
     assert server.errors.getvalue() == ""
 
 
@@ -738,12 +814,69 @@ def case_large_upload(server: Server) -> None:
 
 
 def case_unread_upload(server: Server) -> None:
-    """Behind a body that is too long to be thrown away the connection ends."""
+    """A client that sends all before it reads sees its answer, and may go on."""
     server.application = hello
     with Browser(server) as browser:
-        browser.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\nbegin")
+        browser.ask("/", method="POST", body=bytes(40_000_000))
+        assert browser.receive().body == b"hello"
+        assert browser.get(method="POST", body=b"next").body == b"hello"
+        browser.ask("/", "Connection: close", method="POST", body=bytes(20_000_000))
         assert browser.receive().body == b"hello"
         assert browser.at_end()
+
+
+def _held_by(server: Server) -> int:
+    """How many sockets the server's Mongrel2 has."""
+    folder = Path(f"/proc/{server.server._listener.mongrel2.pid}/fd")
+    return sum(1 for entry in folder.iterdir() if "socket" in _link(entry))
+
+
+def _link(entry: Path) -> str:
+    try:
+        return str(entry.readlink())
+    except FileNotFoundError:
+        return ""
+
+
+def case_broken_uploads(server: Server) -> None:
+    """However an answer ends in front of the end of an upload, Mongrel2 does not keep the connection."""
+
+    def application(environ: Any, start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/raise":
+            raise ValueError("of this test")
+        if environ["PATH_INFO"] == "/part":
+            environ["wsgi.input"].read(1000)
+        start_response("200 OK", TEXT)
+        return _failing() if environ["PATH_INFO"] == "/late" else [b"hello"]
+
+    def _failing() -> Any:
+        yield b"begin"
+        raise ValueError("of this test")
+
+    server.application = application
+    see(server, ask("/"))
+    before = _held_by(server)
+    head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n%b\r\n"
+    stream, gevent.get_hub().exception_stream = gevent.get_hub().exception_stream, None
+    idle, exchange_module.LINGER_IDLE_SECONDS = exchange_module.LINGER_IDLE_SECONDS, 0.3
+    try:
+        for path in (b"/raise", b"/part", b"/late", b"/none"):
+            for sent in (10_000, 500_000, 3_000_000):
+                with Browser(server) as browser:
+                    browser.send(head % (path, b"Connection: close\r\n"), bytes(sent))
+                    code = b"500" if path == b"/raise" else b"200"
+                    assert browser.read(12) == b"HTTP/1.1 " + code
+                    if sent != 500_000:  # it waits for the end; else it goes away
+                        while browser.socket.recv(65536):
+                            pass
+        with Browser(server) as browser:
+            both = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\nTransfer-Encoding: chunked\r\n\r\n"
+            browser.send(both, b"x" * 3_000_000)
+            assert browser.receive().status == 400
+        wait_until(lambda: _held_by(server) <= before)
+    finally:
+        gevent.get_hub().exception_stream = stream
+        exchange_module.LINGER_IDLE_SECONDS = idle
 
 
 ONLY_OURS: list[Callable[[Server], None]] = [
@@ -764,6 +897,7 @@ ONLY_OURS: list[Callable[[Server], None]] = [
     case_slow_reader,
     case_large_upload,
     case_unread_upload,
+    case_broken_uploads,
 ]
 
 
