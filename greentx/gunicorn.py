@@ -56,7 +56,7 @@ _NOTIFY_SECONDS = 1.0
 
 # A file that all workers of an arbiter inherit from it; each one that serves has locked a byte of it. The arbiter knows
 # how many there are and does not tell them; a lock goes with its process, however that ends.
-_serving = os.memfd_create("greentx-workers")
+_serving = -1
 _FLOCK = "hhqqi"  # struct flock of fcntl(2)
 
 
@@ -120,6 +120,13 @@ class Worker(GeventWorker):
         self._urls: list[str] = []
         self._max_message_size: int | None = MAX_MESSAGE_SIZE
         self._behind_relay = False
+
+    @classmethod
+    def setup(cls) -> None:
+        """Prepare what all workers share; gunicorn calls it in the arbiter, before it starts the first one."""
+        global _serving
+        if _serving < 0:
+            _serving = os.memfd_create("greentx-workers")
 
     def init_process(self) -> None:
         """Check what was set, so that gunicorn does not start workers for ever; then go on as its own worker does."""
