@@ -90,7 +90,8 @@ def test_only_the_command_line_patches():
     assert users <= {"greentx.cli", "greentx.__main__"}
 
 
-def test_an_import_opens_and_patches_nothing():
+@pytest.mark.parametrize("names", ["greentx, greentx.edge, greentx.wsgi.websocket, greentx.relay", "greentx.gunicorn"])
+def test_an_import_opens_and_patches_nothing(names):
     """No descriptor, no thread, no handler of a logger, no patched module."""
     script = (
         "import os, logging, socket\n"
@@ -98,7 +99,7 @@ def test_an_import_opens_and_patches_nothing():
         "    counts = [os.listdir(f'/proc/self/{name}') for name in ('fd', 'task')]\n"
         "    return counts, socket.socket, logging.root.handlers[:]\n"
         "before = things()\n"
-        "import greentx, greentx.edge\n"
+        f"import {names}\n"
         "assert before == things(), (before, things())\n"
         "assert not logging.getLogger('greentx').handlers\n"
     )
