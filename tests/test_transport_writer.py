@@ -234,6 +234,25 @@ def test_receipts_of_others_are_none(server, write_to):
     assert not one.writer.receipt("1")
 
 
+def test_handlers_that_get_each_others_receipts_do_not_wait_for_their_own(write_to, monkeypatch, caplog):
+    """Where several pull from one endpoint the server hands its notices out in turns."""
+    monkeypatch.setattr(writer_module, "RECEIPT_SECONDS", 0.05)
+    caplog.set_level(logging.INFO)
+    with PlainServer() as server:
+        one = write_to(server)
+        for _ in range(EAGER):
+            one.writer.write("uuid", "1", b".")
+        until(lambda: one.writer._receipts_known and not one.writer._awaited)
+        server.receipts = False
+        others = NOBODY + (one.writer._receipt_ids - NOBODY + 5000) % 140_000_000
+        for _ in range(100):
+            one.writer.write("uuid", "1", b".")
+            one.writer.receipt(str(others))
+        until(lambda: server.bodies() == b"." * (100 + EAGER))
+        assert "others pull from the same endpoint" in caplog.text
+        one.writer.stop()
+
+
 def test_a_close_goes_behind_what_waits(server, write_to):
     """And what is written after it is not sent."""
     one = write_to(server)

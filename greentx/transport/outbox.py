@@ -117,6 +117,11 @@ class Pacer:
         """The receipt is there: what was counted before it was asked for has been taken in."""
         self._before = {}
 
+    def share(self) -> None:
+        """Others send to the same connections, and count for themselves."""
+        self._burst = min(self._burst, SHARED_BURST)
+        self._eager = min(self._eager, SHARED_BURST)
+
     def forget(self) -> None:
         """Forget all: the server's ids have a new meaning."""
         self._since = {}

@@ -63,6 +63,8 @@ _NOBLOCK = int(zmq.NOBLOCK)
 # While a pipe is full: how often to look without being told. libzmq's descriptor tells; pyzmq does not rely on it.
 _BLOCKED_POLL_SECONDS = 0.1
 
+_RECEIPT_DIGITS = len(str(NOBODY))
+
 # Each writer has a thousand numbers of its own: an old receipt, or another process's, is none.
 _RECEIPT_RANGES = 140_000
 
@@ -128,6 +130,7 @@ class Writer:
         self._receipts_known: bool | None = None if receipts is not None else False
         self._receipts_asked = 0
         self._receipt_tries = 0
+        self._others_seen = False
         self._receipts_missed: list[str] = []
         self._receipt_ids = NOBODY + 1000 * randrange(_RECEIPT_RANGES)
         self._awaited = ""
@@ -424,7 +427,9 @@ class Writer:
         It says that the server has taken in all that was sent before the receipt was asked for.
         """
         if conn_id != self._awaited:
-            if not self._receipts_known and self._receipts_come is not None and conn_id in self._receipts_missed:
+            if self._is_others(conn_id):
+                self._others_seen = True
+            elif not self._receipts_known and self._receipts_come is not None and conn_id in self._receipts_missed:
                 self._receipts_known = True  # it stood still when it was asked, and was taken for one without
             return False
         if self._receipts_come is not None:
@@ -433,6 +438,13 @@ class Writer:
         self._receipt_timer.stop()
         self._confirmed()
         return True
+
+    def _is_others(self, conn_id: str) -> bool:
+        """Whether it is a receipt that another handler asked for."""
+        if len(conn_id) != _RECEIPT_DIGITS:
+            return False
+        number = int(conn_id)
+        return number >= NOBODY and not 0 <= number - self._receipt_ids < 1000
 
     def _ask_receipt(self) -> None:
         if not self._topics:  # what is written now is dropped
@@ -445,6 +457,7 @@ class Writer:
         else:
             self._receipt_timer.again(self._receipt_overdue, update=True)
             self._receipt_tries = 0
+            self._others_seen = False
             self._send_receipt()
 
     def _send_receipt(self) -> None:
@@ -471,6 +484,15 @@ class Writer:
         if self._receipts_come is None or not self._receipts_come():
             self._receipt_timer.stop()
             self._confirmed()  # nobody would see it
+        elif self._others_seen:
+            # Others pull from the same endpoint. The server hands its notices out in turns: they get ours, we get
+            # theirs, for ever where all wait. Each counts for itself, and so has to send less at once.
+            self._receipt_timer.stop()
+            self._receipts_known = False
+            self._receipts_missed.clear()
+            self._pacer.share()
+            log.info("%s: others pull from the same endpoint, and get our receipts", self.name)
+            self._confirmed()
         elif not self._blocked:  # else it is in the queue still
             self._receipt_tries += 1
             if self._receipts_known is None and self._receipt_tries >= RECEIPT_TRIES:
