@@ -264,6 +264,27 @@ def test_a_close_goes_behind_what_waits(server, write_to):
     assert server.bodies() == b"".join(b"%2d," % number for number in range(50))
 
 
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_a_closed_connection_is_known_until_the_server_told_what_it_wrote(server, write_to, size):
+    """Its notices come the way of requests, which is not given up before; it is closed once."""
+    one = write_to(server)
+    one.writer.flow_control = True
+    one.writer.write("uuid", "1", bytes(size), wait=False)
+    one.writer.close("uuid", ["1"])
+    told = 0
+    while told < size:
+        until(lambda so_far=told: len(server.bodies()) > so_far)
+        assert one.writer.unconfirmed() == ["1"]
+        one.writer.close("uuid", ["1"])
+        count = len(server.bodies()) - told
+        one.writer.credit("1", count)
+        told += count
+    until(lambda: not one.writer.unconfirmed())
+    until(lambda: server.replies[-1] == b"uuid 1:1, ")
+    assert server.replies.count(b"uuid 1:1, ") == 1
+    assert server.bodies() == bytes(size)
+
+
 def test_who_writes_to_a_connection_that_takes_nothing_waits_and_others_do_not(write_to, monkeypatch):
     """Bounded by the outbox, then by time; the browser's end wakes it."""
     with PlainServer() as server:

@@ -136,18 +136,20 @@ class Outbox:
         head: What a message to this connection begins with; alone it closes the connection.
         size: Bytes that wait.
         closing: The connection is to be closed behind them.
+        closed: The server was told to close it, though not all that it has to write before may be written.
         window: Bytes that may still be sent before credits come; ``None`` without ``download.flow_control``.
         confirmed: Bytes that the server reported as written.
         unasked: How many bytes were put by those who do not wait, since nothing waited here.
     """
 
-    __slots__ = ("_parts", "_reckoned", "closing", "confirmed", "head", "size", "unasked", "window")
+    __slots__ = ("_parts", "_reckoned", "closed", "closing", "confirmed", "head", "size", "unasked", "window")
 
     def __init__(self, head: bytes, window: int | None = None) -> None:
         self.head = head
         self._parts: deque[bytes | memoryview] = deque()
         self.size = 0
         self.closing = False
+        self.closed = False
         self.window = window
         self.confirmed = 0
         self.unasked = 0
@@ -215,4 +217,4 @@ class Outbox:
     @property
     def idle(self) -> bool:
         """True when nothing waits."""
-        return not self._parts and not self.closing
+        return not self._parts and (self.closed or not self.closing)

@@ -269,8 +269,11 @@ class Writer:
                 if drained is not None:
                     drained.set()  # who waits to write more waits in vain
                 self._progress(conn_id, outbox)
-            else:
+            elif outbox is None or outbox.window is None:
                 self.forget(conn_id)
+                at_once.append(conn_id)
+            elif not outbox.closed:  # it is known until the server has told what it wrote
+                outbox.closing = outbox.closed = True
                 at_once.append(conn_id)
         for start in range(0, len(at_once), MAX_CONN_IDS):
             ids = " ".join(at_once[start : start + MAX_CONN_IDS]).encode()
@@ -394,12 +397,13 @@ class Writer:
                 drained.set()
         if outbox.size:
             return
-        if outbox.closing or outbox.window == CREDITS or (outbox.window is None and not outbox.under_way(monotonic())):
-            self._outboxes.pop(conn_id, None)
-            if outbox.closing:
-                self._send(outbox.head, False)
-        elif outbox.window is None:
+        if outbox.closing and not outbox.closed:
+            outbox.closed = True
+            self._send(outbox.head, False)
+        if outbox.window is None and not outbox.closing and outbox.under_way(monotonic()):
             self._reckon_later()
+        elif outbox.window is None or outbox.window == CREDITS:
+            self._outboxes.pop(conn_id, None)
 
     def _wait_for_outbox(self, conn_id: str, outbox: Outbox) -> None:
         while outbox.size > OUTBOX_LIMIT:
