@@ -731,7 +731,7 @@ class Connection:
         if complete and data and not close and pending.answer_whole(request):
             try:
                 self._writer.write(request.sender, request.conn_id, data)
-            except BaseException:
+            except BaseException:  # killed while it waited for the pipe, too; raised again
                 self._break_off(request)
                 raise
             return

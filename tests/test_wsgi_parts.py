@@ -295,7 +295,7 @@ def streaming(*pieces: Request) -> tuple[Exchange, Wire]:
     """An exchange whose body streams, and what came of it."""
     wire = Wire()
     one = request(UPLOAD_STREAM="0")
-    exchange = Exchange(wire, one, one.sid)  # type: ignore[arg-type]
+    exchange = Exchange(wire, one, one.sid)  # type: ignore[arg-type]  # a connection that only takes notes
     for one in pieces:
         exchange.feed(one)
     return exchange, wire
