@@ -7,7 +7,57 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greentx.transport import outbox
-from greentx.transport.outbox import BURST, CREDITS, EAGER, LARGE, QUEUED, READ_RATE, SHARED_BURST, Outbox, Pacer
+from greentx.transport.outbox import (
+    BURST,
+    CREDITS,
+    EAGER,
+    LARGE,
+    QUEUED,
+    READ_RATE,
+    SHARED_BURST,
+    Ledger,
+    Outbox,
+    Pacer,
+)
+
+
+def test_a_ledger_allows_as_much_as_the_server_has_credits_for():
+    """What is refused is not counted; each report makes room for as much."""
+    ledger = Ledger()
+    assert ledger.spend("1", CREDITS - 5)
+    assert not ledger.spend("1", 6)
+    assert ledger.spend("1", 5) and ledger.spend("2", CREDITS)
+    assert not ledger.spend("1", 1)
+    assert ledger.credit("1", 7)
+    assert not ledger.spend("1", 8)
+    assert ledger.spend("1", 7)
+
+
+def test_a_connection_is_in_the_ledger_until_all_was_reported():
+    """What is confirmed only grows meanwhile, also while more is sent."""
+    ledger = Ledger()
+    assert "1" not in ledger and ledger.confirmed("1") is None and not ledger.credit("1", 5)
+    ledger.spend("1", 100)
+    assert "1" in ledger and list(ledger) == ["1"] and ledger.confirmed("1") == 0
+    ledger.credit("1", 40)
+    ledger.spend("1", 10)
+    assert ledger.confirmed("1") == 40
+    ledger.credit("1", 60)
+    assert ledger.confirmed("1") == 100
+    ledger.credit("1", 10)
+    assert "1" not in ledger and ledger.confirmed("1") is None and ledger.close("1") == (CREDITS, 0)
+
+
+def test_who_leaves_the_ledger_takes_its_account_along():
+    """An outbox goes on with what is under way, and with what was reported."""
+    ledger = Ledger()
+    ledger.spend("1", 100)
+    ledger.credit("1", 30)
+    assert ledger.close("1") == (CREDITS - 70, 30)
+    assert "1" not in ledger and not ledger.credit("1", 70)
+    ledger.spend("2", 5)
+    ledger.clear()
+    assert list(ledger) == []
 
 
 def test_a_connection_may_have_a_burst_and_no_more():

@@ -13,7 +13,7 @@ from plain_server import PlainServer, until
 from greentx.errors import ConnectionClosed, GreentxError, LocalProtocolError, SendTimeout
 from greentx.transport import Context, SocketClosed, Writer
 from greentx.transport import writer as writer_module
-from greentx.transport.outbox import BURST, EAGER, NOBODY, QUEUED, READ_RATE
+from greentx.transport.outbox import BURST, CREDITS, EAGER, NOBODY, QUEUED, READ_RATE
 
 
 @pytest.fixture
@@ -283,6 +283,27 @@ def test_a_closed_connection_is_known_until_the_server_told_what_it_wrote(server
     until(lambda: server.replies[-1] == b"uuid 1:1, ")
     assert server.replies.count(b"uuid 1:1, ") == 1
     assert server.bodies() == bytes(size)
+
+
+def test_with_flow_control_what_fits_goes_out_at_once_and_the_rest_when_credits_come(server, write_to):
+    """Also where both parts are of one browser, and where many are sent the same."""
+    one = write_to(server)
+    one.writer.flow_control = True
+    for _ in range(2 * BURST):
+        one.writer.write("uuid", "1", b".")
+    assert not one.writer._outboxes and one.writer.unconfirmed() == ["1"] and one.writer.confirmed("1") == 0
+    one.writer.credit("1", 5)
+    one.writer.write("uuid", "1", bytes(CREDITS))
+    assert one.writer.confirmed("1") == 5 and one.writer.waiting("1") == 2 * BURST - 5
+    one.writer.write_many("uuid", ["1", "2"], b"!")
+    until(lambda: server.bodies(b"2") == b"!")
+    until(lambda: len(server.bodies(b"1")) == CREDITS + 5)
+    one.writer.credit("1", 2 * BURST)
+    until(lambda: server.bodies(b"1") == b"." * 2 * BURST + bytes(CREDITS) + b"!")
+    assert sorted(one.writer.unconfirmed()) == ["1", "2"]
+    one.writer.forget("2")
+    one.writer.credit("1", CREDITS + 1 - 5)
+    assert not one.writer.unconfirmed() and not one.writer._outboxes
 
 
 def test_who_writes_to_a_connection_that_takes_nothing_waits_and_others_do_not(write_to, monkeypatch):

@@ -13,7 +13,8 @@ takes for them, and :data:`QUEUED` of them are under way at most; a browser that
 nobody tells of it.
 
 With ``download.flow_control`` the limit is 102400 bytes not yet written by the server, however many messages they are,
-and the server reports each message that it wrote (probed): then those reports, the credits, decide.
+and the server reports each message that it wrote (probed): then those reports, the credits, decide. Most answers are
+smaller than that and nothing waits: for them the :class:`Ledger` is enough, without an outbox for each.
 
 No I/O here.
 """
@@ -21,9 +22,21 @@ No I/O here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Iterator
 
-__all__ = ["BURST", "CREDITS", "EAGER", "LARGE", "NOBODY", "QUEUED", "READ_RATE", "SHARED_BURST", "Outbox", "Pacer"]
+__all__ = [
+    "BURST",
+    "CREDITS",
+    "EAGER",
+    "LARGE",
+    "NOBODY",
+    "QUEUED",
+    "READ_RATE",
+    "SHARED_BURST",
+    "Ledger",
+    "Outbox",
+    "Pacer",
+]
 
 #: Messages to one connection that no receipt covers, at most.
 BURST = 10
@@ -129,6 +142,64 @@ class Pacer:
         self.due = False
 
 
+class Ledger:
+    """With flow control, how much is under way to the connections for which nothing waits.
+
+    A connection is in it from the first byte that it is sent until all was reported, or until :meth:`close`.
+    """
+
+    __slots__ = ("_reported", "_sent")
+
+    def __init__(self) -> None:
+        # Since the connection got in. Nearly every answer is reported in one piece: then the second one stays empty.
+        self._sent: dict[str, int] = {}
+        self._reported: dict[str, int] = {}
+
+    def spend(self, conn_id: str, size: int) -> bool:
+        """Return whether *size* more bytes may be sent now, and count them if so."""
+        sent = self._sent
+        total = sent.get(conn_id, 0) + size
+        if total > CREDITS and total - self._reported.get(conn_id, 0) > CREDITS:
+            return False
+        sent[conn_id] = total
+        return True
+
+    def credit(self, conn_id: str, count: int) -> bool:
+        """The server wrote *count* bytes. Returns whether the connection was in the ledger."""
+        sent = self._sent.get(conn_id)
+        if sent is None:
+            return False
+        reported = self._reported
+        if reported:
+            count += reported.get(conn_id, 0)
+        if count < sent:
+            reported[conn_id] = count
+        else:
+            del self._sent[conn_id]
+            reported.pop(conn_id, None)
+        return True
+
+    def close(self, conn_id: str) -> tuple[int, int]:
+        """Take a connection out; return how many bytes more it may be sent, and how many it was reported to have."""
+        sent, reported = self._sent.pop(conn_id, 0), self._reported.pop(conn_id, 0)
+        return CREDITS - (sent - reported), reported
+
+    def confirmed(self, conn_id: str) -> int | None:
+        """Return how many bytes were reported since the connection got in; ``None`` where it is not in."""
+        return self._reported.get(conn_id, 0) if conn_id in self._sent else None
+
+    def clear(self) -> None:
+        """Forget all: the server's ids have a new meaning."""
+        self._sent.clear()
+        self._reported.clear()
+
+    def __contains__(self, conn_id: object) -> bool:
+        return conn_id in self._sent
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sent)
+
+
 class Outbox:
     """What waits for one connection, in order.
 
@@ -144,14 +215,14 @@ class Outbox:
 
     __slots__ = ("_parts", "_reckoned", "closed", "closing", "confirmed", "head", "size", "unasked", "window")
 
-    def __init__(self, head: bytes, window: int | None = None) -> None:
+    def __init__(self, head: bytes, window: int | None = None, confirmed: int = 0) -> None:
         self.head = head
         self._parts: deque[bytes | memoryview] = deque()
         self.size = 0
         self.closing = False
         self.closed = False
         self.window = window
-        self.confirmed = 0
+        self.confirmed = confirmed
         self.unasked = 0
         # When each of the large messages that were sent is reckoned to be read.
         self._reckoned: deque[float] = deque()

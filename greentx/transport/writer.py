@@ -30,7 +30,7 @@ from gevent.event import Event
 from ..errors import ConnectionClosed, LocalProtocolError, SendTimeout
 from ..wire import MAX_CONN_IDS, build_control_reply, check_sender
 from .context import Context
-from .outbox import BURST, CREDITS, LARGE, NOBODY, QUEUED, Outbox, Pacer
+from .outbox import BURST, CREDITS, LARGE, NOBODY, QUEUED, Ledger, Outbox, Pacer
 
 __all__ = ["FLUSH_SECONDS", "OUTBOX_LIMIT", "RECEIPT_SECONDS", "RECEIPT_TRIES", "Writer"]
 
@@ -121,6 +121,7 @@ class Writer:
         self._topics: set[bytes] = set()
         self._pacer = Pacer(burst)
         self._outboxes: dict[str, Outbox] = {}
+        self._ledger = Ledger()
         self._drained: dict[str, Event] = {}
         self._blocked: deque[_Blocked] = deque()
         self._batch: list[bytes] = []
@@ -180,11 +181,11 @@ class Writer:
             ConnectionClosed: The browser went away while this greenlet waited for it to read.
         """
         prefix = self._prefixes.get(sender) or self._find_prefix(sender)
-        outboxes, pacer = self._outboxes, self._pacer
-        if (
-            not (self.flow_control or (outboxes and conn_id in outboxes))
-            and len(data) < LARGE
-            and pacer.allows(conn_id)
+        outboxes = self._outboxes
+        if not (outboxes and conn_id in outboxes) and (
+            not self._blocked and self._ledger.spend(conn_id, len(data))
+            if self.flow_control
+            else len(data) < LARGE and self._pacer.allows(conn_id)
         ):
             message = b"%b %d:%b, %b" % (prefix, len(conn_id), conn_id.encode(), data)
             batch = self._batch
@@ -192,7 +193,7 @@ class Writer:
                 batch.append(message)  # what _send() would do
             else:
                 self._send(message, wait)
-            if pacer.due and not self._awaited:
+            if self._pacer.due and not self._awaited:
                 self._ask_receipt()
             return
         if self._blocked and wait and self._may_block():
@@ -225,7 +226,7 @@ class Writer:
             self._drop(data)
             return []
         if self.flow_control:
-            allowed, refused = self._split_by_credits(prefix, conn_ids, len(data))
+            allowed, refused = self._split_by_credits(conn_ids, len(data))
         else:
             allowed, refused = self._pacer.split(conn_ids, self._outboxes)
         for start in range(0, len(allowed), MAX_CONN_IDS):
@@ -244,14 +245,14 @@ class Writer:
                 self._progress(conn_id, outbox)
         return slow
 
-    def _split_by_credits(self, prefix: bytes, conn_ids: Sequence[str], size: int) -> tuple[list[str], list[str]]:
+    def _split_by_credits(self, conn_ids: Sequence[str], size: int) -> tuple[list[str], list[str]]:
         """With flow control, who may be sent *size* bytes at once (they are counted), and who may not."""
-        outboxes = self._outboxes
+        outboxes, spend = self._outboxes, self._ledger.spend
         allowed: list[str] = []
         refused: list[str] = []
         for conn_id in conn_ids:
-            outbox = outboxes.get(conn_id) or self._new_outbox(prefix, conn_id)
-            if outbox.spend(size):
+            outbox = outboxes.get(conn_id)
+            if spend(conn_id, size) if outbox is None else outbox.spend(size):
                 allowed.append(conn_id)
             else:
                 refused.append(conn_id)
@@ -263,6 +264,8 @@ class Writer:
         at_once: list[str] = []
         for conn_id in conn_ids:
             outbox = self._outboxes.get(conn_id)
+            if outbox is None and conn_id in self._ledger:
+                outbox = self._new_outbox(prefix, conn_id)
             if outbox is not None and outbox.size:
                 outbox.closing = True
                 drained = self._drained.pop(conn_id, None)
@@ -291,14 +294,15 @@ class Writer:
 
     def credit(self, conn_id: str, count: int) -> None:
         """The server reports that it wrote *count* bytes to this connection."""
-        outbox = self._outboxes.get(conn_id)
-        if outbox is not None:
-            outbox.credit(count)
-            self._flush_one(conn_id, outbox)
+        if not self._ledger.credit(conn_id, count):
+            outbox = self._outboxes.get(conn_id)
+            if outbox is not None:
+                outbox.credit(count)
+                self._flush_one(conn_id, outbox)
 
     def unconfirmed(self) -> list[str]:
         """Return the connections that were sent bytes which the server, with flow control, did not report yet."""
-        return [conn_id for conn_id, outbox in self._outboxes.items() if outbox.window is not None]
+        return [*self._ledger, *(conn_id for conn_id, outbox in self._outboxes.items() if outbox.window is not None)]
 
     def confirmed(self, conn_id: str) -> int | None:
         """Return a number that grows while this browser takes what it was sent; ``None`` when all of it was taken.
@@ -306,7 +310,9 @@ class Writer:
         Only known with flow control; without it ``None``, too.
         """
         outbox = self._outboxes.get(conn_id)
-        return None if outbox is None or outbox.window is None else outbox.confirmed
+        if outbox is None:
+            return self._ledger.confirmed(conn_id)
+        return None if outbox.window is None else outbox.confirmed
 
     @property
     def pipe_full(self) -> bool:
@@ -320,6 +326,7 @@ class Writer:
 
     def forget(self, conn_id: str) -> None:
         """The connection is gone: drop what waits for it; who waits for it gets ``ConnectionClosed``."""
+        self._ledger.close(conn_id)
         if self._outboxes.pop(conn_id, None) is not None:
             drained = self._drained.pop(conn_id, None)
             if drained is not None:
@@ -337,7 +344,8 @@ class Writer:
 
     def _new_outbox(self, prefix: bytes, conn_id: str) -> Outbox:
         head = b"%b %d:%b, " % (prefix, len(conn_id), conn_id.encode())
-        outbox = self._outboxes[conn_id] = Outbox(head, CREDITS if self.flow_control else None)
+        window, confirmed = self._ledger.close(conn_id) if self.flow_control else (None, 0)
+        outbox = self._outboxes[conn_id] = Outbox(head, window, confirmed)
         return outbox
 
     def _progress(self, conn_id: str, outbox: Outbox) -> None:
@@ -688,6 +696,7 @@ class Writer:
         self._batch.clear()
         while self._blocked:
             self._blocked.popleft().gone.set()
+        self._ledger.clear()
         for conn_id in list(self._outboxes):
             self.forget(conn_id)
         self._on_lost()
@@ -724,6 +733,7 @@ class Writer:
             log.warning("%s: closed with %d replies that %s did not take", self.name, left, self.endpoint)
         while self._blocked:
             self._blocked.popleft().gone.set()
+        self._ledger.clear()
         for conn_id in list(self._outboxes):
             self.forget(conn_id)
         self._context.close_socket(self._socket, linger=max(0.0, deadline - monotonic()))
