@@ -56,7 +56,7 @@ BATCH = 64
 _LAST_OF_BATCH = BATCH - 1
 
 #: So long after the last ones a message is not kept for others, so that it does not wait for a greenlet that computes.
-BATCH_SECONDS = 0.0002
+BATCH_SECONDS = 0.0005
 
 _NOBLOCK = int(zmq.NOBLOCK)
 
