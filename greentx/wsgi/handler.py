@@ -17,7 +17,7 @@ from ..errors import GreentxError, RemoteProtocolError
 from .accesslog import NoLog, format_line
 from .environ import FramingError, add_request
 from .input import open_stored, open_streamed
-from .response import JOIN_BYTES, PieceWriter, build_head, encode_headers, without_body
+from .response import JOIN_BYTES, PieceWriter, build_head, encode_headers, parse_status
 from .upgrade import Upgrade
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ __all__ = ["WSGIHandler"]
 
 _CHUNKED = (b"Transfer-Encoding", b"chunked")
 _CLOSE = (b"Connection", b"close")
+
+# Codes whose responses end with their head, among those that an application may answer with.
+_WITHOUT_BODY = frozenset({204, 304})
 
 _ERROR_BODIES = {400: b"Bad Request", 500: b"Internal Server Error"}
 
@@ -109,7 +112,7 @@ class WSGIHandler:
         self.time_start = time.time()
         request = self.socket.request
         self.command = request.method if request.method != "WEBSOCKET_HANDSHAKE" else "GET"
-        self.close_connection, self._says_keep_alive = request.persistence()
+        self.close_connection, self._says_keep_alive = request._persistence or request.persistence()
         try:
             self.environ = self.get_environ()
         except FramingError as error:
@@ -270,12 +273,8 @@ class WSGIHandler:
                 exc_info = None
         elif self.status is not None:
             raise self.ApplicationError("start_response() was called twice, the second time without exc_info")
-        if not isinstance(status, str):
-            raise UnicodeError(f"the status {status!r} is no native string")
-        if "\r" in status or "\n" in status:
-            raise ValueError(f"carriage return or newline in status {status!r}")
+        encoded_status, code = parse_status(status)
         response_headers, special = encode_headers(headers)
-        code = int(status.split(" ", 1)[0])
         self.provided_date = special.get("date")
         length = self.provided_content_length = special.get("content-length")
         connection = special.get("connection")
@@ -284,11 +283,11 @@ class WSGIHandler:
         if length is not None:
             if not (length.isascii() and length.isdecimal()):
                 raise ValueError(f"Content-Length {length!r} is no number")
-            if without_body(code) and length != "0":
+            if code in _WITHOUT_BODY and length != "0":
                 raise self.ApplicationError(
                     f"Content-Length {length!r} in a {code} response: it must be absent or zero"
                 )
-        self.status = status.encode("latin-1")
+        self.status = encoded_status
         self._orig_status = status
         self.code = code
         self.response_headers = response_headers
@@ -306,7 +305,7 @@ class WSGIHandler:
         if self.provided_date is None:
             self.response_headers.append((b"Date", current_date()))
         self.connection_upgraded = self.code == 101
-        if self.provided_content_length is None and not without_body(self.code) and not self.connection_upgraded:
+        if self.provided_content_length is None and self.code not in _WITHOUT_BODY and not self.connection_upgraded:
             if hasattr(self.result, "__len__"):
                 length = sum([len(data) for data in self.result])
                 if length or self.command != "HEAD":
@@ -331,7 +330,7 @@ class WSGIHandler:
         """
         if self.upgrade is not None and self.upgrade.used:
             return
-        if data and without_body(self.code):
+        if data and self.code in _WITHOUT_BODY:
             raise self.ApplicationError(f"the {self.code} response must have no body")
         if not self.headers_sent:
             if self.status is None:
@@ -343,11 +342,12 @@ class WSGIHandler:
 
     def _send_whole(self, body: bytes) -> None:
         """Send the head and all of the body, as one message."""
-        if body and without_body(self.code):
+        if body and self.code in _WITHOUT_BODY:
             raise self.ApplicationError(f"the {self.code} response must have no body")
         data = self._take_head()
         if body and not self._without_body:
-            body = self._cut(body)
+            if self._body_left is not None:
+                body = self._cut(body)
             if len(body) <= JOIN_BYTES:
                 data += body
             else:  # rather two messages than two copies
@@ -366,7 +366,7 @@ class WSGIHandler:
         self.headers_sent = True
         self.finalize_headers()
         length = self.provided_content_length
-        self._without_body = self.command == "HEAD" or without_body(self.code)
+        self._without_body = self.command == "HEAD" or self.code in _WITHOUT_BODY
         if length is not None and not self._without_body:
             self._body_left = int(length)
         assert self.status is not None

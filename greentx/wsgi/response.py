@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gevent.hub import get_hub
 
@@ -13,7 +13,10 @@ from ..errors import GreentxError
 if TYPE_CHECKING:
     from .exchange import Exchange
 
-__all__ = ["JOIN_BYTES", "FileWrapper", "PieceWriter", "build_head", "encode_headers", "without_body"]
+__all__ = ["JOIN_BYTES", "FileWrapper", "PieceWriter", "build_head", "encode_headers", "parse_status"]
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 #: Pieces of a streamed response are joined up to this many bytes.
 JOIN_BYTES = 65536
@@ -24,14 +27,26 @@ _JOIN_SECONDS = 0.002
 
 _SPECIAL = frozenset({"connection", "content-length", "date", "transfer-encoding"})
 
-# Names are few, but an application may make them up without end.
-_MAX_NAMES = 1024
-_names: dict[str, tuple[bytes, str]] = {}
+# Applications mostly give the same headers again and again: what they became is kept, of short ones, with a bound.
+_MAX_KNOWN = 1024
+_MAX_KNOWN_SIZE = 64
+_known_headers: dict[tuple[str, str], tuple[tuple[bytes, bytes], str]] = {}
+_known_lines: dict[tuple[bytes, bytes], bytes] = {}
+_known_statuses: dict[str, tuple[bytes, int]] = {}
 
 
 def build_head(status: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the bytes of a head. *status* and *headers* were checked by :func:`encode_headers` or are our own."""
-    return b"HTTP/1.1 %b\r\n%b\r\n" % (status, b"".join([b"%b: %b\r\n" % header for header in headers]))
+    get = _known_lines.get
+    return b"HTTP/1.1 %b\r\n%b\r\n" % (status, b"".join([get(header) or _new_line(header) for header in headers]))
+
+
+def _new_line(header: tuple[bytes, bytes]) -> bytes:
+    name, value = header
+    line = b"%b: %b\r\n" % (name, value)
+    if len(line) <= _MAX_KNOWN_SIZE:
+        _keep(_known_lines, (name, value), line)
+    return line
 
 
 def encode_headers(headers: Iterable[tuple[str, str]]) -> tuple[list[tuple[bytes, bytes]], dict[str, str]]:
@@ -43,42 +58,61 @@ def encode_headers(headers: Iterable[tuple[str, str]]) -> tuple[list[tuple[bytes
     """
     encoded = []
     special: dict[str, str] = {}
-    for name, value in headers:
-        known = _names.get(name) or _new_name(name)
-        if not isinstance(value, str):
-            raise UnicodeError(f"the value of header {name!r} is no native string: {value!r}")
+    for header in headers:
         try:
-            data = value.encode("latin-1")
-        except UnicodeEncodeError as error:
-            raise UnicodeError(f"header {name!r}: {value!r} has a character that latin-1 does not have") from error
-        if b"\n" in data or b"\r" in data:
-            raise ValueError(f"carriage return or newline in the value of header {name!r}: {value!r}")
-        encoded.append((known[0], data))
+            known = _known_headers.get(header) or _new_header(*header)
+        except TypeError:  # a list where PEP 3333 wants a tuple
+            known = _new_header(*header)
+        encoded.append(known[0])
         if known[1]:
-            special[known[1]] = value
+            special[known[1]] = header[1]
     return encoded, special
 
 
-def _new_name(name: str) -> tuple[bytes, str]:
-    """Return a header's name as bytes and, where it matters to the server, in lower case; else ``""``."""
+def _new_header(name: str, value: str) -> tuple[tuple[bytes, bytes], str]:
+    """Return a header as bytes and, where it matters to the server, its name in lower case; else ``""``."""
     if not isinstance(name, str):
         raise UnicodeError(f"the header name {name!r} is no native string")
-    try:
-        data = name.encode("latin-1")
-    except UnicodeEncodeError as error:
-        raise UnicodeError(f"header name {name!r} has a character that latin-1 does not have") from error
-    if b"\n" in data or b"\r" in data:
+    if not isinstance(value, str):
+        raise UnicodeError(f"the value of header {name!r} is no native string: {value!r}")
+    if "\n" in name or "\r" in name:
         raise ValueError(f"carriage return or newline in header name {name!r}")
+    if "\n" in value or "\r" in value:
+        raise ValueError(f"carriage return or newline in the value of header {name!r}: {value!r}")
+    try:
+        pair = name.encode("latin-1"), value.encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise UnicodeError(f"header {name!r}: {value!r} has a character that latin-1 does not have") from error
     lower = name.lower()
-    result = data, lower if lower in _SPECIAL else ""
-    if len(_names) < _MAX_NAMES:
-        _names[name] = result
+    result = pair, lower if lower in _SPECIAL else ""
+    if len(name) + len(value) <= _MAX_KNOWN_SIZE:
+        _keep(_known_headers, (name, value), result)
     return result
 
 
-def without_body(code: int) -> bool:
-    """True for the codes whose responses end with their head, among those that an application may answer with."""
-    return code == 204 or code == 304
+def parse_status(status: str) -> tuple[bytes, int]:
+    """Return the status line of an application, ``"200 OK"``, as bytes and its number.
+
+    Raises:
+        ValueError: A CR or LF in it; it does not begin with a number.
+        UnicodeError: It is no native string of latin-1 characters.
+    """
+    if not isinstance(status, str):
+        raise UnicodeError(f"the status {status!r} is no native string")
+    known = _known_statuses.get(status)
+    if known is None:
+        if "\r" in status or "\n" in status:
+            raise ValueError(f"carriage return or newline in status {status!r}")
+        known = status.encode("latin-1"), int(status.split(" ", 1)[0])
+        if len(status) <= _MAX_KNOWN_SIZE:
+            _keep(_known_statuses, status, known)
+    return known
+
+
+def _keep(known: dict[K, V], key: K, value: V) -> None:
+    if len(known) >= _MAX_KNOWN:
+        known.clear()
+    known[key] = value
 
 
 class PieceWriter:
