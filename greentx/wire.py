@@ -17,6 +17,7 @@ Source: Mongrel2's manual, "Writing A Handler"; src/handler.c and src/handler_pa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +29,7 @@ import tnetstring
 from .errors import LocalProtocolError, RemoteProtocolError
 from .headers import Headers, text_headers
 from .http1 import should_close
+from .memo import MAX_KEY_SIZE, MAX_MISSES, Memo, SharedHeaders
 
 __all__ = [
     "CANCEL",
@@ -67,31 +69,38 @@ _SENDER = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
 _CONN_ID = re.compile(r"[0-9]{1,20}", re.ASCII)
 _REPLY = re.compile(rb"([A-Za-z0-9-]+) ([0-9]{1,9}):")
 _IDS = re.compile(rb"(X )?[0-9]+(?: [0-9]+)* ?|-1")
-# The fields before the headers, and the length of these.
-_match_start = re.compile(rb"[^ ]+ (?:[0-9]{1,20}|-1) [^ ]+ [0-9]{1,10}:").match
 # A netstring's length; Mongrel2 never writes one beyond ten digits, and a longer one must not cost us memory.
 _MAX_LENGTH_DIGITS = 10
 
 _load = tnetstring.loads
 
-# What came lately and was decoded, which nobody changes: header blocks, with their METHOD; and requests without a body,
-# from their path on. Every message of a WebSocket repeats the headers of its handshake (probed), and a client that
-# keeps its connection mostly sends the same again; decoding and freeing them is more than half of a parse. Bounded by
-# number and size, 2 MiB in all. Only what came twice is kept: keeping what is always different cost 3 us each.
-_known_blocks: dict[bytes, tuple[Any, str]] = {}
-_known_requests: dict[bytes, tuple[bytes, str, str, str, Any, tuple[bool, bool]]] = {}
-_seen: set[int] = set()
-_MAX_KNOWN = 512
-_MAX_KNOWN_SIZE = 2048
-# Where so many requests in a row were not known, only one in sixteen is still looked up.
-_MAX_MISSES = 1024
-_misses = 0
-# The shortest message is longer than this.
-_MIN_SIZE = 8
+# What came lately and was decoded: decoding headers, and freeing them, is more than half of a parse. Requests without a
+# body, by all behind their path; whole headers, since every message of a WebSocket repeats those of its handshake
+# (probed); and what clients sent, which mostly is the same request after request: see _decode_tnetstring().
+_known_requests: Memo[_KnownRequest] = Memo(512)
+_known_blocks: Memo[tuple[Any, str, SharedHeaders]] = Memo(512)
+_known_clients: Memo[SharedHeaders] = Memo(1024)
+
 _MAX_ID_DIGITS = 20
-_COLON = ord(":")
+_NO_BODY = b"0:,"
 
 _METHODS = {name.encode(): name for name in ("GET", "POST", "HEAD", "PUT", "DELETE", "WEBSOCKET", "JSON", "XML")}
+
+
+class _KnownRequest:
+    """A request without a body, but for the connection that it came from."""
+
+    __slots__ = ("method", "path", "path_field", "persistence", "raw", "sender", "sender_field", "shared")
+
+    def __init__(self, sender_field: bytes, path_field: bytes, request: Request) -> None:
+        self.sender_field = sender_field
+        self.sender = request.sender
+        self.path_field = path_field
+        self.path = request.path
+        self.method = request.method
+        self.raw = request._raw
+        self.persistence = request.persistence()
+        self.shared = SharedHeaders(request._raw)
 
 
 class _Sender(Protocol):
@@ -136,6 +145,7 @@ class Request:
         "_books",
         "_persistence",
         "_raw",
+        "_shared",
         "body",
         "conn_id",
         "method",
@@ -172,6 +182,8 @@ class Request:
         self.body = body
         self.method = method
         self._raw = headers
+        # Those headers that other requests have, too, as far as the parser knows.
+        self._shared: SharedHeaders | None = None
         # What persistence() returned.
         self._persistence: tuple[bool, bool] | None = None
         # What greentx.pipeline keeps: which open requests this one belongs to, and so to which life of the server (None
@@ -338,72 +350,81 @@ def parse_request(message: bytes) -> Request:
 
     Source: Mongrel2's manual, "Message Format"; src/request.c.
     """
-    global _misses
-    tail = b""
-    # Nearly every request has no body: then ``0:,`` ends it.
-    if (
-        _MIN_SIZE < len(message) <= _MAX_KNOWN_SIZE
-        and message[-2] == _COLON
-        and (_misses < _MAX_MISSES or _is_looked_up())
+    try:
+        sender_field, number, path_field, rest = message.split(b" ", 3)
+    except ValueError:
+        raise _bad_start(message) from None
+    if not ((number.isdigit() and len(number) <= _MAX_ID_DIGITS) or number == b"-1") or not (
+        sender_field and path_field
     ):
-        fields = message.split(b" ", 2)
-        tail = fields[-1]
-        known = _known_requests.get(tail)
-        if known is not None:
-            first, number = fields[0], fields[1]
-            if number.isdigit() and len(number) <= _MAX_ID_DIGITS and first:
-                _misses = 0
-                # As Request() does, without calling it.
-                request = _new_request(Request)
-                request.sender = known[1] if first == known[0] else first.decode("latin-1")
-                request.conn_id = number.decode()
-                request.path = known[2]
-                request.body = b""
-                request.method = known[3]
-                request._raw = known[4]
-                request._persistence = known[5]
-                request._books = None
-                request._answered = False
-                return request
-        _misses += 1
-    match = _match_start(message)
-    if match is None:
         raise _bad_start(message)
-    colon = match.end()
-    sender, conn_id, path, size = message[: colon - 1].decode("latin-1").split(" ")
-    start = colon - len(size) - 1
-    end = colon + int(size)
-    block = message[start : end + 1]
-    has_body = not message.endswith(b"0:,") or len(message) != end + 4
-    if has_body:
-        known_block = _known_blocks.get(block)
-        if known_block is None:
-            known_block = _decode_headers(block, start)
-            _remember(_known_blocks, block, known_block)
-        raw, method = known_block
-        return Request(sender, conn_id, path, raw, _body(message, end + 1), method)
-    raw, method = _decode_headers(block, start)
-    request = Request(sender, conn_id, path, raw, b"", method)
-    if tail:
-        _remember(_known_requests, tail, (sender.encode("latin-1"), sender, path, method, raw, request.persistence()))
+    no_body = rest.endswith(_NO_BODY)
+    looked_up = False
+    if no_body and len(rest) <= MAX_KEY_SIZE and (_known_requests.misses < MAX_MISSES or _known_requests.still_tried()):
+        looked_up = True
+        known = _known_requests.known.get(rest)
+        if known is not None and known.path_field == path_field:
+            _known_requests.misses = 0
+            # As Request() does, without calling it.
+            request = _new_request(Request)
+            request.sender = known.sender if sender_field == known.sender_field else sender_field.decode("latin-1")
+            request.conn_id = number.decode()
+            request.path = known.path
+            request.body = b""
+            request.method = known.method
+            request._raw = known.raw
+            request._shared = known.shared
+            request._persistence = known.persistence
+            request._books = None
+            request._answered = False
+            return request
+        _known_requests.misses += 1
+    colon = rest.find(b":", 0, _MAX_LENGTH_DIGITS + 1)
+    size = rest[:colon]
+    if colon < 0 or not size.isdigit():
+        raise _bad_start(message)
+    start = len(message) - len(rest)
+    end = colon + 1 + int(size)
+    sender, conn_id, path = sender_field.decode("latin-1"), number.decode(), path_field.decode("latin-1")
+    if no_body and len(rest) == end + 1 + len(_NO_BODY):
+        raw, method, shared = _decode_headers(rest, colon + 1, end, path_field, start)
+        request = Request(sender, conn_id, path, raw, b"", method)
+        request._shared = shared
+        if looked_up and _known_requests.comes_again(rest):
+            _known_requests.known[rest] = _KnownRequest(sender_field, path_field, request)
+        return request
+    block = rest[: end + 1]
+    found = _known_blocks.known.get(block)
+    if found is None:
+        raw, method, shared = _decode_headers(rest, colon + 1, end, path_field, start)
+        if _known_blocks.comes_again(block):
+            _known_blocks.known[block] = raw, method, SharedHeaders(raw)
+    else:
+        raw, method, shared = found
+    request = Request(sender, conn_id, path, raw, _body(message, start + end + 1), method)
+    request._shared = shared
     return request
 
 
-def _is_looked_up() -> bool:
-    """Where requests are always different, whether this one is among those that are looked up all the same."""
-    global _misses
-    _misses += 1
-    return not _misses % 16
+def _decode_headers(
+    rest: bytes, begin: int, end: int, path: bytes, start: int
+) -> tuple[Any, str, SharedHeaders | None]:
+    """Decode headers.
 
+    Args:
+        rest: What stands behind the path of their message, from its byte *start* on.
+        begin, end: Where the headers do in *rest*; at the end is the byte that says their kind.
 
-def _decode_headers(block: bytes, start: int) -> tuple[Any, str]:
-    """Decode headers, which begin at byte *start* of their message; return them and the METHOD."""
-    colon = block.index(b":")
-    size = int(block[:colon])
-    kind = block[colon + 1 + size :]
+    Returns:
+        The headers; the METHOD; those of the headers that came before.
+
+    Raises ``RemoteProtocolError``.
+    """
+    kind = rest[end : end + 1]
+    shared = None
     if kind == b"}":
         try:
-            raw = _load(block)
+            raw, shared = _decode_tnetstring(rest, begin, end, path)
         except (ValueError, RecursionError) as error:
             raise RemoteProtocolError(f"headers at byte {start} are no tnetstring: {error}") from error
         method = raw.get(b"METHOD")
@@ -412,34 +433,50 @@ def _decode_headers(block: bytes, start: int) -> tuple[Any, str]:
         elif b"UPLOAD_STREAM" in raw:
             name = "UPLOAD_STREAM"
         else:
-            raise RemoteProtocolError(f"no METHOD among the headers {_shown(block)} at byte {start}")
+            raise RemoteProtocolError(f"no METHOD among the headers {_shown(rest)} at byte {start}")
     elif kind == b",":
-        raw = _json_headers(block[colon + 1 : -1], start)
+        raw = _json_headers(rest[begin:end], start)
         name = raw.get("METHOD")
         if name.__class__ is not str:
             if "UPLOAD_STREAM" not in raw:
-                raise RemoteProtocolError(f"no METHOD among the headers {_shown(block)} at byte {start}")
+                raise RemoteProtocolError(f"no METHOD among the headers {_shown(rest)} at byte {start}")
             name = "UPLOAD_STREAM"
     else:
         raise RemoteProtocolError(
-            f"headers at byte {start} should end after {size} bytes with '}}' or ',', not {kind!r}"
+            f"headers at byte {start} should end after {end - begin} bytes with '}}' or ',', not {rest[end:]!r}"
         )
-    return raw, name
+    return raw, name, shared
 
 
-def _remember(known: dict[bytes, Any], key: bytes, value: tuple[Any, ...]) -> None:
-    """Keep what *key* was decoded to, if it came before."""
-    if len(key) > _MAX_KNOWN_SIZE:
-        return
-    mark = hash(key)
-    if mark not in _seen:
-        if len(_seen) >= _MAX_KNOWN:
-            _seen.clear()
-        _seen.add(mark)
-    else:
-        if len(known) >= _MAX_KNOWN:
-            known.clear()
-        known[key] = value
+def _decode_tnetstring(rest: bytes, begin: int, end: int, path: bytes) -> tuple[dict[bytes, Any], SharedHeaders | None]:
+    """Decode a dict, the items of which are ``rest[begin:end]``.
+
+    Mongrel2 writes what the client sent behind its own headers, of which PATH is the last one (probed). What was once
+    decoded to whole items means the same behind any other whole items. So where the border is not what it looks like,
+    but in the middle of a value, what stands before it is not whole, and all is decoded anew.
+
+    Returns:
+        The items; those from the client, if they came before.
+    """
+    border = rest.find(b",4:PATH,", begin, end)
+    clients = _known_clients
+    if border >= 0 and (clients.misses < MAX_MISSES or clients.still_tried()):
+        border += 10 + len(path) + (1 if len(path) < 10 else len(b"%d" % len(path)))
+        client = rest[border:end]
+        known = clients.known.get(client)
+        if known is not None:
+            clients.misses = 0
+            try:
+                raw = _load(b"%d:%b}" % (border - begin, rest[begin:border]))
+            except ValueError:
+                return _load(rest[: end + 1]), None
+            raw.update(known.raw)
+            return raw, known
+        clients.misses += 1
+        if border <= end and clients.comes_again(client):
+            with contextlib.suppress(ValueError):
+                clients.known[client] = SharedHeaders(_load(b"%d:%b}" % (len(client), client)))
+    return _load(rest[: end + 1]), None
 
 
 def _bad_start(message: bytes) -> RemoteProtocolError:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from greentx import wire
 from greentx.errors import LocalProtocolError, RemoteProtocolError
 from greentx.headers import Headers
+from greentx.memo import Memo
 from greentx.wire import (
     CANCEL,
     CONTROL_ID,
@@ -797,10 +798,12 @@ def test_the_client_says_how_long_the_connection_lasts(protocol, version, connec
 @pytest.fixture
 def nothing_known(monkeypatch):
     """The parser has seen nothing so far."""
-    for name in ("_known_blocks", "_known_requests"):
-        monkeypatch.setattr(wire, name, {})
-    monkeypatch.setattr(wire, "_seen", set())
-    monkeypatch.setattr(wire, "_misses", 0)
+    forget(monkeypatch)
+
+
+def forget(monkeypatch):
+    for name in ("_known_blocks", "_known_requests", "_known_clients"):
+        monkeypatch.setattr(wire, name, Memo(512))
 
 
 @pytest.mark.usefixtures("nothing_known")
@@ -818,7 +821,7 @@ def test_what_came_before_is_parsed_as_it_was_the_first_time(protocol):
         request = parse_request(build_request(sender, conn_id, "/p", {"METHOD": "GET"}, body, protocol=protocol))
         assert (request.sender, request.conn_id, request.path, request.body) == (sender, str(conn_id), "/p", body)
         assert request.method == request.headers["METHOD"] == "GET"
-    assert wire._known_requests
+    assert wire._known_requests.known
 
 
 @pytest.mark.usefixtures("nothing_known")
@@ -840,7 +843,7 @@ def test_what_came_before_ends_its_connection_as_it_did(headers, persistence):
         assert (request.persistence(), request.should_close()) == (persistence, persistence[0])
         assert (request.opcode, request.close_code, request.close_reason) == (None, None, "")
         request.opcode, request.close_code, request.close_reason = 8, 1000, "bye"
-    assert wire._known_requests
+    assert wire._known_requests.known
 
 
 @pytest.mark.usefixtures("nothing_known")
@@ -861,8 +864,7 @@ def test_requests_that_are_always_different_are_hardly_kept():
     for number in range(3000):
         for _ in range(1 + (number < 1200)):
             parse_request(build_request("s", 1, f"/{number}", {"METHOD": "GET", "x": str(number)}))
-    assert 0 < len(wire._known_requests) <= 512
-    assert len(wire._seen) <= 512
+    assert 0 < len(wire._known_requests.known) <= 512
 
 
 @pytest.mark.usefixtures("nothing_known")
@@ -871,7 +873,84 @@ def test_large_headers_are_not_kept():
     for body in (b"", b"x"):
         for _ in range(3):
             parse_request(build_request("s", 1, "/", {"METHOD": "GET", "cookie": "x" * 3000}, body))
-    assert not wire._known_requests and not wire._known_blocks
+    assert not (wire._known_requests.known or wire._known_blocks.known or wire._known_clients.known)
+
+
+def message_of(items, body=b""):
+    """A message with its headers in this order."""
+    payload = b"".join(tnetstring.dumps(one) for item in items for one in item)
+    return b"s 1 /p %d:%b}%d:%b," % (len(payload), payload, len(body), body)
+
+
+def own_headers(number=0, query=b""):
+    """What Mongrel2 writes in front of what the client sent (probed)."""
+    query = query or b"number=%d" % number
+    names = [(b"REMOTE_ADDR", b"1.2.3.4"), (b"METHOD", b"GET"), (b"X", b"%d" % number)]
+    return [*names, (b"QUERY", query), (b"URI", b"/p?" + query), (b"PATH", b"/p")]
+
+
+@pytest.mark.usefixtures("nothing_known")
+@pytest.mark.parametrize("body", [b"", b"x"])
+def test_what_a_client_sent_before_is_known_behind_another_first_line(body):
+    """Each request has what is its own, and all of the rest."""
+    sent = [(b"cookie", b"a=b"), (b"host", b"example.org"), (b"x-many", [b"1", b"2"]), (b"accept", b"*/*")]
+    for number in range(5):
+        items = [*own_headers(number), *sent]
+        request = parse_request(message_of(items, body))
+        assert (request.method, request.path, request.body) == ("GET", "/p", body)
+        assert request._raw == dict(items)
+        assert (request._shared is not None) is (number >= 2)
+    assert [dict(sent)] == [shared.raw for shared in wire._known_clients.known.values()]
+
+
+@pytest.mark.usefixtures("nothing_known")
+@pytest.mark.parametrize("forged", [b"", b"11:REMOTE_ADDR,7:6.6.6.6,"])
+def test_a_client_cannot_move_the_border_in_front_of_its_headers(forged):
+    """A value that looks like the border, and like what is known behind it, is a value still."""
+    sent = [(b"host", b"h"), (b"x", b"y")]
+    known = b"4:host,1:h,1:x,1:y,"
+    for query in (b"q,4:PATH,2:/p," + forged + known, b"q,4:PATH,2:/p,", b",4:PATH,2:/p,", b"q,4:PATH,9:/p,"):
+        for number in range(6):
+            parse_request(message_of([*own_headers(number), *sent]))
+            items = [*own_headers(number, query), *sent]
+            assert parse_request(message_of(items))._raw == dict(items)
+            assert parse_request(message_of([items[0], *items[2:4], items[1], *items[4:]]))._raw == dict(items)
+    assert known in wire._known_clients.known
+
+
+BLOCKS = st.lists(
+    st.tuples(
+        st.sampled_from([b"METHOD", b"METHOD", b"QUERY", b"URI", b"PATH", b"PATH", b"a", b"host", b"x-y"]),
+        st.one_of(
+            st.binary(max_size=12),
+            st.sampled_from([b"/p", b",4:PATH,2:/p,", b"3:a,b", b"x,4:PATH,2:/p,1:a,1:b,", b",4:PATH,2:/p,1:a,9:"]),
+        ),
+    ),
+    max_size=8,
+)
+
+
+@given(st.lists(st.tuples(BLOCKS, st.sampled_from([b"", b"x"])), min_size=1, max_size=4))
+def test_messages_are_parsed_alike_whatever_came_before(blocks):
+    """Headers of any content, in any order, some of them twice."""
+
+    def parsed(message):
+        try:
+            request = parse_request(message)
+        except RemoteProtocolError as error:
+            return str(error)
+        assert request._shared is None or request._shared.raw.items() <= request._raw.items()
+        return request.sender, request.conn_id, request.path, request.method, request._raw, request.body
+
+    messages = [message_of(items, body) for items, body in blocks]
+    with pytest.MonkeyPatch.context() as patch:
+        alone = []
+        for message in messages:
+            forget(patch)
+            alone.append(parsed(message))
+        forget(patch)
+        for _ in range(4):
+            assert [parsed(message) for message in messages] == alone
 
 
 def test_a_piece_of_an_upload_has_no_method_of_its_own():

@@ -7,14 +7,13 @@ with which Mongrel2 announces stored bodies, which are not for the application (
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ..wire import Request
 
 __all__ = ["FramingError", "add_request"]
-
-_STREAMED = "greentx.upload_stream"
 
 # What Mongrel2's own names become; "" is dropped.
 _SERVER_KEYS = {
@@ -24,7 +23,6 @@ _SERVER_KEYS = {
     "URI": "RAW_URI",
     "URL_SCHEME": "wsgi.url_scheme",
     "VERSION": "SERVER_PROTOCOL",
-    "UPLOAD_STREAM": _STREAMED,
 }
 _CLIENT_KEYS = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
 
@@ -40,34 +38,36 @@ class FramingError(ValueError):
     """Where the body of this request ends is in doubt, so that what follows it is, too: answer 400 and close."""
 
 
-def add_request(environ: dict[str, Any], request: Request, *, stored: bool = False) -> bool:
+def add_request(environ: dict[str, Any], request: Request, *, body_apart: bool = False) -> None:
     """Add the keys of one request to *environ*, but those of its body.
 
     Args:
         environ: What the server was configured with. ``SCRIPT_NAME`` is the path that the application is mounted at; a
             request for another path has it all in ``PATH_INFO``.
-        stored: Its body is in a file.
-
-    Returns:
-        Whether the body comes as a stream.
+        body_apart: Its body does not come with it, but as a stream, or in a file.
 
     Raises:
         FramingError: ``Transfer-Encoding`` beside ``Content-Length``, an unknown coding, a length that is not the
             body's.
     """
-    get_key = _keys.get
-    for name, value in request._raw.items():
-        key = get_key(name)
-        if key is None:
-            key = _environ_key(name)
-        if key:
-            # Mongrel2 passes on blanks behind a value, which are not part of it (RFC 9112, section 5.1).
-            if value.__class__ is bytes:
-                environ[key] = value.rstrip().decode("latin-1")
-            elif value.__class__ is str:
-                environ[key] = value.rstrip(" \t")
-            else:
-                environ[key] = _joined(key, value)
+    shared, raw = request._shared, request._raw
+    if shared is None:
+        _add_headers(environ, raw)
+    else:
+        fields = shared.environ
+        if fields is None:
+            fields = {}
+            _add_headers(fields, shared.raw)
+            shared.environ = fields
+        environ.update(fields)
+        if shared.raw is not raw:  # those are the client's; in front of them Mongrel2 writes its own
+            environ["REQUEST_METHOD"] = request.method
+            environ["RAW_URI"] = raw[b"URI"].decode("latin-1")
+            environ["REMOTE_ADDR"] = raw[b"REMOTE_ADDR"].decode("latin-1")
+            environ["SERVER_PROTOCOL"] = raw[b"VERSION"].decode("latin-1")
+            environ["wsgi.url_scheme"] = raw[b"URL_SCHEME"].decode("latin-1")
+            if b"QUERY" in raw:
+                environ["QUERY_STRING"] = raw[b"QUERY"].decode("latin-1")
     path = request.path
     environ["REQUEST_URI"] = environ.setdefault("RAW_URI", path)
     if "%" in path:
@@ -86,16 +86,28 @@ def add_request(environ: dict[str, Any], request: Request, *, stored: bool = Fal
         environ["SERVER_NAME"], port = _hosts.get(host) or _split_host(host)
         environ["SERVER_PORT"] = port or _DEFAULT_PORTS.get(environ["wsgi.url_scheme"], "80")
     environ["greentx.request"] = request
-    streamed = _STREAMED in environ
-    if streamed:
-        del environ[_STREAMED]
     length = environ.get("CONTENT_LENGTH")
     if request.method == "WEBSOCKET_HANDSHAKE":
         # A GET (RFC 6455, section 4.1), to which Mongrel2 added a body of its own.
         environ["REQUEST_METHOD"] = "GET"
     elif length is not None or request.body or "HTTP_TRANSFER_ENCODING" in environ:
-        _check_framing(environ.get("HTTP_TRANSFER_ENCODING"), length, request, streamed or stored)
-    return streamed
+        _check_framing(environ.get("HTTP_TRANSFER_ENCODING"), length, request, body_apart)
+
+
+def _add_headers(environ: dict[str, Any], raw: Mapping[Any, Any]) -> None:
+    get_key = _keys.get
+    for name, value in raw.items():
+        key = get_key(name)
+        if key is None:
+            key = _environ_key(name)
+        if key:
+            # Mongrel2 passes on blanks behind a value, which are not part of it (RFC 9112, section 5.1).
+            if value.__class__ is bytes:
+                environ[key] = value.rstrip().decode("latin-1")
+            elif value.__class__ is str:
+                environ[key] = value.rstrip(" \t")
+            else:
+                environ[key] = _joined(key, value)
 
 
 def _check_framing(coding: str | None, length: str | None, request: Request, apart: bool) -> None:

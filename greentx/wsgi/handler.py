@@ -136,7 +136,8 @@ class WSGIHandler:
         """
         exchange = self.socket
         environ = self.server.get_environ()
-        streamed = add_request(environ, exchange.request, stored=exchange.upload is not None)
+        streamed = exchange.streams
+        add_request(environ, exchange.request, body_apart=streamed or exchange.upload is not None)
         self.path = environ["RAW_URI"]
         self.request_version = environ["SERVER_PROTOCOL"]
         length = environ.get("CONTENT_LENGTH")
