@@ -60,14 +60,17 @@ _HANDSHAKE_HEADERS = ("host", "upgrade", "connection", "sec-websocket-key", "sec
 
 _WEBSOCKET = frozenset({"WEBSOCKET", "WEBSOCKET_CONNECT", "WEBSOCKET_CLOSE"})
 
-# A credits notice, with its two headers in the order in which Mongrel2 writes them (probed); in any other order, it is
-# parsed as all messages are. Clients have no say over what stands between the path and the body.
+# What a credits notice is behind its connection's id, with its two headers in the order in which Mongrel2 writes them
+# (probed); in any other order it is parsed as all messages are. Clients have no say over what stands between the path
+# and the body. Answers have few sizes, mostly, so it is not always read anew.
 _CREDITS_BODY = b'18:{"type":"credits"},'
 _match_credits = re.compile(
-    rb"[A-Za-z0-9-]+ ([0-9]{1,20}) @\* [0-9]+:"
+    rb"@\* [0-9]+:"
     rb"(?:16:DOWNLOAD_CREDITS,[0-9]+:([0-9]{1,20}),6:METHOD,4:JSON,\}|"
     rb'\{"METHOD":"JSON","DOWNLOAD_CREDITS":"([0-9]{1,20})"\},)' + re.escape(_CREDITS_BODY)
 ).fullmatch
+_known_credits: dict[bytes, int] = {}
+_MAX_KNOWN_CREDITS = 1024
 
 _JSON_TYPE = {"Content-Type": "application/json"}
 
@@ -295,9 +298,10 @@ class Connection:
         writer = self._writer
         if writer.flow_control and message.endswith(_CREDITS_BODY) and not self._runtime.attachments:
             # Every second message is one: it takes this short way.
-            notice = _match_credits(message)
-            if notice is not None:
-                writer.credit(notice[1].decode(), int(notice[2] or notice[3]))
+            fields = message.split(b" ", 2)
+            written = _known_credits.get(fields[-1]) or _read_credits(fields[-1])
+            if written is not None:
+                writer.credit(fields[1].decode("latin-1"), written)
                 return
         try:
             request = parse_request(message)
@@ -309,8 +313,7 @@ class Connection:
             return
         self.requests += 1
         pending = self._open
-        raw = request._raw
-        if (b"DOWNLOAD_CREDITS" in raw or "DOWNLOAD_CREDITS" in raw) and not writer.flow_control:
+        if not writer.flow_control and (b"DOWNLOAD_CREDITS" in request._raw or "DOWNLOAD_CREDITS" in request._raw):
             self._begin_flow_control()
         inbox = self._inbox
         if request.method in _RESERVED:
@@ -911,6 +914,17 @@ class Connection:
             "replies": self._writer.messages_sent,
             "dropped_replies": self._writer.messages_dropped + self.stale_replies,
         }
+
+
+def _read_credits(notice: bytes) -> int | None:
+    """Return how many bytes were written, as a credits notice says; ``None`` where it is none in the usual form."""
+    match = _match_credits(notice)
+    if match is None:
+        return None
+    if len(_known_credits) >= _MAX_KNOWN_CREDITS:
+        _known_credits.clear()
+    written = _known_credits[notice] = int(match[1] or match[2])
+    return written
 
 
 def _checked_ids(idents: str | int | Iterable[str | int]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from greentx.connection import _match_credits
+from greentx.connection import _known_credits, _read_credits
 from greentx.pipeline import GONE, MAX_CLOSED, OpenRequests
 from greentx.wire import Request, parse_request
 
@@ -37,20 +37,20 @@ def test_an_answer_may_be_completed_without_a_further_byte() -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "found"),
+    ("notice", "written"),
     [
-        (b'U 16 @* 43:16:DOWNLOAD_CREDITS,4:1041,6:METHOD,4:JSON,}18:{"type":"credits"},', (b"16", b"1041")),
-        (b'U 16 @* 43:{"METHOD":"JSON","DOWNLOAD_CREDITS":"1041"},18:{"type":"credits"},', (b"16", b"1041")),
-        (b'U 16 @* 67:4:PATH,2:@*,16:DOWNLOAD_CREDITS,4:1041,6:METHOD,4:JSON,}18:{"type":"credits"},', None),
-        (b'U 16 /x 43:16:DOWNLOAD_CREDITS,4:1041,6:METHOD,4:JSON,}18:{"type":"credits"},', None),
+        (b'@* 43:16:DOWNLOAD_CREDITS,4:1041,6:METHOD,4:JSON,}18:{"type":"credits"},', 1041),
+        (b'@* 43:{"METHOD":"JSON","DOWNLOAD_CREDITS":"1042"},18:{"type":"credits"},', 1042),
+        (b'@* 67:4:PATH,2:@*,16:DOWNLOAD_CREDITS,4:1041,6:METHOD,4:JSON,}18:{"type":"credits"},', None),
+        (b'/x 43:16:DOWNLOAD_CREDITS,4:1041,6:METHOD,4:JSON,}18:{"type":"credits"},', None),
     ],
 )
 def test_credits_are_read_without_parsing_only_where_the_server_alone_can_have_written_them(
-    message: bytes, found: tuple[bytes, bytes] | None
+    notice: bytes, written: int | None
 ) -> None:
     """The client of a JSON socket has a say over path and body, but brings more headers."""
-    match = _match_credits(message)
-    assert (match and (match[1], match[2] or match[3])) == found
+    assert _read_credits(notice) == written
+    assert _known_credits.get(notice) == written
 
 
 def test_what_comes_behind_our_own_close_is_no_request() -> None:

@@ -48,38 +48,24 @@ class Exchange:
         held: It is still being written there.
     """
 
-    __slots__ = (
-        "_arrived",
-        "_closes",
-        "_more",
-        "body",
-        "connection",
-        "disconnected",
-        "ended",
-        "greenlet",
-        "held",
-        "lingers",
-        "request",
-        "sid",
-        "streams",
-        "upload",
-    )
+    ended = False
+    lingers = False
+    streams = False
+    body: StreamedBody | None = None
+    greenlet: object = None
+    upload: str | None = None
+    held = False
+    _arrived: deque[Request] | None = None
+    _more: Event | None = None
+    _closes = False
 
     def __init__(self, connection: Connection, request: Request, sid: Sid) -> None:
         self.connection = connection
         self.request = request
         self.sid = sid
         self.disconnected = Event()
-        self.ended = False
-        self.greenlet: object = None
-        self._arrived: deque[Request] | None = None
-        self._more: Event | None = None
-        self._closes = False
-        self.lingers = False
-        self.streams = b"UPLOAD_STREAM" in request._raw or "UPLOAD_STREAM" in request._raw
-        self.body: StreamedBody | None = None
-        self.upload: str | None = None
-        self.held = False
+        if b"UPLOAD_STREAM" in request._raw or "UPLOAD_STREAM" in request._raw:
+            self.streams = True
 
     # -- the answer ------------------------------------------------------------------------------------------------
 

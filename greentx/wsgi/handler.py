@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import sys
-import time
 from http.client import HTTPMessage
+from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -109,9 +109,10 @@ class WSGIHandler:
 
     def handle(self) -> None:
         """Answer the request. Called by the server, in the greenlet of this request, once."""
-        self.time_start = time.time()
+        self.time_start = time()
         request = self.socket.request
-        self.command = request.method if request.method != "WEBSOCKET_HANDSHAKE" else "GET"
+        is_handshake = request.method == "WEBSOCKET_HANDSHAKE"
+        self.command = "GET" if is_handshake else request.method
         self.close_connection, self._says_keep_alive = request._persistence or request.persistence()
         try:
             self.environ = self.get_environ()
@@ -124,7 +125,7 @@ class WSGIHandler:
             self.log_request()
             return
         self.application = self.server.application
-        if request.method == "WEBSOCKET_HANDSHAKE":
+        if is_handshake:
             self.upgrade = Upgrade(self)
         self.handle_one_response()
 
@@ -177,7 +178,7 @@ class WSGIHandler:
         self.path = self.path or str(request.header("URI") or request.path)
         self.close_connection = True
         self._send_error(400)
-        self.time_finish = time.time()
+        self.time_finish = time()
         self.log_request()
 
     # -- the application -------------------------------------------------------------------------------------------
@@ -209,7 +210,7 @@ class WSGIHandler:
         except BaseException:  # noqa: BLE001 - the hub is told, which sees to SystemExit and the like
             self.handle_error(*sys.exc_info())
         finally:
-            self.time_finish = time.time()
+            self.time_finish = time()
             self.log_request()
 
     def run_application(self) -> None:
@@ -347,7 +348,9 @@ class WSGIHandler:
             raise self.ApplicationError(f"the {self.code} response must have no body")
         data = self._take_head()
         if body and not self._without_body:
-            if self._body_left is not None:
+            if self._body_left == len(body):
+                self._body_left = 0
+            else:
                 body = self._cut(body)
             if len(body) <= JOIN_BYTES:
                 data += body

@@ -184,7 +184,7 @@ class WSGIServer:
         # Until when a server that stops may wait for its old requests, and take new ones.
         self._leave_by = math.inf
         # Requests by the connection they came over, in their order; the first one is being handled, or waits for that.
-        self._lines: dict[Sid, deque[Exchange]] = {}
+        self._lines: dict[Sid, list[Exchange]] = {}
         # First ones that wait for a place in the pool.
         self._waiting: deque[Exchange] = deque()
         self._idle: Event | None = None
@@ -525,16 +525,19 @@ class WSGIServer:
         exchange = Exchange(connection, request, sid)
         if self._store is not None and self._take_upload(self._store, exchange):
             return
-        refuses = self._closing and (self._listener.goes_with_us or request.method == "WEBSOCKET_HANDSHAKE")
-        if refuses or len(self._waiting) >= MAX_WAITING:
+        if (self._closing and self._takes_no_more(request)) or len(self._waiting) >= MAX_WAITING:
             self._refuse(exchange)
             return
         line = self._lines.get(sid)
         if line is None:
-            self._lines[sid] = deque((exchange,))
+            self._lines[sid] = [exchange]
             self._begin(exchange)
         else:
             line.append(exchange)
+
+    def _takes_no_more(self, request: Request) -> bool:
+        """Whether a server that stops refuses *request*, which came while it waited for the old ones."""
+        return self._listener.goes_with_us or request.method == "WEBSOCKET_HANDSHAKE"
 
     def _take_upload(self, store: UploadStore, exchange: Exchange) -> bool:
         """Where the request announces a stored body, or its end, see to that; return whether that is all for now."""
@@ -557,7 +560,7 @@ class WSGIServer:
         if exchange.upload is None:
             return False
         exchange.held = True
-        self._lines.setdefault(exchange.sid, deque()).append(exchange)
+        self._lines.setdefault(exchange.sid, []).append(exchange)
         return True
 
     def _begin(self, exchange: Exchange) -> None:
@@ -739,9 +742,9 @@ class WSGIServer:
         line = self._lines.get(sid)
         if line is None or line[0] is not exchange:
             return  # the server was killed meanwhile
-        line.popleft()
+        del line[0]
         while line and line[0].request._books is GONE:
-            line.popleft().lose()
+            line.pop(0).lose()
         if line:
             self._begin(line[0])
         else:
