@@ -24,6 +24,7 @@ ROWS = {
     "greentx.deflate": 0,
     "greentx.handshake": 0,
     "greentx.registry": 0,
+    "greentx.memo": 0,
     "greentx.pipeline": 0,
     "greentx.transport.outbox": 0,
     "greentx.version": 0,

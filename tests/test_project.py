@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "greentx").rglob("*.py"))
-SANS_IO = ("deflate", "errors", "frames", "handshake", "headers", "http1", "http1_parser", "registry", "wire")
+SANS_IO = ("deflate", "errors", "frames", "handshake", "headers", "http1", "http1_parser", "memo", "registry", "wire")
 HANDLER_SIDE = {"control", "pinger", "transceiver"}
 SERVER_SIDE = {"client", "connector", "server"}
 
