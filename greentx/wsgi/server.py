@@ -25,6 +25,7 @@ from .exchange import Exchange
 from .handler import WSGIHandler
 from .listeners import MAX_MESSAGE_SIZE, BoundAddress, Listener, make_listener
 from .response import FileWrapper
+from .runners import Runners
 from .uploads import UploadStore
 
 if TYPE_CHECKING:
@@ -52,10 +53,6 @@ _QUIET_SECONDS = 5.0
 # Where requests are taken so long, what comes last has that much of the time to stop in to be answered, at the most.
 _LAST_SECONDS = 2.0
 
-# A greenlet that handled a request waits so long for the next one of its connection, and so many do.
-_PARK_SECONDS = 5.0
-_MAX_PARKED = 1000
-
 _WEBSOCKET_EVENTS = frozenset({"WEBSOCKET", "WEBSOCKET_CONNECT", "WEBSOCKET_CLOSE"})
 # What is no HTTP request. As the method of one they do not get here.
 _EVENTS = _WEBSOCKET_EVENTS | {"UPLOAD_STREAM", "DISCONNECT", "JSON", "XML"}
@@ -63,22 +60,6 @@ _EVENTS = _WEBSOCKET_EVENTS | {"UPLOAD_STREAM", "DISCONNECT", "JSON", "XML"}
 # What browsers' addresses are called, as handlers are given them. Those of few proxies, or of very many browsers.
 _MAX_ADDRESSES = 1024
 _addresses: dict[Any, tuple[str, int]] = {}
-
-
-class _Runner:
-    """A greenlet that handles the requests of one browser connection, as gevent's do.
-
-    A new greenlet for each request would cost more than all the rest: CPython maps memory for its stack and unmaps it.
-    """
-
-    __slots__ = ("generation", "greenlet", "job", "pool")
-
-    def __init__(self) -> None:
-        self.greenlet: Any = None
-        # Where it has a place, while it handles a request.
-        self.pool: Any = None
-        self.job: tuple[Exchange, Any] | None = None
-        self.generation = 0
 
 
 class WSGIServer:
@@ -191,10 +172,7 @@ class WSGIServer:
         self.clients: dict[Sid, Client] = {}
         self.upgrades: set[Upgrade] = set()
         self._handshake_events = False
-        # Greenlets that wait for the next request of their connection.
-        self._parked: dict[Sid, _Runner] = {}
-        self._generation = 0
-        self._park_timer: Any = None
+        self._runners = Runners(self._answer, self._end, self._lines.__contains__)
         self.loop = get_hub().loop
         self.delay = self.min_delay
         if backlog is not None:
@@ -425,7 +403,7 @@ class WSGIServer:
         finally:
             if self._feeder is not None:
                 self._feeder.kill()
-            gevent.joinall(self._end_parked(0))
+            self._runners.end_parked()
             self._intake = self._closer = self._feeder = self._transceiver = None
             self._closing = self._accepting = False
             self._leave_by = math.inf
@@ -623,75 +601,18 @@ class WSGIServer:
     def _run(self, exchange: Exchange, address: Any) -> None:
         exchange.greenlet = gevent.getcurrent()
         try:
+            self._answer(exchange, address)
+        finally:
+            self._end(exchange)
+
+    def _answer(self, exchange: Exchange, address: Any) -> None:
+        try:
             self._handle(exchange, address)
         finally:
             self.do_close(exchange, address)
-            self._end(exchange)
 
     def _spawn_runner(self, _run: Any, exchange: Exchange, address: Any) -> Any:
-        """A greenlet for each connection, for as long as it is busy; with a pool, it has a place there meanwhile."""
-        runner = self._parked.pop(exchange.sid, None)
-        if runner is None:
-            runner = _Runner()
-            runner.job = (exchange, address)
-            runner.greenlet = gevent.spawn(self._run_line, runner, exchange.sid)
-        else:
-            runner.job = (exchange, address)
-            self.loop.run_callback(runner.greenlet.switch)
-        if self.pool is not None:
-            runner.pool = self.pool
-            runner.pool.add(runner.greenlet)
-        return runner.greenlet
-
-    def _run_line(self, runner: _Runner, sid: Sid) -> None:
-        parked, hub = self._parked, get_hub()
-        try:
-            while runner.job is not None:
-                exchange, address = runner.job
-                runner.job = None
-                try:
-                    self._handle(exchange, address)
-                finally:
-                    self.do_close(exchange, address)
-                    if runner.pool is not None:
-                        runner.pool.discard(runner.greenlet)
-                        runner.pool = None
-                    # Where its connection is not known any more, the server was killed, and waits for this greenlet.
-                    if len(parked) < _MAX_PARKED and sid in self._lines and not exchange.disconnected.is_set():
-                        runner.generation = self._generation
-                        parked[sid] = runner
-                    self._end(exchange)
-                if parked.get(sid) is runner:
-                    if self._park_timer is None:
-                        self._start_park_timer()
-                    hub.switch()
-                elif runner.job is not None:
-                    hub.switch()  # the switch that was asked for with the job
-        finally:
-            if parked.get(sid) is runner:
-                del parked[sid]
-            if runner.job is not None:  # killed before it could begin
-                if runner.pool is not None:
-                    runner.pool.discard(runner.greenlet)
-                self._spawn_runner(None, *runner.job)
-
-    def _start_park_timer(self) -> None:
-        self._park_timer = self.loop.timer(_PARK_SECONDS, _PARK_SECONDS)
-        self._park_timer.start(self._end_parked, 1)
-
-    def _end_parked(self, older_than: int) -> list[Any]:
-        """Let greenlets go whose connection was idle for so many turns of the timer; return them."""
-        self._generation += 1
-        limit = self._generation - older_than
-        ended = [(sid, runner) for sid, runner in self._parked.items() if runner.generation < limit]
-        for sid, runner in ended:
-            del self._parked[sid]
-            self.loop.run_callback(runner.greenlet.switch)
-        if not self._parked and self._park_timer is not None:
-            self._park_timer.stop()
-            self._park_timer.close()
-            self._park_timer = None
-        return [runner.greenlet for _, runner in ended]
+        return self._runners.spawn(exchange, address, self.pool)
 
     def handle(self, sock: Any, address: Any) -> None:
         """Make a :attr:`handler_class` and have it answer; called in the request's greenlet.
