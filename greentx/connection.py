@@ -227,7 +227,7 @@ class Connection:
     def stop_intake(self, timeout: float | None = None) -> None:
         """Take what has arrived and no more. Blocks until it was handed on, *timeout* seconds at the most."""
         if not self._stopped:
-            self._writer.end_receipts(_RECEIPT_SECONDS if timeout is None else min(timeout, _RECEIPT_SECONDS))
+            self._writer.receipts.end(_RECEIPT_SECONDS if timeout is None else min(timeout, _RECEIPT_SECONDS))
         self._receiver.stop(timeout)
 
     def stop(self, *, linger: float) -> None:
@@ -404,7 +404,7 @@ class Connection:
             self._writer.credit(request.conn_id, written)
         elif request.is_disconnect():
             conn_id = request.conn_id
-            if self._writer.receipt(conn_id):
+            if self._writer.receipts.arrived(conn_id):
                 return
             self._writer.forget(conn_id)
             was_websocket = self.sessions.gone(request)

@@ -12,6 +12,7 @@ from plain_server import PlainServer, until
 
 from greentx.errors import ConnectionClosed, GreentxError, LocalProtocolError, SendTimeout
 from greentx.transport import Context, SocketClosed, Writer
+from greentx.transport import receipts as receipts_module
 from greentx.transport import writer as writer_module
 from greentx.transport.outbox import BURST, CREDITS, EAGER, NOBODY, QUEUED, READ_RATE
 
@@ -46,7 +47,7 @@ def write_to(context):
             pull = server.context.socket(zmq.PULL)  # in the place of a receiver
             pull.connect(server.push_endpoint)
             while True:
-                self.writer.receipt(pull.recv().split()[1].decode())
+                self.writer.receipts.arrived(pull.recv().split()[1].decode())
 
     made = []
 
@@ -173,12 +174,12 @@ def test_many_small_messages_stay_few(server, write_to, how):
 
 def test_a_server_that_stands_still_gets_no_more_than_a_burst(write_to, monkeypatch):
     """However long it takes: without a receipt nothing more is sent to that connection."""
-    monkeypatch.setattr(writer_module, "RECEIPT_SECONDS", 0.02)
+    monkeypatch.setattr(receipts_module, "RECEIPT_SECONDS", 0.02)
     with PlainServer() as server:
         one = write_to(server)
         for _ in range(EAGER):
             one.writer.write("uuid", "1", b".")
-        until(lambda: one.writer._receipts_known)
+        until(lambda: one.writer.receipts.known)
         server.receipts = False
         before = len(server.replies)
         for _ in range(40):
@@ -194,7 +195,7 @@ def test_a_server_that_stands_still_gets_no_more_than_a_burst(write_to, monkeypa
 @pytest.mark.parametrize("receipts", [True, False])
 def test_a_server_without_receipts_is_paced_by_time(write_to, monkeypatch, receipts, caplog):
     """One that does not give them, or whose receipts another process would get."""
-    monkeypatch.setattr(writer_module, "RECEIPT_SECONDS", 0.02)
+    monkeypatch.setattr(receipts_module, "RECEIPT_SECONDS", 0.02)
     caplog.set_level(logging.INFO)
     with PlainServer(receipts=False) as server:
         one = write_to(server, receipts=receipts)
@@ -203,23 +204,23 @@ def test_a_server_without_receipts_is_paced_by_time(write_to, monkeypatch, recei
             one.writer.write("uuid", "1", b".")
             gevent.sleep(0.001)
         until(lambda: server.bodies() == b"." * 200)
-        assert len(server.replies) <= BURST * (2 + (time.monotonic() - started) / writer_module.FLUSH_SECONDS)
-        assert server.asked == (writer_module.RECEIPT_TRIES if receipts else 0)
+        assert len(server.replies) <= BURST * (2 + (time.monotonic() - started) / receipts_module.FLUSH_SECONDS)
+        assert server.asked == (receipts_module.RECEIPT_TRIES if receipts else 0)
         assert ("gives no receipts" in caplog.text) is receipts
         one.writer.stop()
 
 
 def test_a_server_that_stood_still_when_it_was_first_asked_is_known_later(write_to, monkeypatch):
     """It was taken for one without receipts, until they came all the same."""
-    monkeypatch.setattr(writer_module, "RECEIPT_SECONDS", 0.02)
+    monkeypatch.setattr(receipts_module, "RECEIPT_SECONDS", 0.02)
     with PlainServer(receipts=False) as server:
         one = write_to(server)
         for _ in range(EAGER):
             one.writer.write("uuid", "1", b".")
-        until(lambda: one.writer._receipts_known is False)
-        assert len(one.writer._receipts_missed) == writer_module.RECEIPT_TRIES
-        assert not one.writer.receipt(one.writer._receipts_missed[0])
-        assert one.writer._receipts_known
+        until(lambda: one.writer.receipts.known is False)
+        assert len(one.writer.receipts._missed) == receipts_module.RECEIPT_TRIES
+        assert not one.writer.receipts.arrived(one.writer.receipts._missed[0])
+        assert one.writer.receipts.known
         server.receipts = True
         for _ in range(3 * BURST):
             one.writer.write("uuid", "1", b".")
@@ -230,24 +231,24 @@ def test_a_server_that_stood_still_when_it_was_first_asked_is_known_later(write_
 def test_receipts_of_others_are_none(server, write_to):
     """An old one, another process's, a browser's number."""
     one = write_to(server)
-    assert not one.writer.receipt(str(NOBODY))
-    assert not one.writer.receipt("1")
+    assert not one.writer.receipts.arrived(str(NOBODY))
+    assert not one.writer.receipts.arrived("1")
 
 
 def test_handlers_that_get_each_others_receipts_do_not_wait_for_their_own(write_to, monkeypatch, caplog):
     """Where several pull from one endpoint the server hands its notices out in turns."""
-    monkeypatch.setattr(writer_module, "RECEIPT_SECONDS", 0.05)
+    monkeypatch.setattr(receipts_module, "RECEIPT_SECONDS", 0.05)
     caplog.set_level(logging.INFO)
     with PlainServer() as server:
         one = write_to(server)
         for _ in range(EAGER):
             one.writer.write("uuid", "1", b".")
-        until(lambda: one.writer._receipts_known and not one.writer._awaited)
+        until(lambda: one.writer.receipts.known and not one.writer.receipts.awaited)
         server.receipts = False
-        others = NOBODY + (one.writer._receipt_ids - NOBODY + 5000) % 140_000_000
+        others = NOBODY + (one.writer.receipts._first - NOBODY + 5000) % 140_000_000
         for _ in range(100):
             one.writer.write("uuid", "1", b".")
-            one.writer.receipt(str(others))
+            one.writer.receipts.arrived(str(others))
         until(lambda: server.bodies() == b"." * (100 + EAGER))
         assert "others pull from the same endpoint" in caplog.text
         one.writer.stop()
@@ -312,7 +313,7 @@ def test_who_writes_to_a_connection_that_takes_nothing_waits_and_others_do_not(w
         one = write_to(server, send_timeout=0.2)
         for _ in range(EAGER):
             one.writer.write("uuid", "1", b".")
-        until(lambda: one.writer._receipts_known)
+        until(lambda: one.writer.receipts.known)
         server.receipts = False
         piece = bytes(writer_module.OUTBOX_LIMIT // 4)
         started = time.monotonic()

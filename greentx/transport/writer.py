@@ -9,7 +9,7 @@ What it promises:
 * **Nothing is dropped.** ``ZMQ_XPUB_NODROP`` makes a full pipe an EAGAIN: whoever sends then waits, others go on.
 * **It arrives where the server listens.** Replies begin with the request's sender; where the server subscribed to a
   name of its own (``recv_ident``), they begin with that, since it would not receive them otherwise (probed).
-* **No 17th message.** See :mod:`greentx.transport.outbox`.
+* **No 17th message.** See :mod:`greentx.transport.outbox`, and :mod:`greentx.transport.receipts`.
 
 All methods belong to the hub's thread; :mod:`greentx.connection` hands calls of other threads over.
 """
@@ -19,7 +19,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from random import randrange
 from time import monotonic
 from typing import Any
 
@@ -30,21 +29,12 @@ from gevent.event import Event
 from ..errors import ConnectionClosed, LocalProtocolError, SendTimeout
 from ..wire import MAX_CONN_IDS, build_control_reply, check_sender
 from .context import Context
-from .outbox import BURST, CREDITS, LARGE, NOBODY, QUEUED, Ledger, Outbox, Pacer
+from .outbox import BURST, CREDITS, LARGE, QUEUED, Ledger, Outbox, Pacer
+from .receipts import FLUSH_SECONDS, Receipts
 
-__all__ = ["FLUSH_SECONDS", "OUTBOX_LIMIT", "RECEIPT_SECONDS", "RECEIPT_TRIES", "Writer"]
+__all__ = ["OUTBOX_LIMIT", "Writer"]
 
 log = logging.getLogger("greentx.transport")
-
-#: After so long a receipt is asked for again.
-RECEIPT_SECONDS = 0.25
-
-#: A server that did not give its first one after so many of them is taken for one that does not know them.
-RECEIPT_TRIES = 4
-
-#: Where there are no receipts, so long counts as one: 10 messages in 5 ms (one every 0.5 ms arrived 400 times, one
-#: every 0.1 ms killed the connection: probed).
-FLUSH_SECONDS = 0.005
 
 #: Bytes waiting for one connection above which whoever writes to it waits.
 OUTBOX_LIMIT = 262144
@@ -62,11 +52,6 @@ _NOBLOCK = int(zmq.NOBLOCK)
 
 # While a pipe is full: how often to look without being told. libzmq's descriptor tells; pyzmq does not rely on it.
 _BLOCKED_POLL_SECONDS = 0.1
-
-_RECEIPT_DIGITS = len(str(NOBODY))
-
-# Each writer has a thousand numbers of its own: an old receipt, or another process's, is none.
-_RECEIPT_RANGES = 140_000
 
 
 class _Blocked:
@@ -89,7 +74,7 @@ class Writer:
         send_timeout: Seconds to wait on a full pipe, or on a browser that reads nothing, before ``SendTimeout``;
             ``None`` waits for ever.
         burst: Messages that one browser may be sent before a receipt; see :class:`greentx.transport.outbox.Pacer`.
-        receipts: Returns whether receipts come in at present, see :meth:`receipt`; ``None`` for never.
+        receipts: Returns whether receipts come in at present; ``None`` for never.
         name: For logs and errors.
     """
 
@@ -127,17 +112,15 @@ class Writer:
         self._batch: list[bytes] = []
         self._sent_at = float("-inf")
         self._checking = False
-        self._receipts_come = receipts
-        self._receipts_known: bool | None = None if receipts is not None else False
-        self._receipts_asked = 0
-        self._receipt_tries = 0
-        self._others_seen = False
-        self._receipts_missed: list[str] = []
-        self._receipt_ids = NOBODY + 1000 * randrange(_RECEIPT_RANGES)
-        self._awaited = ""
-        self._receipt_there = Event()
-        self._receipt_timer: Any = context.timer(RECEIPT_SECONDS, RECEIPT_SECONDS)
-        self._pace_timer: Any = context.timer(FLUSH_SECONDS, FLUSH_SECONDS)
+        self.receipts = Receipts(
+            context,
+            self._pacer,
+            send=self._send_to_nobody,
+            on_confirmed=self._on_confirmed,
+            come=receipts,
+            pipe_full=lambda: self.pipe_full,
+            name=name,
+        )
         self._reckon_timer: Any = context.timer(FLUSH_SECONDS, FLUSH_SECONDS)
         self._reckoning = False
         self._poll_timer: Any = context.timer(_BLOCKED_POLL_SECONDS, _BLOCKED_POLL_SECONDS)
@@ -154,7 +137,7 @@ class Writer:
     @property
     def messages_sent(self) -> int:
         """How many messages the pipe to the server took."""
-        return self._sent - self._receipts_asked
+        return self._sent - self.receipts.asked
 
     def wait_ready(self, timeout: float | None = None) -> bool:
         """Block this greenlet until the server has subscribed; False after *timeout* seconds, or when stopped."""
@@ -193,7 +176,7 @@ class Writer:
                 batch.append(message)  # what _send() would do
             else:
                 self._send(message, wait)
-            if self._pacer.due and not self._awaited:
+            if self._pacer.due and not self.receipts.awaited:
                 self._ask_receipt()
             return
         if self._blocked and wait and self._may_block():
@@ -232,7 +215,7 @@ class Writer:
         for start in range(0, len(allowed), MAX_CONN_IDS):
             ids = " ".join(allowed[start : start + MAX_CONN_IDS]).encode()
             self._send(b"%b %d:%b, %b" % (prefix, len(ids), ids, data))
-        if self._pacer.due and not self._awaited:
+        if self._pacer.due and not self.receipts.awaited:
             self._ask_receipt()
         slow: list[str] = []
         for conn_id in refused:
@@ -355,7 +338,7 @@ class Writer:
                 return
             if self._pacer.allows(conn_id):
                 self._flush_one(conn_id, outbox)
-            if self._pacer.due and not self._awaited:
+            if self._pacer.due and not self.receipts.awaited:
                 self._ask_receipt()
         elif outbox.window:
             self._flush_one(conn_id, outbox)
@@ -431,109 +414,21 @@ class Writer:
                     address=self.endpoint,
                 )
 
-    # -- receipts --------------------------------------------------------------------------------------------------
-
-    def receipt(self, conn_id: str) -> bool:
-        """The server gave notice of a connection that is not there. Returns whether it is the receipt waited for.
-
-        It says that the server has taken in all that was sent before the receipt was asked for.
-        """
-        if conn_id != self._awaited:
-            if self._is_others(conn_id):
-                self._others_seen = True
-            elif not self._receipts_known and self._receipts_come is not None and conn_id in self._receipts_missed:
-                self._receipts_known = True  # it stood still when it was asked, and was taken for one without
-            return False
-        if self._receipts_come is not None:
-            self._receipts_known = True
-        self._receipt_there.set()
-        self._receipt_timer.stop()
-        self._confirmed()
-        return True
-
-    def _is_others(self, conn_id: str) -> bool:
-        """Whether it is a receipt that another handler asked for."""
-        if len(conn_id) != _RECEIPT_DIGITS:
-            return False
-        number = int(conn_id)
-        return number >= NOBODY and not 0 <= number - self._receipt_ids < 1000
-
     def _ask_receipt(self) -> None:
-        if not self._topics:  # what is written now is dropped
+        if self._topics:
+            self.receipts.ask()
+        else:  # what is written now is dropped
             self._pacer.forget()
-            return
-        self._pacer.asked()
-        if self._receipts_known is False:
-            self._awaited = "time"
-            self._pace_timer.again(self._paced, update=True)
-        else:
-            self._receipt_timer.again(self._receipt_overdue, update=True)
-            self._receipt_tries = 0
-            self._others_seen = False
-            self._send_receipt()
 
-    def _send_receipt(self) -> None:
-        self._receipts_asked += 1
-        if not self._receipts_known and self._awaited:
-            self._receipts_missed.append(self._awaited)
-        self._awaited = str(self._receipt_ids + self._receipts_asked % 1000)
+    def _send_to_nobody(self, conn_id: str) -> None:
         prefix = min(self._topics) or b"greentx"
-        self._send(b"%b %d:%b, " % (prefix, len(self._awaited), self._awaited.encode()), False)
+        self._send(b"%b %d:%b, " % (prefix, len(conn_id), conn_id.encode()), False)
 
-    def _confirmed(self) -> None:
-        self._awaited = ""
-        self._pacer.confirmed()
+    def _on_confirmed(self) -> None:
         if self._outboxes:
             self._flush()
-        if self._pacer.due and not self._awaited:
+        if self._pacer.due and not self.receipts.awaited:
             self._ask_receipt()
-
-    def _paced(self) -> None:
-        self._pace_timer.stop()
-        self._confirmed()
-
-    def _receipt_overdue(self) -> None:
-        if self._receipts_come is None or not self._receipts_come():
-            self._receipt_timer.stop()
-            self._confirmed()  # nobody would see it
-        elif self._others_seen:
-            # Others pull from the same endpoint. The server hands its notices out in turns: they get ours, we get
-            # theirs, for ever where all wait. Each counts for itself, and so has to send less at once.
-            self._receipt_timer.stop()
-            self._receipts_known = False
-            self._receipts_missed.clear()
-            self._pacer.share()
-            log.info("%s: others pull from the same endpoint, and get our receipts", self.name)
-            self._confirmed()
-        elif not self._blocked:  # else it is in the queue still
-            self._receipt_tries += 1
-            if self._receipts_known is None and self._receipt_tries >= RECEIPT_TRIES:
-                self._receipt_timer.stop()
-                self._receipts_known = False
-                self._receipts_missed.append(self._awaited)
-                log.info("%s: the server at %s gives no receipts", self.name, self.endpoint)
-                self._confirmed()
-            else:
-                self._send_receipt()
-
-    def end_receipts(self, timeout: float) -> None:
-        """Ask for no more receipts, as the receiver is about to end. Blocks until the one that is under way is there.
-
-        It waits *timeout* seconds at the most. One that comes after the receiver has gone would wait in the server for
-        the next one, and keep the server busy in the moment in which it should see that this one has gone.
-        """
-        self._receipts_known = False
-        self._receipts_come = None
-        if self._awaited and self._awaited != "time":
-            self._receipt_there.clear()
-            self._receipt_there.wait(timeout)
-
-    def _give_up_receipts(self) -> None:
-        self.end_receipts(0)
-        if self._awaited and self._awaited != "time":
-            self._receipt_timer.stop()
-            self._awaited = "time"
-            self._pace_timer.again(self._paced, update=True)
 
     # -- the socket ------------------------------------------------------------------------------------------------
 
@@ -681,14 +576,9 @@ class Writer:
         self.ready.clear()
         self._settled.clear()
         self._pacer.forget()
-        self._awaited = ""
-        self._receipts_missed.clear()
-        self._receipt_timer.stop()
-        self._pace_timer.stop()
+        self.receipts.forget()
         self._reckon_timer.stop()
         self._reckoning = False
-        if self._receipts_come is not None:
-            self._receipts_known = None
         dropped = len(self._blocked) + len(self._batch) + sum(1 for outbox in self._outboxes.values() if outbox.size)
         self.messages_dropped += dropped
         if dropped:
@@ -709,7 +599,7 @@ class Writer:
         """
         if self._poll_timer is None:
             return
-        self._give_up_receipts()
+        self.receipts.give_up()
         deadline = monotonic() + linger
         while self._outboxes_waiting() or self._blocked or self._batch:
             if monotonic() >= deadline or not self._may_block() or not self.ready.is_set():
@@ -719,11 +609,11 @@ class Writer:
             return  # stopped by somebody else, meanwhile
         if self._batch and self._context.open:
             self._send_batch()
-        timers = (self._receipt_timer, self._pace_timer, self._reckon_timer, self._poll_timer)
-        for watcher in (*timers, self._watcher):
+        self.receipts.close()
+        for watcher in (self._reckon_timer, self._poll_timer, self._watcher):
             if watcher is not None:
                 self._context.unwatch(watcher)
-        self._receipt_timer = self._pace_timer = self._reckon_timer = self._poll_timer = self._watcher = None
+        self._reckon_timer = self._poll_timer = self._watcher = None
         self._settled.set()
         self._topics.clear()
         self.ready.clear()
