@@ -15,10 +15,8 @@ import ipaddress
 import logging
 import os
 import re
-import secrets
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -35,6 +33,7 @@ from ..errors import (
     Mongrel2NotFound,
 )
 from .config import SERVER_UUID, Handler, checked_settings, write_database
+from .folder import Folder
 from .process import ChildProcess
 
 __all__ = ["Mongrel2"]
@@ -115,7 +114,8 @@ class Mongrel2:
         self._wanted_port = port
         self._port = port
         self._certificate = None if certfile is None else (os.fspath(certfile), os.fspath(keyfile or certfile))
-        self._folder = _short_folder()
+        self._own_folder = Folder()
+        self._folder = self._own_folder.path
         self._made_up = {
             handler: self._with_ipc_specs(handler, number)
             for number, handler in enumerate(dict.fromkeys(self._routes.values()))
@@ -238,7 +238,7 @@ class Mongrel2:
         try:
             self._end(timeout)
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._own_folder.remove()
             for handler in self.handlers:
                 _remove_socket(handler.send_spec)
                 _remove_socket(handler.recv_spec)
@@ -273,10 +273,10 @@ class Mongrel2:
             process.kill()
 
     def _at_exit(self) -> None:
-        # The program ends without stop(). The process would die with us; the folder would stay.
+        # The program ends without stop(). The process would die with us; the folder would stay until the next start.
         if self._owner == os.getpid() and self._process is not None:
             self._process.kill_without_waiting()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._own_folder.remove()
 
     def _with_ipc_specs(self, handler: Handler, number: int) -> Handler:
         if self._transport != "ipc":
@@ -338,8 +338,7 @@ class Mongrel2:
             process.wait(_POLL_INTERVAL)
 
     def _write_folder(self) -> None:
-        if not os.path.isdir(self._folder):
-            os.mkdir(self._folder, 0o700)
+        if self._own_folder.make():
             atexit.register(self._at_exit)
         # A PID that is some other process by now would keep Mongrel2 from starting.
         for leftover in ("pid", "control", f"{SERVER_UUID}.crt", f"{SERVER_UUID}.key"):
@@ -422,17 +421,6 @@ def _program() -> str:
             "elsewhere see https://mongrel2.org)"
         )
     return os.path.abspath(path)
-
-
-def _short_folder() -> str:
-    """Return the path of a folder that does not exist yet, short enough for the sockets in it."""
-    name = f"greentx-{secrets.token_hex(6)}"
-    for parent in (tempfile.gettempdir(), "/tmp"):
-        folder = os.path.join(os.path.abspath(parent), name)
-        # sun_path holds 107 bytes; the rest is for "/12345.send".
-        if len(os.fsencode(folder)) <= 95:
-            return folder
-    raise AssertionError("/tmp is short enough")
 
 
 def _free_port(host: str) -> int:

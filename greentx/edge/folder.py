@@ -1,0 +1,91 @@
+"""The temporary folder that a front end runs in."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import tempfile
+
+__all__ = ["Folder", "remove_abandoned"]
+
+# sun_path holds 107 bytes; the rest is for "/12345.send".
+_MAX_PATH = 95
+
+# Locked for as long as the process that made the folder lives, whatever way it ends.
+_LOCK = "owner"
+
+_is_name_of_ours = re.compile(r"greentx-[0-9a-f]{12}").fullmatch
+
+
+class Folder:
+    """One folder, under a name that nobody has.
+
+    A process that is killed cannot remove what it made: the next one that makes a folder beside it does.
+
+    Attributes:
+        path: Absolute, and short enough for the sockets in it; known before it is made.
+    """
+
+    def __init__(self) -> None:
+        self.path = _new_path()
+        self._lock: int | None = None
+
+    def make(self) -> bool:
+        """Make it, for this user only, and return whether it was not there before. Raises ``OSError``."""
+        if os.path.isdir(self.path):
+            return False
+        remove_abandoned(os.path.dirname(self.path))
+        os.mkdir(self.path, 0o700)
+        # Under its name it is never seen without the lock.
+        making = f"{self.path}/{_LOCK}.new"
+        self._release()
+        self._lock = os.open(making, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        os.rename(making, f"{self.path}/{_LOCK}")
+        return True
+
+    def remove(self) -> None:
+        """Remove it with all that is in it, if it is there."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _new_path() -> str:
+    name = f"greentx-{secrets.token_hex(6)}"
+    for parent in (tempfile.gettempdir(), "/tmp"):
+        path = os.path.join(os.path.abspath(parent), name)
+        if len(os.fsencode(path)) <= _MAX_PATH:
+            return path
+    raise AssertionError("/tmp is short enough")
+
+
+def remove_abandoned(parent: str) -> None:
+    """Remove the folders in *parent* that processes of this user made, and did not live to remove."""
+    try:
+        with os.scandir(parent) as entries:
+            names = [entry.name for entry in entries if _is_name_of_ours(entry.name)]
+    except OSError:
+        return  # it may be entered, but not listed
+    for name in names:
+        folder = f"{parent}/{name}"
+        try:
+            if os.lstat(folder).st_uid != os.getuid():
+                continue
+            number = os.open(f"{folder}/{_LOCK}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue  # it has just gone, or is just being made
+        try:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(number)
