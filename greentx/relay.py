@@ -744,6 +744,7 @@ class _Link(Attachment):
         life, token, endpoint = words if len(words) == 3 else ("", "", "")
         ours = (HEADER, HEADER.encode())
         request._raw = {name: value for name, value in request._raw.items() if name not in ours}
+        request._shared = None
         connection = self._node._connections.get(request.sender) or self._reach(request.sender, endpoint)
         if connection is None:
             return

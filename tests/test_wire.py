@@ -885,8 +885,8 @@ def message_of(items, body=b""):
 def own_headers(number=0, query=b""):
     """What Mongrel2 writes in front of what the client sent (probed)."""
     query = query or b"number=%d" % number
-    names = [(b"REMOTE_ADDR", b"1.2.3.4"), (b"METHOD", b"GET"), (b"X", b"%d" % number)]
-    return [*names, (b"QUERY", query), (b"URI", b"/p?" + query), (b"PATH", b"/p")]
+    first = [(b"REMOTE_ADDR", b"1.2.3.%d" % number), (b"METHOD", b"GET"), (b"URL_SCHEME", b"http"), (b"PATTERN", b"/")]
+    return [*first, (b"QUERY", query), (b"URI", b"/p?" + query), (b"VERSION", b"HTTP/1.1"), (b"PATH", b"/p")]
 
 
 @pytest.mark.usefixtures("nothing_known")
@@ -901,6 +901,18 @@ def test_what_a_client_sent_before_is_known_behind_another_first_line(body):
         assert request._raw == dict(items)
         assert (request._shared is not None) is (number >= 2)
     assert [dict(sent)] == [shared.raw for shared in wire._known_clients.known.values()]
+
+
+@pytest.mark.usefixtures("nothing_known")
+@pytest.mark.parametrize("change", [lambda own: own[1:], lambda own: [(b"x", b"y"), *own]])
+def test_nothing_is_shared_where_others_than_mongrel2_wrote_the_headers(change):
+    """Who asks for what is shared takes the rest for Mongrel2's own headers, and looks for no others."""
+    for number in range(5):
+        items = [*change(own_headers(number)), (b"host", b"h")]
+        request = parse_request(message_of(items))
+        assert request._raw == dict(items)
+        assert request._shared is None
+    assert wire._known_clients.known
 
 
 @pytest.mark.usefixtures("nothing_known")

@@ -12,7 +12,7 @@ import gevent
 import pytest
 
 from greentx.errors import LocalProtocolError, RemoteProtocolError
-from greentx.wire import Request
+from greentx.wire import Request, build_request, parse_request
 from greentx.wsgi.accesslog import NoLog, format_line, make_log
 from greentx.wsgi.environ import FramingError, add_request
 from greentx.wsgi.exchange import Exchange
@@ -96,6 +96,25 @@ def test_the_environ_has_what_the_request_says(asked: dict[str, Any], expected: 
     """Both header encodings give the same strings."""
     environ = environ_of(request(binary=binary, **asked))
     assert {key: environ.get(key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("first", ["PATH", "METHOD", "host"])
+def test_the_environ_is_the_same_whatever_came_before_and_in_any_order(first: str, turned: bool) -> None:
+    """Relays and stand-ins write headers in orders of their own; what came before is not decoded again."""
+    for number in range(5):
+        uri = f"/p?number={number}"
+        names = {**SERVER_HEADERS, "QUERY": f"number={number}", "URI": uri, "PATH": "/p", "host": "h:1", "x-a": "1"}
+        order = [first, *(name for name in names if name != first)]
+        if turned:
+            order.reverse()
+        for body in (b"", b"x"):
+            headers = {name: names[name] for name in order} | ({"content-length": "1"} if body else {})
+            parsed = environ_of(parse_request(build_request("abc", "1", "/p", headers, body)))
+            fresh = environ_of(Request("abc", "1", "/p", headers, body))
+            assert parsed.pop("greentx.request") and fresh.pop("greentx.request")
+            assert parsed == fresh
+            parsed["HTTP_X_A"] = "the application's own"
 
 
 def test_headers_that_could_be_mistaken_are_left_out() -> None:
