@@ -84,9 +84,9 @@ _known_clients: Memo[SharedHeaders] = Memo(1024)
 _MAX_ID_DIGITS = 20
 _NO_BODY = b"0:,"
 
-# What Mongrel2 itself says of a request, in front of what the client sent (probed); with QUERY where there is one.
-_OWN_NAMES = frozenset({b"REMOTE_ADDR", b"METHOD", b"URL_SCHEME", b"PATTERN", b"URI", b"VERSION", b"PATH"})
-_OWN_NAMES_AND_QUERY = _OWN_NAMES | {b"QUERY"}
+# What Mongrel2 itself says of a request, in front of what the client sent, in this order (probed).
+_OWN_NAMES = (b"REMOTE_ADDR", b"METHOD", b"URL_SCHEME", b"PATTERN", b"URI", b"VERSION", b"PATH")
+_OWN_NAMES_AND_QUERY = (*_OWN_NAMES[:4], b"QUERY", *_OWN_NAMES[4:])
 
 _METHODS = {name.encode(): name for name in ("GET", "POST", "HEAD", "PUT", "DELETE", "WEBSOCKET", "JSON", "XML")}
 
@@ -457,11 +457,10 @@ def _decode_tnetstring(rest: bytes, begin: int, end: int, path: bytes) -> tuple[
 
     Mongrel2 writes what the client sent behind its own headers, of which PATH is the last one (probed). What was once
     decoded to whole items means the same behind any other whole items. So where the border is not what it looks like,
-    but in the middle of a value, what stands before it is not whole, and all is decoded anew. So is what others than
-    Mongrel2 wrote, in an order of their own.
+    but in the middle of a value, what stands before it is not whole, and all is decoded anew.
 
     Returns:
-        The items; those from the client, if they came before. The others are :data:`_OWN_NAMES` then, and no more.
+        The items; those from the client, if they came before and the others are Mongrel2's own and no more.
     """
     border = rest.find(b",4:PATH,", begin, end)
     clients = _known_clients
@@ -475,7 +474,8 @@ def _decode_tnetstring(rest: bytes, begin: int, end: int, path: bytes) -> tuple[
                 raw = _load(b"%d:%b}" % (border - begin, rest[begin:border]))
             except ValueError:
                 return _load(rest[: end + 1]), None
-            is_own = raw.keys() == (_OWN_NAMES_AND_QUERY if b"QUERY" in raw else _OWN_NAMES)
+            names = tuple(raw)
+            is_own = names in (_OWN_NAMES_AND_QUERY, _OWN_NAMES)
             raw.update(known.raw)
             return raw, known if is_own else None
         clients.misses += 1
