@@ -73,6 +73,8 @@ _IDS = re.compile(rb"(X )?[0-9]+(?: [0-9]+)* ?|-1")
 _MAX_LENGTH_DIGITS = 10
 
 _load = tnetstring.loads
+# What it raises: a name that is a list is a TypeError.
+_NOT_DECODED = (ValueError, TypeError, RecursionError)
 
 # What came lately and was decoded: decoding headers, and freeing them, is more than half of a parse. Requests without a
 # body, by all behind their path; whole headers, since every message of a WebSocket repeats those of its handshake
@@ -429,7 +431,7 @@ def _decode_headers(
     if kind == b"}":
         try:
             raw, shared = _decode_tnetstring(rest, begin, end, path)
-        except (ValueError, RecursionError) as error:
+        except _NOT_DECODED as error:
             raise RemoteProtocolError(f"headers at byte {start} are no tnetstring: {error}") from error
         method = raw.get(b"METHOD")
         if method.__class__ is bytes:
@@ -468,20 +470,20 @@ def _decode_tnetstring(rest: bytes, begin: int, end: int, path: bytes) -> tuple[
         border += 10 + len(path) + (1 if len(path) < 10 else len(b"%d" % len(path)))
         client = rest[border:end]
         known = clients.known.get(client)
-        if known is not None:
+        if known is None:
+            clients.misses += 1
+            if clients.comes_again(client):
+                with contextlib.suppress(*_NOT_DECODED):  # the border is in a value
+                    clients.known[client] = SharedHeaders(_load(b"%d:%b}" % (len(client), client)))
+        elif border <= end and not rest.startswith(b"0"):
             clients.misses = 0
             try:
                 raw = _load(b"%d:%b}" % (border - begin, rest[begin:border]))
-            except ValueError:
+            except _NOT_DECODED:
                 return _load(rest[: end + 1]), None
             names = tuple(raw)
-            is_own = names in (_OWN_NAMES_AND_QUERY, _OWN_NAMES)
             raw.update(known.raw)
-            return raw, known if is_own else None
-        clients.misses += 1
-        if border <= end and clients.comes_again(client):
-            with contextlib.suppress(ValueError):
-                clients.known[client] = SharedHeaders(_load(b"%d:%b}" % (len(client), client)))
+            return raw, known if names in (_OWN_NAMES_AND_QUERY, _OWN_NAMES) else None
     return _load(rest[: end + 1]), None
 
 

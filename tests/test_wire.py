@@ -930,12 +930,45 @@ def test_a_client_cannot_move_the_border_in_front_of_its_headers(forged):
     assert known in wire._known_clients.known
 
 
+@pytest.mark.usefixtures("nothing_known")
+def test_a_border_in_a_value_does_no_harm_where_a_header_came_twice():
+    """Read from the middle of a value on, the list of the two is in the place of a name."""
+    own = [(b"REMOTE_ADDR", b"1.1.1.1"), (b"METHOD", b"GET"), (b"QUERY", b",4:PATH,"), (b"URI", b"/abc?,4:PATH,")]
+    items = [*own, (b"VERSION", b"HTTP/1.1"), (b"PATH", b"/abc"), (b"cookie", [b"a", b"b"]), (b"host", b"h")]
+    for _ in range(4):
+        assert parse_request(message_of(items).replace(b" /p ", b" /abc "))._raw == dict(items)
+
+
+@pytest.mark.usefixtures("nothing_known")
+@pytest.mark.parametrize("message", [b"s 1 /abc 33:6:METHOD,3:GET,11:REMOTE_ADDR,1:a,4:PATH,4:x}0:,", b"s 1 /p 0%b"])
+def test_what_is_malformed_stays_so_whatever_came_before(message):
+    """A path that goes on behind the headers; a length that does not begin with its first digit."""
+    for number in range(3):
+        parse_request(message_of(own_headers(number)).replace(b" /p ", b" /abc "))
+        parse_request(message_of(own_headers(number)))
+    if b"%b" in message:
+        message = message.replace(b"%b", message_of(own_headers(9)).removeprefix(b"s 1 /p "))
+    else:
+        size = len(message) - len(b"s 1 /abc 33:") - len(b"}0:,")
+        message = message.replace(b" 33:", b" %d:" % size)
+    with pytest.raises(RemoteProtocolError):
+        parse_request(message)
+
+
+@pytest.mark.parametrize("items", [b"1:x,2:1:,]1:y,", b"6:1:a,,]1:b,"])
+def test_names_that_are_no_text_are_an_error_of_the_message(items):
+    """Not of the parser's."""
+    with pytest.raises(RemoteProtocolError):
+        parse_request(b"s 1 /p %d:%b}0:," % (len(items), items))
+
+
 BLOCKS = st.lists(
     st.tuples(
         st.sampled_from([b"METHOD", b"METHOD", b"QUERY", b"URI", b"PATH", b"PATH", b"a", b"host", b"x-y"]),
         st.one_of(
             st.binary(max_size=12),
             st.sampled_from([b"/p", b",4:PATH,2:/p,", b"3:a,b", b"x,4:PATH,2:/p,1:a,1:b,", b",4:PATH,2:/p,1:a,9:"]),
+            st.sampled_from([b",4:PATH,", [b"1", b"2"], []]),
         ),
     ),
     max_size=8,
