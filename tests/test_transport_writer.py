@@ -456,6 +456,42 @@ def test_a_sender_that_is_killed_while_it_waits_sends_nothing(context, write_to)
         one.writer.stop()
 
 
+def test_who_is_killed_at_a_full_pipe_leaves_its_window_as_it_is(context, write_to):
+    """With flow control what it wrote is counted, so it goes out."""
+    with PlainServer(reads=False) as server:
+        one = write_to(server, send_timeout=None)
+        one.writer.flow_control = True
+        filling, sent = fill(one.writer)
+        filling.kill()
+        server.read()
+        until(lambda: not one.writer.pipe_full, 20)
+        for number in sent:
+            one.writer.credit(str(number), CREDITS)
+        for conn_id in one.writer.unconfirmed():
+            one.writer.write("uuid", conn_id, b"more", wait=False)
+            until(lambda conn_id=conn_id: server.bodies(conn_id.encode()).endswith(b"more"), 20)
+            one.writer.credit(conn_id, len(server.bodies(conn_id.encode())))
+        assert not one.writer.unconfirmed()
+        one.writer.stop()
+
+
+def test_who_waits_behind_a_message_that_is_taken_back_goes_on(context, write_to):
+    """It waited for that one to be sent."""
+    with PlainServer(reads=False) as server:
+        one = write_to(server, send_timeout=None)
+        one.writer.flow_control = True
+        filling, _ = fill(one.writer)
+        behind = gevent.spawn(one.writer.write, "uuid", "777777", b"behind")
+        gevent.sleep(0.05)
+        assert not behind.dead
+        filling.kill()
+        server.read()
+        behind.join(20)
+        assert behind.successful()
+        until(lambda: server.bodies(b"777777") == b"behind", 20)
+        one.writer.stop()
+
+
 def test_what_waited_for_a_server_that_has_gone_does_not_reach_the_next(write_to, caplog):
     """Its connection numbers mean other browsers: blocked, joined, or written while it is away."""
     with PlainServer(reads=False) as server:

@@ -55,7 +55,7 @@ _BLOCKED_POLL_SECONDS = 0.1
 
 
 class _Blocked:
-    """A message that met a full pipe; ``gone`` is set when it was sent, or dropped with the server."""
+    """A message that met a full pipe; ``gone`` is set when it was sent, taken back, or dropped with the server."""
 
     __slots__ = ("gone", "message")
 
@@ -175,7 +175,8 @@ class Writer:
             if 0 < len(batch) < _LAST_OF_BATCH and monotonic() - self._sent_at < BATCH_SECONDS:
                 batch.append(message)  # what _send() would do
             else:
-                self._send(message, wait)
+                # What was counted goes out: nobody who waits for that could take it back.
+                self._send(message, wait and not self.flow_control)
             if self._pacer.due and not self.receipts.awaited:
                 self._ask_receipt()
             return
@@ -484,17 +485,21 @@ class Writer:
             in_time = blocked.gone.wait(self.send_timeout) or blocked.gone.is_set()
         except BaseException:
             if mine and not blocked.gone.is_set():  # killed while waiting: then the message does not go out, either
-                self._blocked.remove(blocked)
+                self._take_back(blocked)
             raise
         self._context.check()
         if not in_time:
             if mine:
-                self._blocked.remove(blocked)
+                self._take_back(blocked)
             raise SendTimeout(
                 f"{self.name}: the pipe to {self.endpoint} stayed full for {self.send_timeout} s; is it stopped?",
                 address=self.endpoint,
                 errno=zmq.EAGAIN,
             )
+
+    def _take_back(self, blocked: _Blocked) -> None:
+        self._blocked.remove(blocked)
+        blocked.gone.set()  # others may wait for it
 
     def _may_block(self) -> bool:
         return gevent.getcurrent() is not self._context.hub
