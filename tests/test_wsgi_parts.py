@@ -18,7 +18,7 @@ from greentx.wsgi.environ import FramingError, add_request
 from greentx.wsgi.exchange import Exchange
 from greentx.wsgi.input import WINDOW, StreamedBody, open_stored, open_streamed
 from greentx.wsgi.listeners import MongrelListener, TcpListener, TransceiverListener, make_listener
-from greentx.wsgi.response import JOIN_BYTES, FileWrapper, PieceWriter, build_head, encode_headers
+from greentx.wsgi.response import JOIN_BYTES, FileWrapper, PieceWriter, build_head, encode_headers, parse_status
 from greentx.wsgi.uploads import UploadStore
 
 SERVER_HEADERS = {
@@ -443,6 +443,27 @@ def test_headers_are_checked_and_encoded() -> None:
     assert build_head(b"200 OK", encoded[:1]) == b"HTTP/1.1 200 OK\r\nX-A: \xe9\r\n\r\n"
 
 
+class Unhashable(str):
+    """A native string all the same."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def encode(self, *args: Any, **kwargs: Any) -> bytes:
+        return b"its own way"
+
+
+def test_what_is_like_a_tuple_or_a_string_is_one() -> None:
+    """And leaves nothing behind for those that are."""
+    text = Unhashable("a/b")
+    for value, sent in (("a/b", b"a/b"), (text, b"its own way"), ("a/b", b"a/b")):
+        for header in (("Date", value), ["Date", value], iter(("Date", value))):
+            assert encode_headers([header]) == ([(b"Date", sent)], {"date": value})  # type: ignore[list-item]
+    assert parse_status(Unhashable("200 OK")) == (b"its own way", 200)
+    assert parse_status("200 OK") == (b"200 OK", 200)
+    odd: Any = [(b"A", bytearray(b"1")), [b"B", b"2"]]
+    assert build_head(b"200 OK", odd) == b"HTTP/1.1 200 OK\r\nA: 1\r\nB: 2\r\n\r\n"
+
+
 @pytest.mark.parametrize(
     ("header", "error"),
     [
@@ -455,6 +476,9 @@ def test_headers_are_checked_and_encoded() -> None:
         (("X-A", "\u20ac"), UnicodeError),
         (("X-\u20ac", "a"), UnicodeError),
         (("X-A", 5), UnicodeError),
+        (("X-A",), ValueError),
+        (("X-A", "a", "b"), ValueError),
+        (["X-A", "a\nb"], ValueError),
     ],
 )
 def test_a_header_that_may_not_be_sent_is_refused(header: Any, error: type[Exception]) -> None:

@@ -30,7 +30,7 @@ _SPECIAL = frozenset({"connection", "content-length", "date", "transfer-encoding
 # Applications mostly give the same headers again and again: what they became is kept, of short ones, with a bound.
 _MAX_KNOWN = 1024
 _MAX_KNOWN_SIZE = 64
-_known_headers: dict[tuple[str, str], tuple[tuple[bytes, bytes], str]] = {}
+_known_headers: dict[tuple[str, str], tuple[tuple[bytes, bytes], str, str]] = {}
 _known_lines: dict[tuple[bytes, bytes], bytes] = {}
 _known_statuses: dict[str, tuple[bytes, int]] = {}
 
@@ -38,14 +38,17 @@ _known_statuses: dict[str, tuple[bytes, int]] = {}
 def build_head(status: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the bytes of a head. *status* and *headers* were checked by :func:`encode_headers` or are our own."""
     get = _known_lines.get
-    return b"HTTP/1.1 %b\r\n%b\r\n" % (status, b"".join([get(header) or _new_line(header) for header in headers]))
+    try:
+        lines = [get(header) or _new_line(header) for header in headers]
+    except TypeError:  # one that cannot be looked up, such as a bytearray
+        lines = [b"%b: %b\r\n" % tuple(header) for header in headers]
+    return b"HTTP/1.1 %b\r\n%b\r\n" % (status, b"".join(lines))
 
 
 def _new_line(header: tuple[bytes, bytes]) -> bytes:
-    name, value = header
-    line = b"%b: %b\r\n" % (name, value)
+    line = b"%b: %b\r\n" % header
     if len(line) <= _MAX_KNOWN_SIZE:
-        _keep(_known_lines, (name, value), line)
+        _keep(_known_lines, header, line)
     return line
 
 
@@ -60,32 +63,33 @@ def encode_headers(headers: Iterable[tuple[str, str]]) -> tuple[list[tuple[bytes
     special: dict[str, str] = {}
     for header in headers:
         try:
-            known = _known_headers.get(header) or _new_header(*header)
+            known = _known_headers.get(header) or _new_header(header)
         except TypeError:  # a list where PEP 3333 wants a tuple
-            known = _new_header(*header)
+            known = _new_header(header)
         encoded.append(known[0])
         if known[1]:
-            special[known[1]] = header[1]
+            special[known[1]] = known[2]
     return encoded, special
 
 
-def _new_header(name: str, value: str) -> tuple[tuple[bytes, bytes], str]:
-    """Return a header as bytes and, where it matters to the server, its name in lower case; else ``""``."""
+def _new_header(header: tuple[str, str]) -> tuple[tuple[bytes, bytes], str, str]:
+    """Return a header as bytes; where it matters to the server, its name in lower case, else ``""``; and its value."""
+    name, value = header
     if not isinstance(name, str):
         raise UnicodeError(f"the header name {name!r} is no native string")
     if not isinstance(value, str):
         raise UnicodeError(f"the value of header {name!r} is no native string: {value!r}")
-    if "\n" in name or "\r" in name:
-        raise ValueError(f"carriage return or newline in header name {name!r}")
-    if "\n" in value or "\r" in value:
-        raise ValueError(f"carriage return or newline in the value of header {name!r}: {value!r}")
     try:
         pair = name.encode("latin-1"), value.encode("latin-1")
     except UnicodeEncodeError as error:
         raise UnicodeError(f"header {name!r}: {value!r} has a character that latin-1 does not have") from error
+    if "\n" in name or "\r" in name:
+        raise ValueError(f"carriage return or newline in header name {name!r}")
+    if "\n" in value or "\r" in value:
+        raise ValueError(f"carriage return or newline in the value of header {name!r}: {value!r}")
     lower = name.lower()
-    result = pair, lower if lower in _SPECIAL else ""
-    if len(name) + len(value) <= _MAX_KNOWN_SIZE:
+    result = pair, lower if lower in _SPECIAL else "", value
+    if name.__class__ is str and value.__class__ is str and len(name) + len(value) <= _MAX_KNOWN_SIZE:
         _keep(_known_headers, (name, value), result)
     return result
 
@@ -99,12 +103,13 @@ def parse_status(status: str) -> tuple[bytes, int]:
     """
     if not isinstance(status, str):
         raise UnicodeError(f"the status {status!r} is no native string")
-    known = _known_statuses.get(status)
+    is_plain = status.__class__ is str
+    known = _known_statuses.get(status) if is_plain else None
     if known is None:
         if "\r" in status or "\n" in status:
             raise ValueError(f"carriage return or newline in status {status!r}")
         known = status.encode("latin-1"), int(status.split(" ", 1)[0])
-        if len(status) <= _MAX_KNOWN_SIZE:
+        if is_plain and len(status) <= _MAX_KNOWN_SIZE:
             _keep(_known_statuses, status, known)
     return known
 
