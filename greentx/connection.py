@@ -398,7 +398,8 @@ class Connection:
 
     def _on_notice(self, request: Request) -> None:
         for attachment in self._runtime.attachments:
-            attachment.notice(self, request)
+            if attachment.notice(self, request):
+                return
         written = request.credits()
         if written is not None:
             self._writer.credit(request.conn_id, written)

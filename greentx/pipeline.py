@@ -86,6 +86,7 @@ class OpenRequests:
             return False
         if queue is None:
             queue = self.behind[conn_id] = deque()
+        request._pipelined = True
         queue.append(_Waiting(request))
         return True
 

@@ -11,8 +11,10 @@
 The API decides (who asks, may they, which kind of work it is), a :class:`Node` works and answers. What is guaranteed:
 
 * A request goes to one Node. It is open there as if Mongrel2 had sent it, and no longer here: here it counts as
-  answered. Later requests of the same browser connection, answered here or handed on, wait until the Node says that the
-  answer is out, so that pipelined ones stay in order.
+  answered. Later requests of the same browser connection, answered here or handed on, wait until Mongrel2 has the
+  answer, so that pipelined ones stay in order. It says so by a notice of a connection that is not there, to which
+  whoever answered sends something behind it; where none comes, time has to do. (Left open: a request that comes when
+  the answer before it is on its way already, though its client did not wait for that.)
 * The end of a connection reaches the Node: each notice of the server is published to all Nodes, and each acts on those
   that it knows. A Node that works on a request when its connection ends sees ``DISCONNECT``.
 * A Node that ends, or is cut off, while it works: the browsers that wait for it are disconnected, and can try again.
@@ -30,8 +32,9 @@ On the wire: PUSH carries Mongrel2's own request messages, so any Mongrel2 handl
 ``receipts=False``), with one header more, ``RELAY``: the life, the request's token or nothing, the address of the
 server's SUB socket. Headers in upper case are the server's and the API's: Mongrel2 lower-cases what a client sends.
 XPUB carries ``N`` and a request message (a notice, or the end of a WebSocket); ``T``, a topic as a netstring and a
-message; ``@name`` and JSON, to one Node. A Node sends ``+name tokens`` (taken), ``-name tokens`` (answered) and ``?name
-number`` (which lives are valid?).
+message; ``@name`` and JSON, to one Node: the valid lives, or ``prove``, a sender and the number that its server is to
+give notice of. A Node sends ``+name tokens`` (taken), ``-name tokens`` (answered) and ``?name number`` (which lives are
+valid?).
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ import re
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import count
 from types import TracebackType
 from typing import Any
@@ -60,7 +64,7 @@ from .registry import OPEN, Entry, Sid
 from .runtime import Attachment, Runtime
 from .session import Sessions
 from .transceiver import Transceiver
-from .transport import Publisher, Receiver, SocketKind, native_thread_id
+from .transport import NUMBERS, Publisher, Receiver, SocketKind, first_number, native_thread_id
 from .transport.server_side import Pusher
 from .wire import Request, build_request, check_sender, parse_request
 
@@ -90,6 +94,10 @@ _RECEIPT_SECONDS = 0.002
 # Between an answer of ours and the next request of that connection for a Node, where requests are pipelined.
 _TURN_SECONDS = 0.005
 
+# How long the notice of the server that an answer has arrived is waited for, and how often in vain in a row.
+_PROOF_SECONDS = 0.25
+_MAX_UNPROVED = 4
+
 # Lives of servers that are over, as a Node remembers them: its queue does not go further back.
 _MAX_OLD_LIVES = 64
 
@@ -103,6 +111,17 @@ class _Forwarded:
         self.connection = connection
         self.stand_in = stand_in
         self.node: str | None = None
+
+
+class _Proof:
+    """What waits for the server to say that it has taken something in."""
+
+    __slots__ = ("connection", "then", "timer")
+
+    def __init__(self, connection: Connection, then: Callable[[], None], timer: Any) -> None:
+        self.connection = connection
+        self.then = then
+        self.timer = timer
 
 
 class Relay(Attachment):
@@ -155,6 +174,9 @@ class Relay(Attachment):
         self._nodes: set[str] = set()
         self._topics: set[bytes] = set()
         self._later = Group()
+        self._first_proof = first_number()
+        self._proofs: dict[str, _Proof] = {}
+        self._unproved: dict[Connection, int] = {}
         self._pusher: Pusher | None = Pusher(self._context, push_endpoint)
         try:
             self._publisher = Publisher(self._context, pub_endpoint, self._on_upstream)
@@ -197,9 +219,10 @@ class Relay(Attachment):
     def forward(self, req: Request, headers: Mapping[str, str | list[str]] | None = None) -> None:
         """Hand *req* on to a Node, which answers it.
 
-        For this process it has then been answered. Where an earlier request of its connection is still open, it is
-        handed on as soon as that was answered, and this returns at once. ``DISCONNECT`` and ``WEBSOCKET_CLOSE`` are
-        passed over: each Node is told of ends anyway. So is a request whose connection has ended.
+        For this process it has then been answered. Where it came while an earlier request of its connection was open,
+        it is handed on as soon as the answer to that has arrived, and this returns at once. ``DISCONNECT`` and
+        ``WEBSOCKET_CLOSE`` are passed over: each Node is told of ends anyway. So is a request whose connection has
+        ended.
 
         Blocks this greenlet while no Node has room for it.
 
@@ -232,7 +255,10 @@ class Relay(Attachment):
             raise LocalProtocolError(f"{req.method} {req.path} of connection {req.conn_id} was answered already")
         if not books.wait_turn(req, lambda: self._forward_soon(connection, req, extra)):
             return
-        self._forward_now(connection, req, extra)
+        if req._pipelined:
+            self._forward_soon(connection, req, extra)
+        else:
+            self._forward_now(connection, req, extra)
 
     def publish(self, topic: str | bytes, message: str | bytes) -> None:
         """Send *message* to every Node that is subscribed to exactly *topic*; str goes out as UTF-8.
@@ -302,6 +328,9 @@ class Relay(Attachment):
         gevent.sleep(_TURN_SECONDS)
         while connection._writer.waiting(request.conn_id):
             gevent.sleep(_RECEIPT_SECONDS)
+        arrived = Event()
+        self._prove(connection, arrived.set)
+        arrived.wait()
         try:
             if connection._is_ours(request):
                 self._forward_now(connection, request, extra)
@@ -331,8 +360,7 @@ class Relay(Attachment):
                 if taken is not None:
                     taken.node = words[0]
         elif kind == b"-":
-            for token in words[1:]:
-                self._answered(token)
+            self._answered(words[0], words[1:])
         else:
             log.warning("a subscriber at %s sent %r, which means nothing here", self.pub_endpoint, message[:60])
 
@@ -354,12 +382,49 @@ class Relay(Attachment):
         told = {"relay": self._id, "lives": lives, "number": number}
         self._publisher.send(_own_topic(name) + json.dumps(told).encode())
 
-    def _answered(self, token: str) -> None:
-        done = self._open.pop(token, None)
-        if done is not None:
-            self._tokens.pop(done.stand_in.sid, None)
-            if done.stand_in._books is done.connection._open:
-                done.connection.release(done.stand_in)
+    def _answered(self, node: str, tokens: list[str]) -> None:
+        """A Node answered requests: the next ones of their connections may be, once these answers have arrived."""
+        awaited: dict[Connection, list[Request]] = {}
+        for token in tokens:
+            one = self._open.pop(token, None)
+            if one is not None:
+                self._tokens.pop(one.stand_in.sid, None)
+                if one.stand_in.conn_id in one.connection._open.behind:
+                    awaited.setdefault(one.connection, []).append(one.stand_in)
+                else:
+                    self._release(one.connection, [one.stand_in])
+        for connection, stand_ins in awaited.items():
+            self._prove(connection, partial(self._release, connection, stand_ins), node)
+
+    def _release(self, connection: Connection, stand_ins: list[Request]) -> None:
+        for stand_in in stand_ins:
+            if stand_in._books is connection._open:
+                connection.release(stand_in)
+
+    # -- what the server has taken in ------------------------------------------------------------------------------
+
+    def _prove(self, connection: Connection, then: Callable[[], None], node: str = "") -> None:
+        """Call *then* once the server has taken in what we, or a Node, sent so far; later where it does not say so."""
+        if connection._writer.receipts.known is False or self._unproved.get(connection, 0) >= _MAX_UNPROVED:
+            then()
+            return
+        number = str(self._first_proof + next(self._numbers) % NUMBERS)
+        timer = self._context.timer(_PROOF_SECONDS)
+        self._proofs[number] = _Proof(connection, then, timer)
+        timer.start(self._end_proof, number, False)
+        if node:
+            self._publisher.send(_own_topic(node) + json.dumps({"prove": [connection.sender, number]}).encode())
+        else:
+            connection._writer.send_to_nobody(number)
+
+    def _end_proof(self, number: str, is_proved: bool) -> None:
+        proof = self._proofs.pop(number)
+        self._context.unwatch(proof.timer)
+        if is_proved:
+            self._unproved.pop(proof.connection, None)
+        else:
+            self._unproved[proof.connection] = self._unproved.get(proof.connection, 0) + 1
+        proof.then()
 
     def _on_node_gone(self, name: str) -> None:
         waiting = [(token, one) for token, one in self._open.items() if one.node == name]
@@ -373,14 +438,18 @@ class Relay(Attachment):
 
     # -- what the Transceiver says ---------------------------------------------------------------------------------
 
-    def notice(self, connection: Connection, request: Request) -> None:
+    def notice(self, connection: Connection, request: Request) -> bool:
         """Publish it: the request that it is about may be a Node's."""
         if request.is_disconnect():
+            if request.conn_id in self._proofs:
+                self._end_proof(request.conn_id, True)
+                return True
             token = self._tokens.pop(request.sid, None)
             if token is not None:
                 del self._open[token]
         if self._nodes:
             self._publisher.send(b"N" + request.encode())
+        return False
 
     def websocket_ended(self, connection: Connection, event: Request) -> None:
         """Publish it: a Node may have the WebSocket in its registry."""
@@ -395,6 +464,10 @@ class Relay(Attachment):
             if one.connection is connection:
                 del self._open[token]
                 self._tokens.pop(one.stand_in.sid, None)
+        for number, proof in list(self._proofs.items()):
+            if proof.connection is connection:
+                self._end_proof(number, False)
+        self._unproved.pop(connection, None)
 
     def stop(self, linger: float) -> None:
         """Close the sockets; what Nodes work on they still answer."""
@@ -404,6 +477,8 @@ class Relay(Attachment):
         self._later.kill()
         if self in self._runtime.attachments:
             self._runtime.attachments.remove(self)
+        for number in list(self._proofs):
+            self._end_proof(number, False)
         for one in self._open.values():
             if one.stand_in._books is one.connection._open:
                 one.connection.release(one.stand_in)
@@ -835,6 +910,12 @@ class _Link(Attachment):
             connection._on_notice(request)
 
     def _on_told(self, told: Any) -> None:
+        if "prove" in told:
+            sender, number = told["prove"]
+            asked = self._node._connections.get(sender)
+            if asked is not None:
+                asked._writer.send_to_nobody(str(int(number)))
+            return
         relay = str(told["relay"])
         connections = [one for one in self._node._connections.values() if isinstance(one, _NodeConnection)]
         if self._relay not in ("", relay):

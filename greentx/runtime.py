@@ -26,8 +26,9 @@ class Attachment:
     It is in ``Runtime.attachments``; its methods may be called in the hub, so they do not block, but the last two.
     """
 
-    def notice(self, connection: Connection, request: Request) -> None:
-        """The server sent a notice; the connection set has not acted on it yet."""
+    def notice(self, connection: Connection, request: Request) -> bool:
+        """The server sent a notice. Returns whether it is of no interest to the connection set."""
+        return False
 
     def websocket_ended(self, connection: Connection, event: Request) -> None:
         """A WebSocket has ended; *event* is the ``WEBSOCKET_CLOSE`` that the application gets."""

@@ -169,6 +169,8 @@ class Request:
     _text: str | None = None
     # The decoded JSON, once it was asked for.
     _data: Any = None
+    # It came while another request of its connection was open.
+    _pipelined = False
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ import zmq.green as zmq
 from gevent.event import Event
 
 from greentx import GreentxError, Server, Transceiver
+from greentx import relay as relay_module
 from greentx.client import build_headers
 from greentx.endpoints import endpoint_address
 from greentx.errors import BindError, ConnectionClosed, LocalProtocolError, SendTimeout, TransportError
@@ -278,6 +279,55 @@ def test_pipelined_requests_are_answered_in_order_wherever(chain):
     expected = [b"%s %d" % (b"node" if number % 3 else b"here", number) for number in range(30)]
     assert [client.recv(5000).body for _ in range(30)] == expected
     wait_until(lambda: chain.relay.open == 0)
+
+
+def delayed(transceiver, seconds):
+    """Have all that a transceiver sends arrive later, in its order, as over a slow network or from a busy machine."""
+    for connection in transceiver.connections.values():
+        send = connection._writer._send_now
+        connection._writer._send_now = lambda message, flags, send=send: gevent.spawn_later(
+            seconds, send, message, flags
+        )
+
+
+@pytest.mark.parametrize("slow", ["api", "node"])
+def test_pipelined_requests_are_answered_in_order_however_slow_the_way_from_one_side(chain, slow):
+    """It is not time that says when an answer has arrived, but the server."""
+
+    def handler(conn, req):
+        if req.body == b"0":
+            gevent.sleep(0.02)  # until all have come
+        if req.path == "/here":
+            conn.reply_http(req, b"here " + req.body)
+        else:
+            chain.relay.forward(req)
+
+    node = chain.node(lambda conn, req: conn.reply_http(req, b"node " + req.body))
+    chain.serve(chain.api, handler)
+    client = chain.client()
+    delayed(node if slow == "node" else chain.api, 0.05)
+    for number in range(8):
+        client.send("/node" if number % 2 else "/here", body=b"%d" % number)
+    expected = [b"%s %d" % (b"node" if number % 2 else b"here", number) for number in range(8)]
+    assert [client.recv(5000).body for _ in range(8)] == expected
+    wait_until(lambda: chain.relay.open == 0)
+    wait_until(lambda: not chain.relay._proofs)
+
+
+def test_where_the_server_does_not_say_what_it_took_in_time_has_to_do(chain, monkeypatch):
+    """And after some times it is not asked any more."""
+    monkeypatch.setattr(relay_module, "_PROOF_SECONDS", 0.01)
+    node = chain.node(lambda conn, req: conn.reply_http(req, b"node " + req.body))
+    chain.forward_all()
+    asked = []
+    for transceiver in (chain.api, node):
+        monkeypatch.setattr(transceiver.connections[SENDER]._writer, "send_to_nobody", asked.append)
+    client = chain.client()
+    for number in range(8):
+        client.send("/", body=b"%d" % number)
+    assert [client.recv(5000).body for _ in range(8)] == [b"node %d" % number for number in range(8)]
+    wait_until(lambda: chain.relay.open == 0)
+    assert 0 < len(asked) <= relay_module._MAX_UNPROVED
 
 
 def test_an_answer_in_pieces_is_ended_before_the_next(chain):

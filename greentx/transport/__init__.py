@@ -8,12 +8,14 @@ from __future__ import annotations
 from .context import Context, SocketClosed, SocketKind, native_thread_id
 from .outbox import BURST, SHARED_BURST
 from .publisher import Publisher
+from .receipts import NUMBERS, first_number
 from .receiver import Receiver
 from .replier import Replier
 from .writer import Writer
 
 __all__ = [
     "BURST",
+    "NUMBERS",
     "SHARED_BURST",
     "Context",
     "Publisher",
@@ -22,5 +24,6 @@ __all__ = [
     "SocketClosed",
     "SocketKind",
     "Writer",
+    "first_number",
     "native_thread_id",
 ]

@@ -19,7 +19,7 @@ from gevent.event import Event
 from .context import Context
 from .outbox import NOBODY, Pacer
 
-__all__ = ["FLUSH_SECONDS", "RECEIPT_SECONDS", "RECEIPT_TRIES", "Receipts"]
+__all__ = ["FLUSH_SECONDS", "NUMBERS", "RECEIPT_SECONDS", "RECEIPT_TRIES", "Receipts", "first_number"]
 
 log = logging.getLogger("greentx.transport")
 
@@ -35,12 +35,17 @@ FLUSH_SECONDS = 0.005
 
 _DIGITS = len(str(NOBODY))
 
-# Each writer has a thousand numbers of its own: an old receipt, or another process's, is none.
-_NUMBERS = 1000
+#: Whoever asks for receipts has so many numbers of its own: an old one, or another process's, is none.
+NUMBERS = 1000
 _RANGES = 140_000
 
 # In the place of a connection's number: not a receipt is waited for, but FLUSH_SECONDS.
 _TIME = "time"
+
+
+def first_number() -> int:
+    """Return the first of :data:`NUMBERS` numbers that nobody else uses."""
+    return NOBODY + NUMBERS * randrange(_RANGES)
 
 
 class Receipts:
@@ -82,7 +87,7 @@ class Receipts:
         self._come = come
         self._pipe_full = pipe_full
         self._name = name
-        self._first = NOBODY + _NUMBERS * randrange(_RANGES)
+        self._first = first_number()
         self._tries = 0
         self._others_seen = False
         self._missed: list[str] = []
@@ -157,13 +162,13 @@ class Receipts:
         if len(conn_id) != _DIGITS:
             return False
         number = int(conn_id)
-        return number >= NOBODY and not 0 <= number - self._first < _NUMBERS
+        return number >= NOBODY and not 0 <= number - self._first < NUMBERS
 
     def _send_one(self) -> None:
         self.asked += 1
         if not self.known and self.awaited:
             self._missed.append(self.awaited)
-        self.awaited = str(self._first + self.asked % _NUMBERS)
+        self.awaited = str(self._first + self.asked % NUMBERS)
         self._send(self.awaited)
 
     def _wait_for_time(self) -> None:

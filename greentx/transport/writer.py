@@ -101,6 +101,7 @@ class Writer:
         self._on_ready = on_ready
         self._on_lost = on_lost
         self._sent = 0
+        self._sent_to_nobody = 0
         self._unsaid_drops = 0
         self._settled = Event()
         self._topics: set[bytes] = set()
@@ -115,7 +116,7 @@ class Writer:
         self.receipts = Receipts(
             context,
             self._pacer,
-            send=self._send_to_nobody,
+            send=self.send_to_nobody,
             on_confirmed=self._on_confirmed,
             come=receipts,
             pipe_full=lambda: self.pipe_full,
@@ -137,7 +138,7 @@ class Writer:
     @property
     def messages_sent(self) -> int:
         """How many messages the pipe to the server took."""
-        return self._sent - self.receipts.asked
+        return self._sent - self._sent_to_nobody
 
     def wait_ready(self, timeout: float | None = None) -> bool:
         """Block this greenlet until the server has subscribed; False after *timeout* seconds, or when stopped."""
@@ -421,9 +422,15 @@ class Writer:
         else:  # what is written now is dropped
             self._pacer.forget()
 
-    def _send_to_nobody(self, conn_id: str) -> None:
-        prefix = min(self._topics) or b"greentx"
-        self._send(b"%b %d:%b, " % (prefix, len(conn_id), conn_id.encode()), False)
+    def send_to_nobody(self, conn_id: str) -> None:
+        """Have the server give notice of a connection that is not there, once it has taken in all that was sent.
+
+        Never blocks. Without a server nothing is sent.
+        """
+        if self._topics:
+            self._sent_to_nobody += 1
+            prefix = min(self._topics) or b"greentx"
+            self._send(b"%b %d:%b, " % (prefix, len(conn_id), conn_id.encode()), False)
 
     def _on_confirmed(self) -> None:
         if self._outboxes:

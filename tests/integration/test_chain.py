@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -175,6 +176,34 @@ def test_everything_ends_with_the_first_process(chain):
     with gevent.Timeout(10):
         while not all(gone(pid) for pid in children):
             gevent.sleep(0.01)
+
+
+def test_pipelined_requests_of_one_client_are_answered_in_order_by_api_and_node(start_mongrel2):
+    """Mongrel2 says when it has an answer, and so when the next one may be given."""
+    front = start_mongrel2({"/": Handler("front")})
+    handler = front.handlers[0]
+    with Transceiver("front", handler.send_spec, handler.recv_spec, rep_port=False, connect_timeout=5) as api:
+        relay = Relay(api, (LOCAL, 0), (LOCAL, 0))
+        with Node("front", relay.push_endpoint, relay.pub_endpoint, handler.recv_spec, rep_port=False) as node:
+            gevent.spawn(node.serve, lambda conn, req: conn.reply_http(req, b"node" + req.path.encode()))
+            gevent.spawn(
+                api.serve,
+                lambda conn, req: (
+                    relay.forward(req) if req.path[-1] in "13579" else conn.reply_http(req, b"api" + req.path.encode())
+                ),
+            )
+            with gevent.Timeout(10):
+                while node.name not in relay.nodes or not relay._pusher.peers:
+                    gevent.sleep(0.001)
+            with contextlib.closing(gevent.socket.create_connection((LOCAL, front.port), 5)) as sock:
+                sock.settimeout(10)
+                sock.sendall(b"".join(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % number for number in range(20)))
+                data = b""
+                while not data.endswith(b"/19"):
+                    data += sock.recv(65536)
+            found = re.findall(rb"(?:api|node)/\d+", data)
+            assert found == [b"%b/%d" % (b"node" if number % 2 else b"api", number) for number in range(20)]
+            assert not relay._unproved
 
 
 def test_a_restart_of_mongrel2_is_survived_by_api_and_node(start_mongrel2):
