@@ -64,7 +64,7 @@ from .registry import OPEN, Entry, Sid
 from .runtime import Attachment, Runtime
 from .session import Sessions
 from .transceiver import Transceiver
-from .transport import NUMBERS, Publisher, Receiver, SocketKind, first_number, native_thread_id
+from .transport import NOBODY, NUMBERS, Publisher, Receiver, SocketKind, first_number, native_thread_id
 from .transport.server_side import Pusher
 from .wire import Request, build_request, check_sender, parse_request
 
@@ -94,9 +94,11 @@ _RECEIPT_SECONDS = 0.002
 # Between an answer of ours and the next request of that connection for a Node, where requests are pipelined.
 _TURN_SECONDS = 0.005
 
-# How long the notice of the server that an answer has arrived is waited for, and how often in vain in a row.
+# How long the notice of the server that an answer has arrived is waited for. A missing one counts 2, each that comes
+# takes 1 off, and at the limit none are asked for.
 _PROOF_SECONDS = 0.25
-_MAX_UNPROVED = 4
+_MAX_UNPROVED = 8
+_PROOF_DIGITS = len(str(NOBODY))
 
 # Lives of servers that are over, as a Node remembers them: its queue does not go further back.
 _MAX_OLD_LIVES = 64
@@ -175,6 +177,7 @@ class Relay(Attachment):
         self._topics: set[bytes] = set()
         self._later = Group()
         self._first_proof = first_number()
+        self._asked = 0
         self._proofs: dict[str, _Proof] = {}
         self._unproved: dict[Connection, int] = {}
         self._pusher: Pusher | None = Pusher(self._context, push_endpoint)
@@ -304,14 +307,17 @@ class Relay(Attachment):
             headers.setdefault("DOWNLOAD_CREDITS", "102400")
         return build_request(request.sender, request.conn_id, request.path, headers, request.body)
 
-    def _forward_now(self, connection: Connection, request: Request, extra: Mapping[str, Any]) -> None:
+    def _forward_now(
+        self, connection: Connection, request: Request, extra: Mapping[str, Any], stand_in: Request | None = None
+    ) -> None:
         token = f"{self._id}.{next(self._numbers)}" if self._receipts else ""
         self._running().send(self._message(connection, request, token, extra), self._send_timeout)
         self.forwarded += 1
         books = connection._open
-        if books.heads.get(request.conn_id) is not request:
+        if books.heads.get(request.conn_id) is not (stand_in or request):
             return  # not one of the open ones, or its connection ended while this greenlet waited
-        stand_in = books.delegate(request)
+        if stand_in is None:
+            stand_in = books.delegate(request)
         if token:
             self._open[token] = _Forwarded(connection, stand_in)
             self._tokens[request.sid] = token
@@ -319,24 +325,31 @@ class Relay(Attachment):
             connection.release(stand_in)
 
     def _forward_soon(self, connection: Connection, request: Request, extra: Mapping[str, Any]) -> None:
-        """It is this pipelined request's turn; in the hub."""
-        self._later.spawn(self._forward_later, connection, request, extra)
+        """It is this pipelined request's turn; for this process it has been answered. May be called in the hub."""
+        stand_in = connection._open.delegate(request)
+        self._later.spawn(self._forward_later, connection, request, extra, stand_in)
 
-    def _forward_later(self, connection: Connection, request: Request, extra: Mapping[str, Any]) -> None:
-        # Two processes in turn write to one connection, of which neither knows what the other wrote, and Mongrel2 kills
-        # it at the 17th message in its queue: give it time. And what is before has to be on its way.
-        gevent.sleep(_TURN_SECONDS)
-        while connection._writer.waiting(request.conn_id):
-            gevent.sleep(_RECEIPT_SECONDS)
-        arrived = Event()
-        self._prove(connection, arrived.set)
-        arrived.wait()
+    def _forward_later(
+        self, connection: Connection, request: Request, extra: Mapping[str, Any], stand_in: Request
+    ) -> None:
+        is_done = False
         try:
-            if connection._is_ours(request):
-                self._forward_now(connection, request, extra)
+            # Two processes in turn write to one connection, of which neither knows what the other wrote, and Mongrel2
+            # kills it at the 17th message in its queue: give it time. And what is before has to have arrived.
+            gevent.sleep(_TURN_SECONDS)
+            while connection._writer.waiting(request.conn_id):
+                gevent.sleep(_RECEIPT_SECONDS)
+            arrived = Event()
+            self._prove(connection, request.sender, arrived.set)
+            arrived.wait()
+            if connection._is_ours(stand_in):
+                self._forward_now(connection, request, extra, stand_in)
+            is_done = True
         except GreentxError as error:
             log.warning("%s %s could not be handed on, closing its connection: %s", request.method, request.path, error)
-            connection.close(request)
+        finally:
+            if not is_done:  # also where the relay is closed meanwhile
+                connection.close(stand_in)
 
     def _life(self, connection: Connection) -> str:
         known = self._lives.get(connection)
@@ -384,17 +397,17 @@ class Relay(Attachment):
 
     def _answered(self, node: str, tokens: list[str]) -> None:
         """A Node answered requests: the next ones of their connections may be, once these answers have arrived."""
-        awaited: dict[Connection, list[Request]] = {}
+        awaited: dict[tuple[Connection, str], list[Request]] = {}
         for token in tokens:
             one = self._open.pop(token, None)
             if one is not None:
                 self._tokens.pop(one.stand_in.sid, None)
                 if one.stand_in.conn_id in one.connection._open.behind:
-                    awaited.setdefault(one.connection, []).append(one.stand_in)
+                    awaited.setdefault((one.connection, one.stand_in.sender), []).append(one.stand_in)
                 else:
                     self._release(one.connection, [one.stand_in])
-        for connection, stand_ins in awaited.items():
-            self._prove(connection, partial(self._release, connection, stand_ins), node)
+        for (connection, sender), stand_ins in awaited.items():
+            self._prove(connection, sender, partial(self._release, connection, stand_ins), node)
 
     def _release(self, connection: Connection, stand_ins: list[Request]) -> None:
         for stand_in in stand_ins:
@@ -403,28 +416,39 @@ class Relay(Attachment):
 
     # -- what the server has taken in ------------------------------------------------------------------------------
 
-    def _prove(self, connection: Connection, then: Callable[[], None], node: str = "") -> None:
+    def _prove(self, connection: Connection, sender: str, then: Callable[[], None], node: str = "") -> None:
         """Call *then* once the server has taken in what we, or a Node, sent so far; later where it does not say so."""
-        if connection._writer.receipts.known is False or self._unproved.get(connection, 0) >= _MAX_UNPROVED:
+        self._asked += 1
+        number = str(self._first_proof + self._asked % NUMBERS)
+        if (
+            connection._writer.receipts.known is False
+            or self._unproved.get(connection, 0) >= _MAX_UNPROVED
+            or number in self._proofs
+        ):
             then()
             return
-        number = str(self._first_proof + next(self._numbers) % NUMBERS)
         timer = self._context.timer(_PROOF_SECONDS)
         self._proofs[number] = _Proof(connection, then, timer)
         timer.start(self._end_proof, number, False)
         if node:
-            self._publisher.send(_own_topic(node) + json.dumps({"prove": [connection.sender, number]}).encode())
+            self._publisher.send(_own_topic(node) + json.dumps({"prove": [sender, number]}).encode())
         else:
             connection._writer.send_to_nobody(number)
 
     def _end_proof(self, number: str, is_proved: bool) -> None:
-        proof = self._proofs.pop(number)
+        proof = self._proofs.pop(number, None)
+        if proof is None:
+            return
         self._context.unwatch(proof.timer)
-        if is_proved:
-            self._unproved.pop(proof.connection, None)
+        score = self._unproved.get(proof.connection, 0) + (-1 if is_proved else 2)
+        if score > 0:
+            self._unproved[proof.connection] = score
         else:
-            self._unproved[proof.connection] = self._unproved.get(proof.connection, 0) + 1
+            self._unproved.pop(proof.connection, None)
         proof.then()
+
+    def _is_proof(self, conn_id: str) -> bool:
+        return len(conn_id) == _PROOF_DIGITS and 0 <= int(conn_id) - self._first_proof < NUMBERS
 
     def _on_node_gone(self, name: str) -> None:
         waiting = [(token, one) for token, one in self._open.items() if one.node == name]
@@ -441,7 +465,9 @@ class Relay(Attachment):
     def notice(self, connection: Connection, request: Request) -> bool:
         """Publish it: the request that it is about may be a Node's."""
         if request.is_disconnect():
-            if request.conn_id in self._proofs:
+            if self._is_proof(request.conn_id):
+                if request.conn_id not in self._proofs:  # it comes late, but it comes
+                    self._unproved.pop(connection, None)
                 self._end_proof(request.conn_id, True)
                 return True
             token = self._tokens.pop(request.sid, None)
@@ -474,20 +500,26 @@ class Relay(Attachment):
         pusher, self._pusher = self._pusher, None
         if pusher is None:
             return
-        self._later.kill()
         if self in self._runtime.attachments:
             self._runtime.attachments.remove(self)
-        for number in list(self._proofs):
-            self._end_proof(number, False)
-        for one in self._open.values():
-            if one.stand_in._books is one.connection._open:
-                one.connection.release(one.stand_in)
-        self._open.clear()
-        self._tokens.clear()
-        self._lives.clear()
-        self._nodes.clear()
-        pusher.close(linger=linger)
-        self._publisher.close(linger=linger)
+        proofs, self._proofs = self._proofs, {}
+        for proof in proofs.values():
+            self._context.unwatch(proof.timer)
+        try:
+            self._later.kill()
+            for proof in proofs.values():
+                proof.then()
+            for one in self._open.values():
+                if one.stand_in._books is one.connection._open:
+                    one.connection.release(one.stand_in)
+        finally:
+            self._open.clear()
+            self._tokens.clear()
+            self._lives.clear()
+            self._nodes.clear()
+            self._unproved.clear()
+            pusher.close(linger=linger)
+            self._publisher.close(linger=linger)
 
 
 class Node(Transceiver):

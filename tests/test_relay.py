@@ -15,9 +15,16 @@ from greentx import GreentxError, Server, Transceiver
 from greentx import relay as relay_module
 from greentx.client import build_headers
 from greentx.endpoints import endpoint_address
-from greentx.errors import BindError, ConnectionClosed, LocalProtocolError, SendTimeout, TransportError
+from greentx.errors import (
+    BindError,
+    ConnectionClosed,
+    LocalProtocolError,
+    RemoteProtocolError,
+    SendTimeout,
+    TransportError,
+)
 from greentx.relay import MAX_HELD, Node, Relay
-from greentx.wire import Request, build_request, parse_request
+from greentx.wire import Request, build_disconnect_notice, build_request, parse_request
 
 LOCAL = "127.0.0.1"
 SENDER = "front"
@@ -312,6 +319,70 @@ def test_pipelined_requests_are_answered_in_order_however_slow_the_way_from_one_
     assert [client.recv(5000).body for _ in range(8)] == expected
     wait_until(lambda: chain.relay.open == 0)
     wait_until(lambda: not chain.relay._proofs)
+
+
+def pipelined(chain):
+    """Two requests of one client, of which the first was answered after the second had come; and the client."""
+    client = chain.client()
+    client.send("/a")
+    client.send("/b")
+    events = chain.api.recv()
+    first, second = next(events)[2], next(events)[2]
+    connection = chain.api.connections[SENDER]
+    connection.reply_http(first, "first")
+    return connection, second, client
+
+
+def test_a_pipelined_request_that_was_handed_on_was_answered(chain):
+    """At once, though the Node gets it only when the answer before it has arrived."""
+    seen = []
+    chain.node(lambda conn, req: (seen.append(req.path), conn.reply_http(req, "node")))
+    connection, request, client = pipelined(chain)
+    chain.relay.forward(request)
+    for again in (chain.relay.forward, lambda req: connection.reply_http(req, "here")):
+        with pytest.raises(LocalProtocolError, match="answered already"):
+            again(request)
+    assert [client.recv(5000).body, client.recv(5000).body] == [b"first", b"node"]
+    wait_until(lambda: len(connection._open) == 0)
+    assert seen == ["/b"]
+
+
+def test_a_relay_that_is_closed_leaves_no_pipelined_request_without_an_end(chain):
+    """Whose turn was near: its connection is closed."""
+    connection, request, client = pipelined(chain)
+    connection._writer.send_to_nobody = lambda number: None
+    chain.relay.forward(request)
+    gevent.sleep(0.02)
+    chain.relay.close()
+    assert client.recv(5000).body == b"first"
+    with pytest.raises(RemoteProtocolError, match="closed the connection"):
+        client.recv(5000)
+    assert len(connection._open) == 0
+
+
+def test_a_notice_that_comes_late_is_the_relays_still(chain, monkeypatch):
+    """It is no other handler's receipt, and the server is asked again."""
+    monkeypatch.setattr(relay_module, "_PROOF_SECONDS", 0.001)
+    connection, _, _ = pipelined(chain)
+    numbers = []
+    monkeypatch.setattr(connection._writer, "send_to_nobody", numbers.append)
+    relay, ended = chain.relay, []
+    for _ in range(20):
+        relay._prove(connection, SENDER, lambda: ended.append(True))
+        wait_until(lambda: not relay._proofs)
+    assert (len(ended), len(numbers), relay._unproved) == (20, relay_module._MAX_UNPROVED // 2, {connection: 8})
+    connection._on_message(build_disconnect_notice(SENDER, numbers[0]))
+    assert not relay._unproved and not connection._writer.receipts._others_seen
+
+
+def test_more_proofs_than_there_are_numbers_all_end(chain):
+    """Those for which there is none at once."""
+    connection, _, _ = pipelined(chain)
+    ended = []
+    for number in range(1500):
+        chain.relay._prove(connection, SENDER, lambda number=number: ended.append(number))
+    wait_until(lambda: len(ended) == 1500)
+    assert sorted(ended) == list(range(1500))
 
 
 def test_where_the_server_does_not_say_what_it_took_in_time_has_to_do(chain, monkeypatch):

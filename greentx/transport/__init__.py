@@ -6,7 +6,7 @@ The only part of greentx that imports ``zmq``; its errors become :class:`~greent
 from __future__ import annotations
 
 from .context import Context, SocketClosed, SocketKind, native_thread_id
-from .outbox import BURST, SHARED_BURST
+from .outbox import BURST, NOBODY, SHARED_BURST
 from .publisher import Publisher
 from .receipts import NUMBERS, first_number
 from .receiver import Receiver
@@ -15,6 +15,7 @@ from .writer import Writer
 
 __all__ = [
     "BURST",
+    "NOBODY",
     "NUMBERS",
     "SHARED_BURST",
     "Context",
