@@ -475,6 +475,25 @@ def test_who_is_killed_at_a_full_pipe_leaves_its_window_as_it_is(context, write_
         one.writer.stop()
 
 
+def test_a_broadcast_that_is_killed_at_a_full_pipe_leaves_its_windows_as_they_are(context, write_to):
+    """What was counted goes out; while the pipe is full nothing is."""
+    with PlainServer(reads=False) as server:
+        one = write_to(server, send_timeout=None)
+        one.writer.flow_control = True
+        filling, _ = fill(one.writer)
+        filling.kill()
+        many = gevent.spawn(one.writer.write_many, "uuid", ["777777", "888888"], b"x" * 100)
+        gevent.sleep(0.05)
+        assert not many.dead
+        many.kill()
+        assert not {"777777", "888888"} & set(one.writer.unconfirmed())
+        server.read()
+        until(lambda: not one.writer.pipe_full, 20)
+        assert one.writer.write_many("uuid", ["777777", "888888"], b"x" * 100) == []
+        until(lambda: any(b"777777 888888" in reply for reply in server.replies), 20)
+        one.writer.stop()
+
+
 def test_who_waits_behind_a_message_that_is_taken_back_goes_on(context, write_to):
     """It waited for that one to be sent."""
     with PlainServer(reads=False) as server:

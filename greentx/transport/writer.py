@@ -211,12 +211,18 @@ class Writer:
             self._drop(data)
             return []
         if self.flow_control:
+            if self._blocked and self._may_block():
+                # What is counted goes out: it has to have room first.
+                self._wait_for_pipe(self._blocked[-1], mine=False)
+                if not self._topics:
+                    self._drop(data)
+                    return []
             allowed, refused = self._split_by_credits(conn_ids, len(data))
         else:
             allowed, refused = self._pacer.split(conn_ids, self._outboxes)
         for start in range(0, len(allowed), MAX_CONN_IDS):
             ids = " ".join(allowed[start : start + MAX_CONN_IDS]).encode()
-            self._send(b"%b %d:%b, %b" % (prefix, len(ids), ids, data))
+            self._send(b"%b %d:%b, %b" % (prefix, len(ids), ids, data), not self.flow_control)
         if self._pacer.due and not self.receipts.awaited:
             self._ask_receipt()
         slow: list[str] = []
