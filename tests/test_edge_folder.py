@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import subprocess
@@ -85,6 +86,24 @@ def test_the_folder_of_a_process_that_lives_stays(parent):
     remove_abandoned(parent)
     assert os.listdir(parent) == [os.path.basename(mine.path)]
     mine.remove()
+
+
+def test_a_folder_that_was_made_again_meanwhile_stays(parent, monkeypatch):
+    """Who sweeps may have opened the lock of the one before, of the same name."""
+    folder = Folder()
+    folder.make()
+    flock = fcntl.flock
+
+    def after_all_was_made_anew(number, operation):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        folder.remove()
+        folder.make()
+        flock(number, operation)
+
+    monkeypatch.setattr(fcntl, "flock", after_all_was_made_anew)
+    remove_abandoned(parent)
+    assert os.path.isdir(folder.path)
+    folder.remove()
 
 
 def test_what_is_not_known_to_be_ours_stays(parent):

@@ -15,7 +15,7 @@ __all__ = ["Folder", "remove_abandoned"]
 # sun_path holds 107 bytes; the rest is for "/12345.send".
 _MAX_PATH = 95
 
-# Locked for as long as the process that made the folder lives, whatever way it ends.
+# Locked for as long as the process that made the folder lives, or one that it forked, whatever way they end.
 _LOCK = "owner"
 
 _is_name_of_ours = re.compile(r"greentx-[0-9a-f]{12}").fullmatch
@@ -84,8 +84,10 @@ def remove_abandoned(parent: str) -> None:
         except OSError:
             continue  # it has just gone, or is just being made
         try:
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(OSError):  # it is locked, or has gone
                 fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                # The folder may have been removed, and made again by the same process.
+                if os.path.samestat(os.fstat(number), os.stat(f"{folder}/{_LOCK}")):
+                    shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(number)
