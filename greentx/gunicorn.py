@@ -106,7 +106,7 @@ class _Server(WSGIServer):
         self.log = worker.log
 
     @property
-    def websockets_refused(self) -> str:  # type: ignore[override]  # it changes with the number of workers
+    def websockets_refused(self) -> str:  # type: ignore[override]  # an attribute there: here it is asked each time
         """Why who asks for a WebSocket gets a 503; ``""`` where nothing speaks against it."""
         return "" if self.worker.is_alone() else _SCATTERED
 

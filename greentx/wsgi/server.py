@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -639,20 +639,18 @@ class WSGIServer:
         elif exchange.sid in self._lines:
             exchange.greenlet = gevent.spawn(self._linger, exchange)
         else:  # the server was killed
-            self._let_go(exchange)
+            self._finish(exchange, exchange.let_go)
 
     def _linger(self, exchange: Exchange) -> None:
         """Wait for the end of a body that nobody reads; it takes no place in the pool."""
         try:
-            exchange.linger()
-        except GreentxError as error:
-            log.warning("%r could not be ended: %s", exchange, error)
+            self._finish(exchange, exchange.linger)
         finally:
             self._done(exchange)
 
-    def _let_go(self, exchange: Exchange) -> None:
+    def _finish(self, exchange: Exchange, end: Callable[[], None]) -> None:
         try:
-            exchange.let_go()
+            end()
         except GreentxError as error:
             log.warning("%r could not be ended: %s", exchange, error)
 
@@ -719,7 +717,7 @@ class WSGIServer:
         for exchange in exchanges:
             if exchange.greenlet is None and not exchange.ended and not exchange.disconnected.is_set():
                 self._refuse(exchange)
-            self._let_go(exchange)  # where its greenlet was killed before it began
+            self._finish(exchange, exchange.let_go)  # where its greenlet was killed before it began
             self._delete_upload(exchange)
         if self._idle is not None:
             self._idle.set()

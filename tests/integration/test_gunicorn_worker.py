@@ -130,13 +130,19 @@ def test_it_serves_logs_and_quits_gracefully(run, start_mongrel2):
     assert "RuntimeError: a fault of the application" in said
 
 
-def test_it_quits_at_once(run, start_mongrel2):
-    """SIGQUIT does not wait for what runs."""
+def with_a_websocket(run, start_mongrel2, *options):
+    """Run gunicorn behind a mongrel2; return it and the peer of a WebSocket."""
     mongrel2 = start_mongrel2()
-    gunicorn = run(url_of(mongrel2), "--graceful-timeout", "15")
+    gunicorn = run(url_of(mongrel2), *options)
     gunicorn.wait_for("greentx .* serves")
     peer = Peer(mongrel2.port)
     assert peer.head() == HEAD
+    return gunicorn, peer
+
+
+def test_it_quits_at_once(run, start_mongrel2):
+    """SIGQUIT does not wait for what runs."""
+    gunicorn, peer = with_a_websocket(run, start_mongrel2, "--graceful-timeout", "15")
     with gevent.Timeout(10):
         gunicorn.process.send_signal(signal.SIGQUIT)
         assert peer.closed() == (1001, "")
@@ -211,11 +217,7 @@ def test_workers_that_were_added_count(run, start_mongrel2):
 
 def test_the_largest_message_can_be_said(run, start_mongrel2):
     """In the environment, as the address."""
-    mongrel2 = start_mongrel2()
-    gunicorn = run(url_of(mongrel2), "--env", "GREENTX_MAX_MESSAGE_SIZE=2000000")
-    gunicorn.wait_for("greentx .* serves")
-    peer = Peer(mongrel2.port)
-    assert peer.head() == HEAD
+    gunicorn, peer = with_a_websocket(run, start_mongrel2, "--env", "GREENTX_MAX_MESSAGE_SIZE=2000000")
     peer.send("x" * 2000000)
     assert peer.message() == "x" * 2000000
     peer.send("x" * 2000001)
