@@ -1,29 +1,35 @@
-# `make demo` and `make test` need nothing but make, a C compiler and Python with its headers.
+# `make demo` and `make test` need nothing but make and Python; no requirement of theirs is compiled.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# The demo's, which has no tools for tests. Where there is the other one, that one serves.
+DEMO_VENV := .venv-demo
+# Files, not tests, are shared out: a file's fixtures are set up once. Four, also on fewer processors: most of them wait.
+PYTEST := $(BIN)/python -m pytest --numprocesses 4 --dist loadfile
 PYTEST_ARGS ?=
 PORT ?= 0
+# What `make chaos` runs; for how long `make soak` and `make fuzz` do, and options of the latter.
+CHAOS ?=
+FUZZ ?=
+SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help install mongrel2 chromium demo test style types coverage bench clean
+.PHONY: help install mongrel2 chromium demo test style types coverage chaos soak fuzz bench clean
 
 help:
-	@echo 'make demo [PORT=8000]  run the chat example behind a real mongrel2'
-	@echo 'make test              run every test (PYTEST_ARGS="-k wire" for some)'
+	@echo 'make demo [PORT=8000]  run a chat behind a real mongrel2 (installs some 40 MB)'
+	@echo 'make test              run every test (PYTEST_ARGS="-k pipeline" for some)'
 	@echo 'make style types       ruff, mypy'
+	@echo 'make chaos             faults of all kinds, each request counted (CHAOS="kill-mongrel2 kills=50" for one)'
+	@echo 'make soak              ten minutes of mixed load: memory stays flat (SECONDS=60); draws soak.svg'
+	@echo 'make fuzz              ten minutes of what nobody would send, for all that reads it (SECONDS=60)'
 	@echo 'make coverage bench    what the tests reach, what things cost'
 	@echo 'make clean             remove what the others made'
 
-# A half-made environment has no stamp and is made anew.
-$(STAMP): setup.py pyproject.toml
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[speed,tests,bench,dev]'
-	@touch $@
-
-install: $(STAMP)
+# Nothing happens where it is there and complete.
+install:
+	@$(PYTHON) .ci/environment.py $(VENV) speed,tests,bench,dev
 
 # Debian's package is installed where apt-get and the right to use it are there; else one line says what is missing.
 # $(call need,COMMAND,PACKAGES,NAME of the variable to go without)
@@ -47,11 +53,16 @@ mongrel2:
 chromium:
 	$(call need,chromedriver,chromium chromium-driver,CHROMIUM)
 
-demo: install mongrel2
-	@exec $(BIN)/python examples/chat.py --port $(PORT)
+demo: mongrel2
+	@venv=$(VENV); \
+	if ! { [ -e $(VENV)/.installed ] && $(BIN)/python -c 'import greentx' 2>/dev/null; }; then \
+		venv=$(DEMO_VENV); \
+		$(PYTHON) .ci/environment.py $$venv || exit; \
+	fi; \
+	exec $$venv/bin/python examples/chat.py --port $(PORT)
 
 test: install mongrel2 chromium
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
 
 style: install
 	@$(BIN)/ruff check .
@@ -61,11 +72,27 @@ types: install
 	@$(BIN)/mypy
 
 coverage: install mongrel2 chromium
-	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+	@$(PYTEST) --timeout 180 --cov --cov-report= $(PYTEST_ARGS)
+	@echo 'protocol/, of which 95 % of lines and branches are a must:'
+	@$(BIN)/coverage report --include='greentx/protocol/*' --fail-under=95
+	@echo 'all, of which 90 % are:'
+	@$(BIN)/coverage report --fail-under=90
+
+chaos: install mongrel2
+	@$(BIN)/python tests/chaos/run.py $(CHAOS)
+
+soak: install mongrel2
+	@$(BIN)/python tests/chaos/soak.py --seconds $(SECONDS) --plot soak.svg
 
 bench: install mongrel2
 	@set -e; for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
 
+# Coverage-guided where atheris has a wheel for this Python; else hypothesis makes the inputs up.
+fuzz: install
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: atheris >/dev/null 2>&1 || \
+		echo 'there is no atheris for this Python: hypothesis makes the inputs up'
+	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS) $(FUZZ)
+
 clean:
-	rm -rf $(VENV) build dist htmlcov *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV).lock $(DEMO_VENV) $(DEMO_VENV).lock build dist fuzz-findings htmlcov *.egg-info soak.svg .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

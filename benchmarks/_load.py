@@ -2,8 +2,8 @@
 
 A load has three parts: every greenlet opens its connection, all wait for each other, then the clock runs until the
 count or the duration is reached. Closed loop: each greenlet sends its next request when the last one was answered, so a
-slow server is asked less. With a rate the n-th request is due n / rate seconds after the start, whoever is free sends
-it, and its latency counts from when it was due: a server that stalls is charged with all that waited meanwhile.
+slow server is asked less. With a rate the n-th request is due n / rate seconds after the start, the next free greenlet
+sends it, and its latency counts from when it was due: the stall of a server shows in every request that waited for it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from greentx import GreentxError, Server, __version__
-from greentx.connector import Connector
 from greentx.errors import ControlError
+from greentx.standin.connector import Connector
 
 # Bounds that no option goes beyond: a load tool with a slip in its command line should end by itself.
 MAX_GREENLETS = 100_000
@@ -43,14 +43,14 @@ MAX_SECONDS = 24 * 3600.0
 
 STATUSES = """\
 exit status: 0 when all went well; 1 when anything failed: errors, WebSockets that were dropped or not closed properly,
-nothing done at all; 2 for a command line that makes no sense.
+nothing done at all; 2 for an invalid command line.
 """
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 
 
 class Failed(Exception):
-    """A request that did not end as it should; its text is what errors are counted by. The connection is made anew."""
+    """A request that did not end as it should; errors are counted by its text. The connection is opened again."""
 
 
 class Worker(Protocol):
@@ -63,7 +63,7 @@ class Worker(Protocol):
         """Do what is measured, once. Raises ``Failed``."""
 
     def close(self) -> None:
-        """Let go, also of what failed."""
+        """Close the connection, also one that failed."""
 
 
 # -- the command line --------------------------------------------------------------------------------------------------
@@ -78,8 +78,8 @@ def parser(description: str, example: str, schemes: Sequence[str]) -> argparse.A
     load = found.add_argument_group("the load; it ends with the first bound that is reached")
     load.add_argument("-n", "--greenlets", type=_whole(MAX_GREENLETS), default=50, help="connections at once (50)")
     load.add_argument("-r", "--rate", type=_positive(1e7), help="requests a second, all together; default: closed loop")
-    load.add_argument("-c", "--count", type=_whole(MAX_COUNT), default=100_000, help="requests at the most (100000)")
-    load.add_argument("-d", "--duration", type=_positive(MAX_SECONDS), default=10.0, help="seconds at the most (10)")
+    load.add_argument("-c", "--count", type=_whole(MAX_COUNT), default=100_000, help="maximum of requests (100000)")
+    load.add_argument("-d", "--duration", type=_positive(MAX_SECONDS), default=10.0, help="maximum of seconds (10)")
     load.add_argument("-t", "--timeout", type=_positive(3600), default=10.0, help="seconds for an answer (10)")
     load.add_argument(
         "--open-rate", type=_positive(1e6), help="connections opened a second; default: as fast as it goes"
@@ -150,9 +150,9 @@ class Target:
         self.family, _, _, _, self.address = infos[0]
         addresses = [str(info[4][0]) for info in infos]
         if not options.remote and not all(ipaddress.ip_address(one).is_loopback for one in addresses):
-            found.error(f"{host!r} is {', '.join(addresses)}, another machine: say --remote if you may load it")
+            found.error(f"{host!r} is {', '.join(addresses)}, another machine: add --remote if you may load it")
         if self.url is None and not options.remote and not ipaddress.ip_address(options.ip).is_loopback:
-            found.error(f"--ip {options.ip} is no loopback address: say --remote if that is meant")
+            found.error(f"--ip {options.ip} is not a loopback address: add --remote if that is meant")
         self.host_header = self.url.netloc if self.url is not None else ""
 
     def connect(self, timeout: float) -> Any:
@@ -179,13 +179,13 @@ def reason(error: OSError) -> str:
 def connected_server(target: Target, options: argparse.Namespace) -> Iterator[Server]:
     """Yield a Server to which the handler at *target* is connected; nothing but it gets what is sent."""
     address = f"{target.address[0]}:{target.address[1]}" if ":" not in target.address[0] else target.address[:2]
-    with Server(ip=options.ip, encoding=options.encoding) as server:
+    with Server(ip=options.ip, push_port=0, sub_port=0, encoding=options.encoding) as server:
         server.connect(address, timeout=round(options.timeout * 1000))
         yield server
 
 
 def handler_status(server: Server) -> dict[str, Any] | None:
-    """Return what the connected handler tells of itself, with its memory where it runs here; ``None`` if it cannot."""
+    """Return the connected handler's answer to STATUS, with its memory where it runs here; ``None`` if it has none."""
     try:
         status = Connector(server.handlers[0], server, timeout=1000).status()
     except (ControlError, IndexError):
@@ -298,7 +298,7 @@ class Load:
                 # Not when something succeeded for the last time: a target that stalls or dies is charged with the rest.
                 self.elapsed = time.monotonic() - self._start
                 self.cpu = time.process_time() - self._cpu
-        except BaseException:
+        except BaseException:  # also killed; raised again
             self._all_ready.set()  # whoever waits for us learns why from our greenlet
             raise
         finally:
@@ -321,7 +321,7 @@ class Load:
                 is_open = False
                 if not self.reopens:
                     break
-                gevent.sleep(0.01)  # a target that refuses at once is no reason to spin
+                gevent.sleep(0.01)  # else a target that refuses at once would make us spin
             else:
                 now = time.monotonic()
                 self.latencies.append(now - due)
@@ -329,7 +329,8 @@ class Load:
 
     def _left(self) -> float:
         """Seconds until nothing is waited for any more. A step waits several times, each for the timeout."""
-        return max(0.0, self._start + self.options.duration + self.options.timeout - time.monotonic())
+        end: float = self._start + self.options.duration + self.options.timeout
+        return max(0.0, end - time.monotonic())
 
     def _open_first(self, worker: Worker, number: int) -> bool:
         if self.options.open_rate:
@@ -460,7 +461,7 @@ def plot(path: str, title: str, load: Load) -> None:
     step = max(1, len(ordered) // 2000)
     picked = [*range(0, len(ordered), step), len(ordered) - 1] if ordered else []
     shares.plot([100 * number / len(ordered) for number in picked], [ordered[number] * 1000 for number in picked])
-    shares.set(xlabel="% of the requests", ylabel="latency in ms, at the most", ylim=(0, None))
+    shares.set(xlabel="% of the requests", ylabel="latency in ms, maximum", ylim=(0, None))
     figure.tight_layout()
     figure.savefig(path)
 

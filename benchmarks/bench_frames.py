@@ -18,9 +18,10 @@ import subprocess
 import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 
-from greentx.deflate import DeflateConfig, PerMessageDeflate, accept, negotiate, offer
-from greentx.frames import (
+from greentx.protocol.websocket.deflate import DeflateConfig, PerMessageDeflate, accept, negotiate, offer
+from greentx.protocol.websocket.frames import (
     FrameParser,
     MessageAssembler,
     Opcode,
@@ -97,12 +98,12 @@ def cases(size: int) -> dict[str, Callable[[], object]]:
         ),
     ):
         server, _ = agreed(config)
-        found[f"deflate, {name}"] = lambda server=server: server.encode(text)
+        found[f"deflate, {name}"] = partial(server.encode, text)
         _, client = agreed(config)
         # What was made without a context may be inflated again and again with one.
         alone, compressed = server.encode_alone(text)
         if compressed:
-            found[f"inflate, {name}"] = lambda client=client, alone=alone: client.decode(alone, 1 << 20)
+            found[f"inflate, {name}"] = partial(client.decode, alone, 1 << 20)
     return found
 
 

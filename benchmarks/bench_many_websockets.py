@@ -1,4 +1,4 @@
-"""Do 10,000 WebSockets of one Server stay at one handler process, and what memory does each take there?
+"""Do 10,000 WebSockets of one Server stay at one handler process, and what memory does each need there?
 
 No Mongrel2: this process plays the browsers, from one ``greentx.Server``; the handler is a process of its own. All are
 opened, answer some rounds of the handler's pings, get one broadcast that an HTTP request asks for, and are closed. The
@@ -31,10 +31,10 @@ import gevent.subprocess
 from gevent.pool import Pool
 
 from greentx import GreentxError, Server, Transceiver
-from greentx.client import WebSocketClient
-from greentx.connector import Connector
 from greentx.errors import ConnectionClosed
-from greentx.frames import Opcode
+from greentx.protocol.websocket.frames import Opcode
+from greentx.standin.client import WebSocketClient
+from greentx.standin.connector import Connector
 
 LOCAL = "127.0.0.1"
 MESSAGE = "to all"
@@ -220,7 +220,7 @@ class Scenario:
 def watch(scenario: Scenario, process: Any) -> str:
     """Run the scenario, with a line of progress a second; return why it failed, ``""`` where it did not.
 
-    Whatever cannot end well is ended: WebSockets were dropped, the handler died, a step takes too long.
+    A run that cannot succeed any more ends: WebSockets were dropped, the handler died, a step lasts too long.
     """
 
     def run() -> str:
@@ -265,7 +265,10 @@ def commit() -> str:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run it with a handler and return the figures; ``failed`` says why it was not done to the end."""
-    with handler_process(options.ping_timeout) as (process, port), Server(ip=LOCAL, connect=(LOCAL, port)) as server:
+    with (
+        handler_process(options.ping_timeout) as (process, port),
+        Server(ip=LOCAL, push_port=0, sub_port=0, connect=(LOCAL, port)) as server,
+    ):
         scenario = Scenario(options, server, process.pid)
         failed = watch(scenario, process)
         dropped = scenario.dropped()

@@ -1,8 +1,8 @@
 """What do a million idle WebSockets cost: bytes for each, CPU of a round of pings, how long the hub is blocked?
 
 ``python benchmarks/bench_registry.py [--entries 1000000] [--interval 10] [--json]``. A stand-in for Mongrel2 in a
-process of its own subscribes and throws away what comes; nobody answers, and between rounds the entries are told that
-somebody did. The memory is what tracemalloc counts, of what the registry itself keeps: no compression state, no
+process of its own subscribes and discards what arrives; no client answers, and between rounds the entries are marked as
+answered. The memory is what tracemalloc counts, of what the registry itself keeps: no compression state, no
 handlers' greenlets. The CPU is that of all threads over one round; the longest block is measured in a second round, by
 a timer of one millisecond. It does not show what a million pongs cost: they are messages, see ``bench_throughput``.
 """
@@ -26,20 +26,20 @@ import gevent
 import zmq
 
 from greentx import Transceiver
-from greentx.pinger import Pinger
-from greentx.registry import OPEN, Entry, Registry
+from greentx.handler.pinger import Pinger
+from greentx.protocol.websocket.registry import OPEN, Entry, Registry
 
 SENDER = "bench"
 
 
 def server(pipe: Any) -> None:
-    """Bind what Mongrel2 binds, and throw away what comes."""
+    """Bind what Mongrel2 binds, and discard what arrives."""
     context = zmq.Context()
     push, sub = context.socket(zmq.PUSH), context.socket(zmq.SUB)
     push.bind("tcp://127.0.0.1:*")
     sub.bind("tcp://127.0.0.1:*")
     sub.subscribe(b"")
-    pipe.send((push.last_endpoint.decode(), sub.last_endpoint.decode()))
+    pipe.send((push.get_string(zmq.LAST_ENDPOINT), sub.get_string(zmq.LAST_ENDPOINT)))
     while True:
         sub.recv()
 
@@ -70,9 +70,9 @@ def ping_round(trans: Transceiver, interval: float, *, watch: bool) -> tuple[flo
         batch.due = None
         for entry in batch:
             entry.awaits_pong = False
-    writer = trans.connections[SENDER]._writer
+    writer = trans.connections[SENDER].link.writer
     due = writer.messages_sent + len(registry.batches(SENDER))
-    pinger = Pinger(registry, trans._connections.values, interval)
+    pinger = Pinger(registry, lambda: trans.connections.values(), interval)
     longest = 0.0
     last = time.perf_counter()
 

@@ -1,4 +1,4 @@
-"""What does a request cost the handler process, beside a plain pyzmq loop that parses nothing and sends a fixed answer?
+"""What does a request cost the handler process, next to a pyzmq loop that parses nothing and sends a fixed answer?
 
 No Mongrel2: this process pushes request messages over loopback TCP and counts the replies, with 1, 64 and 512 of them
 in flight; each handler is a process of its own that reports its CPU time, user and system, of all threads. The handlers
@@ -27,7 +27,8 @@ import time
 import zmq
 
 from greentx import Transceiver
-from greentx.wire import build_disconnect_notice, build_request, parse_reply
+from greentx.protocol.replies import parse_reply
+from greentx.protocol.requests import build_disconnect_notice, build_request
 
 SENDER = "bench-throughput"
 WINDOWS = (1, 64, 512)
@@ -67,7 +68,7 @@ def run_floor(push: str, sub: str) -> None:
     """The least that any handler has to do."""
     context = zmq.Context()
     xpub = context.socket(zmq.XPUB)
-    xpub.sndhwm = 0  # it would drop replies where the books of the other end lag behind
+    xpub.sndhwm = 0  # ZeroMQ learns late what was read: with a limit it would drop replies
     xpub.connect(sub)
     xpub.recv()
     pull = context.socket(zmq.PULL)
@@ -114,7 +115,7 @@ class Bench:
             socket.sndtimeo = socket.rcvtimeo = 30000
             socket.rcvhwm = 0
             socket.bind("tcp://127.0.0.1:*")
-        endpoints = [socket.last_endpoint.decode() for socket in (self._push, self._sub)]
+        endpoints = [socket.get_string(zmq.LAST_ENDPOINT) for socket in (self._push, self._sub)]
         self._requests = [
             build_request(SENDER, number, "/hello/world", HEADERS, protocol=protocol)
             for number in range(1, CONNECTIONS + 1)
@@ -177,7 +178,7 @@ def measure(count: int, rounds: int, protocol: str) -> list[dict[str, object]]:
         for window in WINDOWS:
             cpu: dict[str, list[float]] = {name: [] for name in HANDLERS}
             wall: dict[str, list[float]] = {name: [] for name in HANDLERS}
-            # One at a time takes long on the clock.
+            # One at a time is slow by the clock.
             requests = max(window * 4, count // 4 if window == 1 else count)
             for _ in range(rounds):
                 for bench in benches:

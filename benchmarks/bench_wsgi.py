@@ -2,7 +2,7 @@
 
 Each server is a process of its own with the same application. This process keeps 64 keep-alive connections to it, each
 with one request in flight, and reads the CPU time, user and system, of all threads of the process that runs the
-application. That of the front end, ``mongrel2``, is shown beside it: it does what the others do in Python. The servers
+application. That of the front end, ``mongrel2``, is shown next to it: it does what the others do in Python. The servers
 take turns, round by round, so that what else the machine does hits all of them alike. Of each figure, and of the ratios
 of the rounds, the median counts.
 
@@ -190,8 +190,8 @@ class Bench:
             if not ready:
                 raise TimeoutError(f"{self.name} did not answer")
             for key, _ in ready:
+                assert isinstance(key.fileobj, socket.socket)
                 sock = key.fileobj
-                assert isinstance(sock, socket.socket)
                 data = sock.recv(65536)
                 while not data.endswith(b"Hello, world!"):  # a head may come alone
                     more = sock.recv(65536)
@@ -280,7 +280,7 @@ def main() -> None:
     if options.count < 5000:
         print("warning: too few requests for figures to be trusted", file=sys.stderr)
     packages = ("greentx", "gevent", "pyzmq", "tnetstring3", "msgspec", "gunicorn")
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in packages:
         try:
             versions[name] = importlib.metadata.version(name)

@@ -15,8 +15,8 @@ from _load import Failed, Load, Target
 
 from greentx import Server
 from greentx.errors import ConnectionClosed, RemoteProtocolError, SendTimeout
-from greentx.headers import Headers
-from greentx.http1_parser import ResponseParser
+from greentx.protocol.headers import Headers
+from greentx.protocol.http1_parser import ResponseParser
 
 EXAMPLES = """\
 examples:
@@ -129,7 +129,7 @@ def arguments() -> tuple[argparse.Namespace, Target]:
     request.add_argument("--path", help="what is asked for: / by default, or what the URL says")
     request.add_argument("--method", help="GET by default, POST with a body")
     request.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", help="one more header")
-    request.add_argument("--body-size", type=int, default=0, metavar="BYTES", help="send a body of so many bytes (0)")
+    request.add_argument("--body-size", type=int, default=0, metavar="BYTES", help="send a body of this many bytes (0)")
     request.add_argument("--status", type=int, help="the status that is right; default: any below 400")
     options = found.parse_args()
     target = Target(options, ["http"], found)

@@ -19,9 +19,17 @@ from gevent.event import Event
 
 from greentx import Server
 from greentx.errors import ConnectionClosed, ConnectTimeout, RemoteProtocolError, SendTimeout
-from greentx.frames import Frame, FrameParser, MessageAssembler, Opcode, build_close, build_frame, parse_close
-from greentx.handshake import check_answer, new_key, request_headers
-from greentx.http1_parser import ResponseParser
+from greentx.protocol.http1_parser import ResponseParser
+from greentx.protocol.websocket.frames import (
+    Frame,
+    FrameParser,
+    MessageAssembler,
+    Opcode,
+    build_close,
+    build_frame,
+    parse_close,
+)
+from greentx.protocol.websocket.handshake import check_answer, new_key, request_headers
 
 EXAMPLES = """\
 examples:
@@ -32,7 +40,7 @@ examples:
 
 
 class Seen:
-    """What all the WebSockets of a load saw beside answers.
+    """What all the WebSockets of a load saw in addition to answers.
 
     Attributes:
         pings: How many pings came.
@@ -309,7 +317,7 @@ def arguments() -> tuple[argparse.Namespace, Target]:
         default="echo",
         help="what a message is answered with: itself (echo), any message, or nothing that is waited for",
     )
-    talk.add_argument("--idle", action="store_true", help="send nothing, answer pings, count who is dropped")
+    talk.add_argument("--idle", action="store_true", help="send nothing, answer pings, count those that are dropped")
     talk.add_argument("--deflate", action="store_true", help="offer permessage-deflate (control socket only)")
     options = found.parse_args()
     target = Target(options, ["ws"], found)
@@ -331,7 +339,7 @@ def held(before: Any, opened: Any, connections: int) -> dict[str, Any]:
 
 
 def summary(seen: Seen, options: argparse.Namespace) -> dict[str, Any]:
-    """Return what is reported beside the latencies."""
+    """Return what is reported in addition to the latencies."""
     return {
         "path": options.path,
         "size": options.size,
@@ -364,11 +372,11 @@ def run() -> int:
         load.run(all_open)
         handler = {"before": status[0], "open": status[-1], "after": _load.handler_status(server)}
         more = {"unclaimed": server.unclaimed, "bad_replies": server.bad_replies, "handler": handler}
-        return finish(target, load, {**summary(seen, options), **held(*status, load.opened), **more})
+        return finish(target, load, {**summary(seen, options), **held(status[0], status[-1], load.opened), **more})
 
 
 def finish(target: Target, load: Load, more: dict[str, Any]) -> int:
-    """Print the report; with ``--idle`` steps that ended by the clock are no requests."""
+    """Print the report; with ``--idle`` steps that ended by the clock do not count as requests."""
     if load.options.idle:
         del load.latencies[:], load.ended[:]
     return _load.report("load_websockets", target, load, more)

@@ -7,7 +7,8 @@
     curl localhost:8000/notes                            which Node it was, and the notes
     curl -X PUT -d 1 localhost:8000/limit                told to all Nodes: show one note only
 
-The API knows who asks, and hands what needs the database on to a Node, with the header USER, which no client can forge.
+The API identifies the user, and forwards what needs the database to a Node, with the header USER, which no client can
+forge.
 The Node answers mongrel2 directly. Each of the three processes prints the address of its control socket: a test, or
 ``greentx.Server``, can attach there while mongrel2 is served. Ctrl-C ends all of them.
 """
@@ -21,13 +22,14 @@ import signal
 import sqlite3
 import sys
 import tempfile
+from collections.abc import Iterator
 
 import gevent
 from gevent import subprocess
 from gevent.fileobject import FileObject
 
-from greentx import GreentxError, Transceiver
-from greentx.edge import Handler, Mongrel2
+from greentx import Connection, GreentxError, Request, Transceiver
+from greentx.edge import Handler, Keeper, Mongrel2
 from greentx.relay import Node, Relay
 
 LOCAL = "127.0.0.1"
@@ -42,8 +44,8 @@ class API:
     def __init__(self, relay: Relay) -> None:
         self.relay = relay
 
-    def handle(self, conn, req):
-        """Answer what takes no database; the rest is for a Node."""
+    def handle(self, conn: Connection, req: Request) -> None:
+        """Answer what needs no database; the rest is for a Node."""
         if req.method == "DISCONNECT":
             return
         if req.path == "/":
@@ -58,20 +60,20 @@ class API:
         elif req.path != "/notes" or req.method not in ("GET", "POST"):
             conn.reply_http(req, HELP, 404)
         else:
-            user = req.headers.first("x-user", "")
+            user = req.headers.first("x-user") or ""
             if req.method == "POST" and not user:
-                conn.reply_http(req, "who are you? say X-User\n", 401)
+                conn.reply_http(req, "the header X-User is missing\n", 401)
             elif len(req.body) > MAX_NOTE:
-                conn.reply_http(req, f"a note has {MAX_NOTE} bytes at the most\n", 413)
+                conn.reply_http(req, f"a note has at most {MAX_NOTE} bytes\n", 413)
             else:
                 self.forward(conn, req, user)
 
-    def forward(self, conn, req, user):
-        """Hand a request on; where no Node is there in time, say so."""
+    def forward(self, conn: Connection, req: Request, user: str) -> None:
+        """Forward a request; answer 503 where no Node is there in time."""
         try:
             self.relay.forward(req, {"USER": user})
         except TimeoutError:
-            conn.reply_http(req, "nobody is there to do that\n", 503, headers={"Retry-After": "1"})
+            conn.reply_http(req, "no Node is connected\n", 503, headers={"Retry-After": "1"})
 
 
 class Notes:
@@ -80,12 +82,12 @@ class Notes:
     def __init__(self, node: Node, database: str) -> None:
         self.node = node
         self.limit = 10
-        # Each statement takes microseconds; a database that takes longer belongs into gevent's thread pool.
+        # Each statement lasts microseconds; a slower database belongs into gevent's thread pool.
         self.database = sqlite3.connect(database, isolation_level=None)
         self.database.execute("PRAGMA journal_mode = WAL")
         self.database.execute("CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, user TEXT, text TEXT)")
 
-    def handle(self, conn, req):
+    def handle(self, conn: Connection, req: Request) -> None:
         """Write a note, or show the last ones, as JSON."""
         if req.method == "DISCONNECT":
             return
@@ -98,12 +100,12 @@ class Notes:
         notes = [{"user": user, "text": text} for user, text in rows]
         conn.reply_json(req, {"node": self.node.name, "notes": notes})
 
-    def set_limit(self, topic, message):
+    def set_limit(self, topic: str, message: bytes) -> None:
         """The API published how many notes are shown."""
         self.limit = int(message)
 
 
-def run_node(args) -> None:
+def run_node(args: argparse.Namespace) -> None:
     """Be a Node until the process that started us closes our standard input, or is gone."""
     # Ctrl-C reaches every process of the terminal; the first one tells the others when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -119,7 +121,7 @@ def run_node(args) -> None:
 
 
 @contextlib.contextmanager
-def node_process(name, relay, handler, database):
+def node_process(name: str, relay: Relay, handler: Handler, database: str) -> Iterator[int]:
     """Start a Node in a process of its own and yield the port of its control socket."""
     options = {
         "--name": name,
@@ -146,12 +148,14 @@ def node_process(name, relay, handler, database):
             child.stdout.close()
 
 
-def run_chain(args) -> None:
+def run_chain(args: argparse.Namespace) -> None:
     """Start all, serve until Ctrl-C or SIGTERM, end all."""
     with contextlib.ExitStack() as stack:
         database = args.database or os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "notes.db")
         mongrel2 = stack.enter_context(Mongrel2({"/": Handler("chain")}, bind_addr=args.host, port=args.port))
+        stack.enter_context(Keeper(mongrel2))  # should it end by itself, it is started again
         handler = mongrel2.handlers[0]
+        assert handler.recv_spec is not None  # mongrel2 made one up
         trans = stack.enter_context(
             Transceiver(handler.sender, handler.send_spec, handler.recv_spec, rep_port=0, rep_ip=LOCAL)
         )

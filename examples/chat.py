@@ -2,84 +2,202 @@
 
     python examples/chat.py [--port 8000] [--host 0.0.0.0]
 
-What is said are JSON objects with a ``type``. From a page, with a ``value``: ``name`` (the first one joins), ``say``.
-To a page, with ``who`` it was: ``join``, ``leave``, ``rename`` (each also with ``people``), ``say``.
+Messages are JSON objects with a ``type``. A page sends ``name`` (the first one joins), with a ``value`` and perhaps the
+``token`` that it got before, and ``say``, with a ``value``. It gets
+
+* ``you``: its own ``id``, ``name`` and ``token``, and ``people``; when it joins, with the last ``say`` events in
+  ``history``. Only the server says who somebody is: names are unique, and whoever comes with a token is the same
+  person, after a reload too;
+* ``join``, ``leave`` and ``rename``, with ``who``, and all who are here in ``people``;
+* ``say``, with the ``id`` of the person, ``who`` that was, the ``text``, the ``time`` and a ``key`` of the message;
+* ``error``, with a ``text``, for what makes no sense. The WebSocket stays open.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import os
+import re
+import secrets
 import signal
 import sys
+import time
+import unicodedata
 from pathlib import Path
 
 import gevent
 
-from greentx import GreentxError, Transceiver
-from greentx.edge import Handler, Mongrel2
+from greentx import Connection, GreentxError, Request, Transceiver, WebSocket
+from greentx.edge import Handler, Keeper, Mongrel2
 
 PAGE = (Path(__file__).parent / "chat.html").read_bytes()
 HTML = {"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-cache"}
 MAX_NAME = 24
 MAX_TEXT = 1000
+MAX_HISTORY = 100
+MAX_KNOWN = 1000
+# What Python calls printable and nobody sees: joiners and variation selectors (Unicode: Default_Ignorable_Code_Point),
+# the fillers of Hangul, the Braille pattern without dots.
+UNSEEN = re.compile(
+    "[\\u034f\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u2800\\u3164\\ufe00-\\ufe0f\\uffa0\\U000e0100-\\U000e01ef]"
+)
+
+
+class Person:
+    """Somebody who is here, or was."""
+
+    def __init__(self, number: int) -> None:
+        self.id = number
+        self.name = ""
+        self.token = secrets.token_urlsafe(16)
 
 
 class Chat:
-    """Who is here, and what happens on the page and on its WebSocket."""
+    """The people who are here; answers for the page and for its WebSocket."""
 
     def __init__(self, trans: Transceiver) -> None:
         self.trans = trans
-        self.people = {}
+        self.people: dict[WebSocket, Person] = {}
+        # By token, those that come back may; the oldest are forgotten.
+        self.known: dict[str, Person] = {}
+        self.history: collections.deque[dict[str, object]] = collections.deque(maxlen=MAX_HISTORY)
+        self.counter = 0
+        self.run = secrets.token_hex(4)
 
-    def answer(self, conn, req):
+    def answer(self, conn: Connection, req: Request) -> None:
         """Serve the page at ``/``."""
+        if req.method == "DISCONNECT":
+            return
         if req.path == "/":
             conn.reply_http(req, PAGE, headers=HTML)
         else:
             conn.reply_http(req, "There is only a page at /.\n", 404, "Not Found")
 
-    def talk(self, ws):
+    def talk(self, ws: WebSocket) -> None:
         """Carry what one person says to all, and tell all when that person comes and goes."""
         try:
             for message in ws:
-                if not self.hear(ws, message):
-                    ws.close(1008, "that is not what the page sends")
+                try:
+                    self.hear(ws, message)
+                except ValueError as error:
+                    ws.send(json.dumps({"type": "error", "text": str(error)}))
         finally:
-            name = self.people.pop(ws, None)
-            if name is not None:
-                self.tell("leave", name, people=self.names())
+            person = self.people.pop(ws, None)
+            if person is not None and person not in self.people.values():
+                self.tell("leave", person)
 
-    def hear(self, ws, message) -> bool:
-        """Act on one message; return whether it made sense."""
-        try:
-            said = json.loads(message)
-            kind, value = said["type"], " ".join(said["value"].split())
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return False
-        old = self.people.get(ws)
+    def hear(self, ws: WebSocket, message: str | bytes) -> None:
+        """Act on one message; raise ``ValueError``, with a text for people, where it makes no sense."""
+        kind, value, token = read(message)
+        person = self.people.get(ws)
         if kind == "name":
-            name = self.people[ws] = value[:MAX_NAME] or "somebody"
-            if old is None:
-                ws.join("chat")
-                self.tell("join", name, people=self.names())
-            elif name != old:
-                self.tell("rename", old, to=name, people=self.names())
-            return True
-        if kind == "say" and old is not None:
-            if value:
-                self.tell("say", old, text=value[:MAX_TEXT])
-            return True
-        return False
+            # The page says it of the one who reads it.
+            if "(you)" in alike(value).replace(" ", ""):
+                raise ValueError("nobody is called (you)")
+            if person is None:
+                self.let_in(ws, value, token)
+            else:
+                self.rename(person, value)
+        elif kind != "say":
+            raise ValueError(f"the type is name or say, not {kind!r}"[:100])
+        elif person is None:
+            raise ValueError("say your name first")
+        elif value:
+            if len(value) > MAX_TEXT:
+                raise ValueError(f"that has {len(value)} characters, {MAX_TEXT} are the most")
+            said = {"key": self.next_key(), "text": value, "time": int(time.time() * 1000)}
+            self.history.append({"type": "say", "id": person.id, "who": person.name, **said})
+            self.send(self.history[-1])
 
-    def tell(self, kind, who, **more):
-        """Send one event to everybody who has joined."""
-        self.trans.broadcast(json.dumps({"type": kind, "who": who, **more}), group="chat")
+    def let_in(self, ws: WebSocket, name: str, token: str) -> None:
+        """Somebody joins, or comes back."""
+        person = self.known.pop(token, None)
+        if person is None:
+            self.counter += 1
+            person = Person(self.counter)
+        self.known[person.token] = person
+        while len(self.known) > MAX_KNOWN:
+            del self.known[next(iter(self.known))]
+        # Of a page that was reloaded the old WebSocket may still be there.
+        was_here = person in self.people.values()
+        self.people[ws] = person
+        if not was_here:
+            person.name = self.free_name(name, person)
+        ws.join("chat")
+        # In one message, behind which all that is said comes.
+        ws.send(json.dumps({"type": "you", **self.seen_by(person), "history": list(self.history)}))
+        if not was_here:
+            self.tell("join", person)
 
-    def names(self):
-        """Return the names of those who are here, in order."""
-        return sorted(self.people.values(), key=str.casefold)
+    def rename(self, person: Person, name: str) -> None:
+        """Give somebody another name, if that is free; else one like it."""
+        old, person.name = person.name, self.free_name(name, person)
+        for ws in [ws for ws, one in self.people.items() if one is person]:
+            ws.send(json.dumps({"type": "you", **self.seen_by(person)}))
+        if person.name != old:
+            self.tell("rename", person, old=old)
+
+    def seen_by(self, person: Person) -> dict[str, object]:
+        """Return what only that person is told, and who is here."""
+        return {**vars(person), "people": self.here()}
+
+    def free_name(self, wanted: str, person: Person) -> str:
+        """Return *wanted*, or something like it that nobody else has, nor is in the history."""
+        # Nothing that cannot be seen, which would make two names look the same.
+        wanted = visible(wanted)[:MAX_NAME].strip() or "somebody"
+        taken = {alike(one.name) for one in self.people.values() if one is not person}
+        taken |= {alike(str(said["who"])) for said in self.history if said["id"] != person.id}
+        name, number = wanted, 2
+        while alike(name) in taken:
+            name, number = f"{wanted} ({number})", number + 1
+        return name
+
+    def tell(self, kind: str, person: Person, **more: object) -> None:
+        """Tell everybody what became of a person, and who is here now."""
+        self.send({"type": kind, "id": person.id, "who": person.name, "people": self.here(), **more})
+
+    def here(self) -> list[dict[str, object]]:
+        """Return who is here, by name."""
+        people = sorted(set(self.people.values()), key=lambda one: one.name.casefold())
+        return [{"id": one.id, "name": one.name} for one in people]
+
+    def send(self, event: dict[str, object]) -> None:
+        """Send an event to everybody who has joined."""
+        self.trans.broadcast(json.dumps(event), group="chat")
+
+    def next_key(self) -> str:
+        """Return what names one message, also after a restart."""
+        self.counter += 1
+        return f"{self.run}-{self.counter}"
+
+
+def read(message: str | bytes) -> tuple[object, str, str]:
+    """Return the type, the value and the token of a message."""
+    try:
+        said = json.loads(message)
+    except (ValueError, RecursionError):
+        raise ValueError("that is not JSON") from None
+    if not isinstance(said, dict):
+        raise ValueError("that is not a JSON object")
+    value, token = said.get("value"), said.get("token", "")
+    if not isinstance(value, str) or not isinstance(token, str):
+        raise ValueError("value and token have to be text")
+    return said.get("type"), " ".join(value.split()), token
+
+
+def visible(text: str) -> str:
+    """Return *text* without what nobody sees."""
+    return "".join(filter(str.isprintable, UNSEEN.sub("", text)))
+
+
+def alike(name: str) -> str:
+    """Return what is equal for two names that look the same to most.
+
+    Letters of another alphabet that look the same are not known here: a chat among strangers needs more than names.
+    """
+    return " ".join(unicodedata.normalize("NFKC", visible(name)).casefold().split())
 
 
 def main() -> None:
@@ -91,13 +209,25 @@ def main() -> None:
     handler = Handler("chat")
     # With flow control a browser that does not read slows its own greenlet, and is never disconnected for it.
     settings = {"download.flow_control": 1}
-    with Mongrel2({"/": handler}, bind_addr=args.host, port=args.port, settings=settings) as server:
+    # Should mongrel2 end by itself, the keeper starts it again, and the pages connect once more.
+    with Mongrel2({"/": handler}, bind_addr=args.host, port=args.port, settings=settings) as server, Keeper(server):
         handler = server.handlers[0]
-        with Transceiver(handler.sender, handler.send_spec, handler.recv_spec, rep_port=False) as trans:
+        assert handler.recv_spec is not None  # the server made one up
+        with Transceiver(
+            handler.sender,
+            handler.send_spec,
+            handler.recv_spec,
+            rep_port=False,
+            # Our own page, and clients that are no browsers; else any page of the web could talk here.
+            origins=["same", None],
+        ) as trans:
             # Both signals end serve(): WebSockets are closed politely, then Mongrel2 is stopped.
             for number in (signal.SIGINT, signal.SIGTERM):
                 gevent.signal_handler(number, trans.stop)
             print(server.url, flush=True)
+            print("  Open it in two windows, and talk. Reload one: what was said is still there.")
+            print(f"  kill -9 {server.pid}   ends its mongrel2: it is started again, and the pages come back.")
+            print("  make demo PORT=8000   has a port of your choice. Ctrl-C ends both.", flush=True)
             chat = Chat(trans)
             trans.serve(chat.answer, websocket=chat.talk)
 

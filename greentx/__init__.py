@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from .client import Client
-from .connection import Connection
-from .connector import Connector
 from .errors import GreentxError
-from .server import Server
-from .transceiver import Transceiver
+from .handler.connection import Connection
+from .handler.transceiver import Transceiver
+from .handler.websocket import WebSocket
+from .protocol.replies import Response
+from .protocol.request import Request
+from .standin.client import Client
+from .standin.connector import Connector
+from .standin.server import Server
 from .version import __version__
-from .websocket import WebSocket
-from .wire import Request, Response
 
 __all__ = [
     "Client",

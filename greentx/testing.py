@@ -24,8 +24,8 @@ import pytest
 
 from .edge import Handler, Mongrel2
 from .errors import Mongrel2NotFound
-from .server import Server
-from .transceiver import Transceiver
+from .handler.transceiver import Transceiver
+from .standin.server import Server
 
 __all__ = [
     "mongrel2",
@@ -66,13 +66,15 @@ def mongrel2_options() -> dict[str, Any]:
 @pytest.fixture
 def server(server_options: dict[str, Any]) -> Iterator[Server]:
     """A started :class:`~greentx.Server` on free ports of 127.0.0.1, stopped after the test."""
-    with Server(**{"ip": "127.0.0.1", **server_options}) as one:
+    # 127.0.0.1 and not the default route's interface: tests run on machines without a network, and in parallel.
+    with Server(**{"ip": "127.0.0.1", "push_port": 0, "sub_port": 0, **server_options}) as one:
         yield one
 
 
 @pytest.fixture
 def transceiver(server: Server, transceiver_options: dict[str, Any]) -> Iterator[Transceiver]:
     """A running :class:`~greentx.Transceiver` that serves ``server``; its control socket is on a free local port."""
+    # Its own options go last, so that a test may replace each of ours.
     with Transceiver(
         server.sender,
         (server.ip, server.push_port),
@@ -84,13 +86,15 @@ def transceiver(server: Server, transceiver_options: dict[str, Any]) -> Iterator
 
 @pytest.fixture
 def mongrel2(transceiver: Transceiver, mongrel2_options: dict[str, Any]) -> Iterator[Mongrel2]:
-    """A real, started ``mongrel2`` in front of ``transceiver``, on a free port; skips nothing silently.
+    """A real, started ``mongrel2`` in front of ``transceiver``, on a free port. It never skips silently.
 
     Where it is not installed the test fails, unless ``GREENTX_WITHOUT_MONGREL2=1`` says that this is meant.
     """
+    # Another sender than the stand-in's: both are in front of one Transceiver, which tells servers apart by it.
     real = Mongrel2(**{"routes": {"/": Handler(_MONGREL2_SENDER)}, **mongrel2_options})
     try:
         real.start()
+    # A skipped test is one that nobody misses: what is not installed has to be said to be missing on purpose.
     except Mongrel2NotFound as error:
         if os.environ.get("GREENTX_WITHOUT_MONGREL2") == "1":
             pytest.skip("no mongrel2, and GREENTX_WITHOUT_MONGREL2=1 is set")
@@ -98,7 +102,9 @@ def mongrel2(transceiver: Transceiver, mongrel2_options: dict[str, Any]) -> Iter
     try:
         for handler in real.handlers:
             assert handler.send_spec is not None and handler.recv_spec is not None
+            # Known once it was started: endpoints that were left open are chosen then.
             transceiver.add_connection(handler.sender, handler.send_spec, handler.recv_spec)
+        # Mongrel2 pushes from its start on, but hears replies only once its SUB is connected.
         transceiver.wait_ready(_READY_SECONDS)
         yield real
     finally:

@@ -7,14 +7,16 @@ import gc
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import gevent
+import gevent.event
 import gevent.hub
 import pytest
 from greenlet import greenlet
@@ -22,7 +24,7 @@ from greenlet import greenlet
 if TYPE_CHECKING:
     from greentx.edge import Mongrel2
 
-# How long what a test started may take to end after it.
+# Seconds that greenlets and processes have to end after the test that started them.
 GRACE = 2.0
 
 _failed = pytest.StashKey[bool]()
@@ -65,7 +67,7 @@ def _keep_exception(hub: Any, context: object, kind: Any, value: Any, tb: Any) -
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Refuse to go on without mongrel2 where a test needs it, unless that was said to be meant."""
+    """Fail a test that needs mongrel2 where it is missing, unless a variable says that this is meant."""
     if item.get_closest_marker("mongrel2") and not shutil.which("mongrel2"):
         if os.environ.get("GREENTX_WITHOUT_MONGREL2") == "1":
             pytest.skip("no mongrel2, and GREENTX_WITHOUT_MONGREL2=1 is set")
@@ -77,7 +79,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Remember which tests failed: what they left behind is a consequence."""
     report = yield
     item.stash[_failed] = item.stash.get(_failed, False) or report.failed
@@ -88,6 +90,42 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 def greenlet_errors() -> list[tuple[object, BaseException]]:
     """The exceptions that greenlets died of in this test. A test that expects one looks at it and clears the list."""
     return _errors
+
+
+class Resolver:
+    """What gevent asks for addresses, in the place of the system's.
+
+    Attributes:
+        known: The addresses of names; others do not exist.
+        asked: The names that were asked for.
+        answers: Set while it answers.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[str, str] = {}
+        self.asked: list[str] = []
+        self.answers = gevent.event.Event()
+        self.answers.set()
+
+    def getaddrinfo(self, host: str, port: object, *options: int) -> list[Any]:
+        """As the system's, for TCP; blocks the greenlet while :attr:`answers` is not set."""
+        self.asked.append(host)
+        self.answers.wait()
+        if host not in self.known:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        address = self.known[host]
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return [(family, socket.SOCK_STREAM, 6, "", (address, port))]
+
+
+@pytest.fixture
+def resolver() -> Iterator[Resolver]:
+    """What resolves names while the test runs; it knows none at first."""
+    hub = gevent.get_hub()
+    before, hub.resolver = hub.resolver, Resolver()
+    yield hub.resolver
+    hub.resolver.answers.set()
+    hub.resolver = before
 
 
 @pytest.fixture
@@ -101,7 +139,7 @@ def start_mongrel2() -> Iterator[Callable[..., Mongrel2]]:
         def start(*args: Any, **options: Any) -> Mongrel2:
             server = Mongrel2(*args, **options)
             server.start()
-            stack.callback(server.stop, 0)  # a polite end takes Mongrel2 half a second
+            stack.callback(server.stop, 0)  # a regular stop lasts half a second
             return server
 
         yield start

@@ -12,8 +12,9 @@ from types import TracebackType
 import gevent
 import zmq.green as zmq
 
-from greentx.endpoints import endpoint_address
-from greentx.wire import Request, build_control_reply, build_reply, parse_request
+from greentx.protocol.replies import build_control_reply, build_reply
+from greentx.protocol.request import Request, parse_request
+from greentx.transport.endpoints import endpoint_address
 
 Answer = Callable[[Request], "bytes | Iterable[bytes] | None"]
 
@@ -33,6 +34,7 @@ class PlainHandler:
     Attributes:
         commands: The paths that were asked for, in order.
         requests: What was pulled.
+        pubs: The PUB sockets, by the sender of the server that they are connected to.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class PlainHandler:
         self.port = port
         self.commands: list[str] = []
         self.requests: list[Request] = []
-        self._pubs: dict[str, zmq.Socket] = {}
+        self.pubs: dict[str, zmq.Socket[bytes]] = {}
         self._pullers: dict[str, gevent.Greenlet] = {}
 
     def __enter__(self) -> PlainHandler:
@@ -80,7 +82,7 @@ class PlainHandler:
 
     def publish_raw(self, sender: str, message: bytes) -> None:
         """Send any bytes."""
-        self._pubs[sender].send(message)
+        self.pubs[sender].send(message)
 
     def _serve_control(self) -> None:
         while True:
@@ -119,7 +121,7 @@ class PlainHandler:
 
     def _add(self, sender: str, body: dict[str, list[object]]) -> None:
         assert body.keys() == {"push", "sub"}
-        pub = self._pubs[sender] = self._context.socket(zmq.XPUB)
+        pub = self.pubs[sender] = self._context.socket(zmq.XPUB)
         pub.connect("tcp://{}:{}".format(*body["sub"]))
         if self.pull:
             pull = self._context.socket(zmq.PULL)
@@ -127,13 +129,13 @@ class PlainHandler:
             self._pullers[sender] = gevent.spawn(self._serve, pull, pub, sender)
 
     def _remove(self, sender: str) -> None:
-        pub = self._pubs.pop(sender, None)
+        pub = self.pubs.pop(sender, None)
         if pub is not None:
             pub.close(0)
         if sender in self._pullers and not self.keep_pull:
             self._pullers.pop(sender).kill()
 
-    def _serve(self, pull: zmq.Socket, pub: zmq.Socket, sender: str) -> None:
+    def _serve(self, pull: zmq.Socket[bytes], pub: zmq.Socket[bytes], sender: str) -> None:
         try:
             pub.recv()  # the subscription: what was answered before would be lost
             while True:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gevent
 import zmq.green as zmq
 
-from greentx.wire import Response, build_request, parse_reply
+from greentx.protocol.replies import Response, parse_reply
+from greentx.protocol.requests import build_request
 
 HTTP = {"METHOD": "GET", "VERSION": "HTTP/1.1"}
 

@@ -6,10 +6,9 @@ import contextlib
 
 import gevent
 import pytest
+from free_ports import Server
 from plain_handler import PlainHandler
 
-from greentx.client import build_headers
-from greentx.deflate import DeflateConfig
 from greentx.errors import (
     ConnectionClosed,
     ConnectTimeout,
@@ -17,10 +16,11 @@ from greentx.errors import (
     RemoteProtocolError,
     SendTimeout,
 )
-from greentx.frames import Frame, Opcode, build_close, build_frame, parse_flags
-from greentx.handshake import Accepted, Handshake
-from greentx.server import Server
-from greentx.wire import build_extended_reply
+from greentx.protocol.replies import build_extended_reply, build_reply, parse_reply
+from greentx.protocol.websocket.deflate import DeflateConfig
+from greentx.protocol.websocket.frames import Frame, Opcode, build_close, build_frame, parse_flags
+from greentx.protocol.websocket.handshake import Accepted, Handshake
+from greentx.standin.client import build_headers
 
 CLOSE = b""
 
@@ -159,6 +159,39 @@ def test_a_request_that_nobody_took_was_not_sent():
         client.send("/")
         assert client.recv().status == 204
         assert client.recv(timeout=10) is None
+
+
+def send_in_vain(client, path):
+    """It finds no room for 50 ms."""
+    with pytest.raises(SendTimeout):
+        client.send(path, timeout=50)
+
+
+def test_a_request_that_times_out_leaves_the_waiting_ones_in_their_order():
+    """A HEAD behind it is still known as one when its answer comes, which has no body."""
+    answers = {"HEAD": b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n"}
+    answers["GET"] = answers["HEAD"] + b"got"
+    with PlainHandler(lambda request: answers[request.method]) as handler, Server("S", ip="127.0.0.1") as server:
+        client = server.client("http")
+        timing_out = gevent.spawn(send_in_vain, client, "/a")
+        sending = [gevent.spawn(client.send, path, method=method) for path, method in (("/b", "HEAD"), ("/c", "GET"))]
+        timing_out.get(timeout=5)
+        server.connect(handler.addr)
+        gevent.joinall(sending, timeout=5, raise_error=True)
+        assert [client.recv().body for _ in range(2)] == [b"", b"got"]
+        assert [request.path for request in handler.requests] == ["/b", "/c"]
+
+
+def test_a_request_that_times_out_says_so_where_a_bad_reply_came_meanwhile():
+    """The reply has ended the connection, and nothing is left to take back."""
+    with Server("S", ip="127.0.0.1") as server:
+        client = server.client("http")
+        sending = gevent.spawn(send_in_vain, client, "/")
+        gevent.idle()  # runs what is ready: the request waits for room from here on
+        client.deliver(parse_reply(build_reply("S", client.conn_id, b"not HTTP at all")))
+        sending.get(timeout=5)
+        with pytest.raises(RemoteProtocolError, match="does not begin an HTTP/1 response"):
+            client.recv()
 
 
 # -- mongrel2 --------------------------------------------------------------------------------------------------------
@@ -381,6 +414,57 @@ def test_subprotocol_and_compression_are_agreed_on():
         client.send("short")
         wait_until(lambda: len(handler.requests) == 3)
         assert handler.requests[2].headers["FLAGS"] == "0x81"
+
+
+class Inflating(Echo):
+    """Answers each message with its text, inflated, as a handler does."""
+
+    def __init__(self):
+        super().__init__(Handshake(deflate=DeflateConfig(threshold=0)))
+
+    def echo(self, request, opcode, rsvd):
+        return build_frame(self.deflate.decode(request.body, None) if rsvd else request.body, opcode)
+
+
+@contextlib.contextmanager
+def disconnected_websocket():
+    """A client with compression whose handler has let go; the handler's address."""
+    with PlainHandler(Inflating()) as handler, Server("S", ip="127.0.0.1", connect=handler.addr) as server:
+        client = server.client("websocket")
+        client.handshake("/", deflate=DeflateConfig(threshold=0))
+        assert client.deflate.encodes_with_context
+        client.send("first things first")
+        assert client.recv().payload == b"first things first"
+        server.disconnect(handler.addr)
+        yield client, handler.addr
+
+
+def times_out(client, text):
+    """Send *text*, which nobody has room for."""
+    with pytest.raises(SendTimeout):
+        client.send(text, timeout=30)
+
+
+def test_after_a_message_that_timed_out_the_next_ones_arrive_as_they_were():
+    """What was compressed and not sent is no part of what the next message refers to."""
+    with disconnected_websocket() as (client, addr):
+        times_out(client, "a message that nobody will ever see")
+        client.server.connect(addr)
+        for text in ("a message that everybody will see", "a message that nobody will ever see"):
+            client.send(text)
+            assert client.recv().payload == text.encode()
+
+
+def test_messages_behind_one_that_timed_out_arrive_as_they_were():
+    """They were compressed while it was still to be sent."""
+    with disconnected_websocket() as (client, addr):
+        lost = gevent.spawn(times_out, client, "a message that nobody will ever see")
+        gevent.sleep(0)
+        kept = gevent.spawn(client.send, "a message that everybody will see", timeout=5000)
+        lost.get()
+        client.server.connect(addr)
+        kept.get()
+        assert client.recv().payload == b"a message that everybody will see"
 
 
 def test_a_compressed_greeting_right_behind_the_answer_is_read():

@@ -41,6 +41,44 @@ def test_it_has_the_names_that_people_import():
     assert run(script) == ""
 
 
+def test_it_has_what_examples_print_and_what_programs_of_the_package_reach_for():
+    """The version, where it is, loggers, gunicorn's worker, and the methods that subclasses call."""
+    script = (
+        INSTALL + "import geventwebsocket, os\n"
+        "from geventwebsocket import VERSION, get_version\n"
+        "from geventwebsocket.gunicorn.workers import GeventWebSocketWorker\n"
+        "from geventwebsocket.logging import create_logger\n"
+        "from geventwebsocket.server import WebSocketHandler\n"
+        "from geventwebsocket.utils import get_version as g\n"
+        "from geventwebsocket.websocket import FrameTooLargeException, ProtocolError, WebSocket\n"
+        "from greentx.gunicorn import Worker\n"
+        "assert os.path.isdir(os.path.dirname(geventwebsocket.__file__))\n"
+        "assert VERSION[:3] == (0, 10, 1) and get_version() == geventwebsocket.__version__ == '0.10.1'\n"
+        "versions = (1, 0, 0, 'final', 0), (0, 4, 0, 'alpha', 0), (1, 2, 3, 'rc', 4)\n"
+        "assert [g(one) for one in versions] == ['1.0', '0.4a0', '1.2.3rc4']\n"
+        "assert GeventWebSocketWorker is Worker\n"
+        "assert create_logger('some', True, '%(message)s').level == 10 and create_logger('other').level == 0\n"
+        "assert '13' in WebSocketHandler.SUPPORTED_VERSIONS\n"
+        "assert all(hasattr(WebSocket, name) for name in ('handle_ping', 'handle_pong', 'handle_close'))\n"
+        "assert not hasattr(geventwebsocket.gunicorn.workers, 'Other')\n"
+        "from importlib.util import find_spec\n"
+        "assert find_spec('geventwebsocket').name == 'geventwebsocket' and find_spec('geventwebsocket.handler')\n"
+        "assert find_spec('geventwebsocket.wamp') is None\n"
+    )
+    assert run(script) == ""
+
+
+def test_its_handler_says_what_to_use_where_it_gets_into_gevents_own_server():
+    """The package's README has gevent's server; that one reads sockets."""
+    script = (
+        INSTALL + "import gevent.pywsgi, gevent.socket\n"
+        "from geventwebsocket.handler import WebSocketHandler\n"
+        "server = gevent.pywsgi.WSGIServer(('127.0.0.1', 0), None, handler_class=WebSocketHandler)\n"
+        "with gevent.socket.socket() as sock: server.handler_class(sock, ('', 0), server)\n"
+    )
+    assert run(script).startswith("TypeError: greentx's WebSocketHandler cannot work for gevent.pywsgi.WSGIServer: use")
+
+
 def test_it_is_not_there_before():
     """Importing greentx.compat registers nothing, and what the stand-in does not have is an ImportError."""
     script = (

@@ -6,14 +6,19 @@ import inspect
 import logging
 from datetime import datetime, timezone
 
+import gevent
 import pytest
+import zmq
+from gevent.event import Event
 from stand_in import HTTP, Server
 
 from greentx import Connection, Request, Transceiver
-from greentx.clock import current_date
-from greentx.errors import LocalProtocolError
-from greentx.http1 import build_response, format_date
-from greentx.wire import build_disconnect_notice, build_request
+from greentx.errors import ConnectionClosed, LocalProtocolError
+from greentx.handler import link as link_module
+from greentx.handler.clock import current_date
+from greentx.protocol.http1 import TEXT_TYPE, build_response, format_date
+from greentx.protocol.requests import build_disconnect_notice, build_request
+from greentx.transport.teardown import guarded
 
 
 @pytest.fixture
@@ -213,7 +218,7 @@ def test_a_message_that_is_not_sent_closes_the_connection(server, trans, conn, m
         raise RuntimeError("full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(conn._writer, "write", full)
+        patch.setattr(conn.link.writer, "write", full)
         with pytest.raises(RuntimeError, match="full"):
             conn.reply_http(first, "lost")
     conn.reply_http(second, "nobody waits for it")
@@ -221,6 +226,157 @@ def test_a_message_that_is_not_sent_closes_the_connection(server, trans, conn, m
     assert (reply.conn_ids, reply.is_close) == (["1"], True)
     assert conn.status()["open_requests"] == 0
     events.close()
+
+
+def wait_until(condition):
+    """Let others run until *condition* holds."""
+    with gevent.Timeout(5):
+        while not condition():
+            gevent.sleep(0.001)  # between two looks
+
+
+def restart(server, conn):
+    """To the connection set this is what a restart of the server is: its subscription goes, and another one comes."""
+    server.sub.unsubscribe(b"")
+    wait_until(lambda: not conn.ready)
+    # What is pushed into a connection that is just being closed is lost.
+    wait_until(lambda: not server.push.getsockopt(zmq.EVENTS) & zmq.POLLOUT)
+    server.sub.subscribe(b"")
+    assert conn.wait_ready(5)
+
+
+@pytest.mark.parametrize("how", ["whole", "in parts"])
+def test_an_answer_that_a_restart_breaks_off_leaves_the_browsers_of_the_new_server_alone(server, trans, conn, how):
+    """Its greenlet hears of it when the next life has begun, in which the number is a stranger's."""
+    events = trans.recv(timeout=5)
+    server.request(1, "/old", DOWNLOAD_CREDITS="102400")
+    old = next(events)[2]
+    body = bytes(4_000_000)
+    ended = []
+
+    def answer():
+        try:
+            if how == "whole":
+                conn.reply_http(old, body)
+            else:
+                conn.answers.part(old, b"HTTP/1.1 200 OK\r\nContent-Length: 4000001\r\n\r\n" + body)
+        except ConnectionClosed as error:
+            ended.append(error)
+
+    answering = gevent.spawn(answer)
+    wait_until(lambda: conn.link.writer.flow.waiting("1"))
+    restart(server, conn)
+    answering.join(5)
+    assert len(ended) == 1
+    # One that was answered in part is open still, so its end is told.
+    assert how == "whole" or next(events)[2].method == "DISCONNECT"
+    server.request(1, "/new")
+    new = next(events)[2]
+    assert (new.method, new.path) == ("GET", "/new")
+    conn.reply_http(new, "new")
+    wait_until(lambda: server.receive_for(1).endswith(b"new"))
+    events.close()
+
+
+def lose_the_server_while_writing(conn, monkeypatch):
+    """Have the next thing that is written wait at a full pipe, as it were, until the server has gone."""
+    writer = conn.link.writer
+
+    def write(*_: object, **__: object) -> None:
+        conn.link.on_lost()
+
+    monkeypatch.setattr(writer, "write", write)
+    monkeypatch.setattr(writer, "control", write)
+
+
+@pytest.mark.parametrize("data", [b"data", b""])
+def test_a_delivery_that_waits_during_a_restart_does_not_go_on_to_the_new_browsers(
+    server, trans, conn, monkeypatch, data
+):
+    """The rest of its numbers are strangers' by then: nothing is sent to them, and their ends are nobody's news."""
+    events = trans.recv(timeout=5)
+    server.request(1)
+    request = next(events)[2]
+    sent = []
+    lose_the_server_while_writing(conn, monkeypatch)
+    monkeypatch.setattr(conn.link.writer, "write_many", lambda _sender, conn_ids, _data: sent.append(conn_ids))
+
+    def close(_sender: str, conn_ids: list[str], **_: object) -> None:
+        sent.append(conn_ids)
+        conn.link.on_lost()
+
+    monkeypatch.setattr(conn.link.writer, "close", close)
+    life = conn.link.life
+    conn.deliver("u", ["1", "2"], data)
+    assert conn.link.life is not life and request.life is not conn.link.life
+    assert sent == ([] if data else [["1"]])
+    assert not conn.link.life.sockets
+    events.close()
+
+
+def test_an_extended_reply_that_waits_during_a_restart_cancels_no_new_browser(trans, conn, monkeypatch):
+    """Whatever it did to the number is over with the server that it was sent to."""
+    lose_the_server_while_writing(conn, monkeypatch)
+    life = conn.link.life
+    conn.deliver("u", ["X", "1"], b"26:3:ctl,16:6:cancel,4:true!}]")
+    assert conn.link.life is not life
+    assert not conn.link.life.requests.is_closed("1")
+
+
+def test_answers_to_many_that_wait_during_a_restart_do_not_go_on_to_the_new_browsers(server, trans, conn, monkeypatch):
+    """The second number is a new browser's by the time the first answer was written."""
+    events = trans.recv(timeout=5)
+    server.request(1)
+    server.request(2)
+    assert [next(events)[2].conn_id for _ in range(2)] == ["1", "2"]
+    stranger = Request.parse(build_request("u", 2, "/", HTTP))
+    written = []
+
+    def write(_sender: str, conn_id: str, _data: bytes, **_: object) -> None:
+        written.append(conn_id)
+        if conn_id == "1":
+            conn.link.on_lost()
+            conn.link.life.requests.add(stranger)
+
+    monkeypatch.setattr(conn.link.writer, "write", write)
+    conn.deliver_http("u", ["1", "2"], "hello")
+    assert written == ["1"]
+    assert not stranger.answered
+    events.close()
+
+
+def test_a_server_that_goes_while_its_connection_set_is_removed_is_not_watched_for(server, monkeypatch):
+    """The warning that nobody has subscribed would come again each minute, and nothing could end it."""
+    monkeypatch.setattr(link_module, "READY_WARNING_SECONDS", 0.05)
+    with Transceiver("u", *server.endpoints, rep_port=False, linger=5) as trans:
+        trans.wait_ready(5)
+        conn = trans.connections["u"]
+        events = trans.recv(timeout=5)
+        server.request(1, DOWNLOAD_CREDITS="102400")
+        warned = Event()
+        monkeypatch.setattr(conn.link, "warn_not_ready", warned.set)
+        # It does not all go out before the browser has read some of it: that is what the end waits for.
+        conn.answers.part(next(events)[2], b"HTTP/1.1 200 OK\r\n\r\n" + bytes(150_000))
+        assert conn.link.writer.flow.waiting("1")
+        removing = gevent.spawn(trans.remove_connection, "u")
+        wait_until(lambda: "u" not in trans.connections)
+        server.sub.unsubscribe(b"")
+        removing.join(5)
+        assert removing.dead and conn.link.stopped
+        warned.clear()
+        assert not warned.wait(0.2)  # what must not happen has no event
+        events.close()
+
+
+def test_one_slot_for_events_that_wait_is_enough(server):
+    """Each event that is taken out lets the receiver go on to the next one."""
+    with Transceiver("u", *server.endpoints, rep_port=False, linger=0.2, max_pending=1) as trans:
+        trans.wait_ready(5)
+        for number in range(5):
+            server.request(number)
+        events = trans.recv(timeout=5)
+        assert [getattr(next(events)[2], "conn_id", None) for _ in range(5)] == ["0", "1", "2", "3", "4"]
+        events.close()
 
 
 def test_ids_are_checked(conn):
@@ -263,15 +419,23 @@ def test_one_that_stands_alone_and_has_a_bad_address_leaves_nothing_open(server)
         Connection("u", "nowhere", server.endpoints[1])
 
 
+def test_one_that_stands_alone_and_has_a_bad_upload_store_leaves_nothing_open(server):
+    """The error names it, and no context was made that would fail at the end of the program."""
+    before = list(guarded)
+    with pytest.raises(LocalProtocolError, match="relative"):
+        Connection("u", *server.endpoints, upload_store="relative")
+    assert list(guarded) == before
+
+
 def test_an_answer_that_ends_without_more_bytes_sends_none(server, trans, conn):
     """An empty message would close the connection; the next request of the client is answered as any other."""
     events = trans.recv()
     for number in range(2):
         server.request(1, path=f"/{number}")
         request = next(events)[2]
-        conn.reply_part(request, b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n")
-        conn.reply_part(request, b"%d" % number)
-        conn.reply_part(request, b"", last=True)
+        conn.answers.part(request, b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n")
+        conn.answers.part(request, b"%d" % number)
+        conn.answers.part(request, b"", last=True)
     expected = b"".join(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % number for number in range(2))
     received = b""
     while len(received) < len(expected):
@@ -289,8 +453,8 @@ def test_what_belongs_on_a_control_socket_is_no_request(server, trans, conn):
     assert conn.bad_messages == 1
 
 
-def test_credits_of_a_shared_endpoint_are_not_waited_for(server, caplog):
-    """Each process would get a part of them; an error says what to do, once."""
+def test_credits_of_a_shared_endpoint_are_not_waited_for(server):
+    """Each process gets a part of them; what a connection asks anew for was preceded by what it has read."""
     with Transceiver("u", *server.endpoints, rep_port=False, linger=0.2, shared=True) as trans:
         trans.wait_ready(5)
         events = trans.recv()
@@ -299,27 +463,58 @@ def test_credits_of_a_shared_endpoint_are_not_waited_for(server, caplog):
             _sid, connection, request = next(events)
             connection.reply_http(request, "x" * 60000)
             assert server.receive_for(number).endswith(b"x")
-    assert caplog.text.count("download.flow_control") == 1
+            server.request(number)
+            _sid, connection, request = next(events)
+            connection.reply_http(request, "y" * 60000)
+            assert server.receive_for(number).endswith(b"y")
 
 
 @pytest.mark.parametrize("now", [1_700_000_000.25, 1_700_000_000.999, 1_700_000_001.0, 1_600_000_000.0])
 def test_the_date_follows_the_clock_also_backwards(now, monkeypatch):
     """It is built once a second; a clock that was set back is believed, too."""
-    monkeypatch.setattr("greentx.clock.time", lambda: 1_700_000_000.5)
+    monkeypatch.setattr("greentx.handler.clock.time", lambda: 1_700_000_000.5)
     assert current_date() == b"Tue, 14 Nov 2023 22:13:20 GMT"
-    monkeypatch.setattr("greentx.clock.time", lambda: now)
+    monkeypatch.setattr("greentx.handler.clock.time", lambda: now)
     assert current_date() == format_date(now).encode()
 
 
 def test_a_plain_answer_is_what_the_builder_makes(server, trans, conn):
     """The short way of nearly all answers."""
     events = trans.recv()
-    server.request(1)
-    conn.reply_http(next(events)[2], "Hello")
-    date = current_date()
-    assert server.receive_for(1) in [build_response(b"Hello", date=one) for one in (date, _clock_before(date))]
+    for body, headers in ((b"Hello", None), ("Hello", {"Content-Type": TEXT_TYPE})):
+        server.request(1)
+        conn.reply_http(next(events)[2], body)
+        date = current_date()
+        expected = [build_response(b"Hello", headers=headers, date=one) for one in (date, _clock_before(date))]
+        assert server.receive_for(1) in expected
 
 
 def _clock_before(date):
     stamp = datetime.strptime(date.decode(), "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=timezone.utc).timestamp()
     return format_date(stamp - 1).encode()
+
+
+def test_the_end_of_whoever_got_no_http_is_reported(server, trans, conn):
+    """More may have followed, so the handler hears that nobody reads it any more."""
+    events = trans.recv(timeout=5)
+    server.request(1)
+    conn.reply(next(events)[2], b"\x00\x01 a protocol of the handler's own")
+    assert server.receive_for(1)
+    server.push.send(build_disconnect_notice("u", 1))
+    end = next(events)[2]
+    assert (end.method, end.conn_id) == ("DISCONNECT", "1")
+
+
+def test_a_dropped_pipeline_is_not_accepted_again(server, trans, conn, monkeypatch):
+    """What was under way of it still comes; the application hears of the end once."""
+    monkeypatch.setattr("greentx.protocol.pipeline.MAX_PIPELINED", 5)
+    for _ in range(20):
+        server.request(1)
+    server.request(2, "/other")
+    seen = []
+    for _sid, _conn, req in trans.recv(timeout=5):
+        seen.append((req.method, req.conn_id))
+        if req.conn_id == "2":
+            break
+    assert seen.count(("DISCONNECT", "1")) == 1
+    assert seen.count(("GET", "1")) == 7  # the first one, those that may wait, and the one too many

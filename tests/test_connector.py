@@ -8,12 +8,12 @@ import time
 import gevent
 import pytest
 import zmq.green as zmq
+from free_ports import Server
 from plain_handler import PlainHandler
 
-from greentx.connector import Connector, Unanswered
 from greentx.errors import ConnectTimeout, ControlError, LocalProtocolError, TransportError
-from greentx.server import Server
-from greentx.wire import parse_request
+from greentx.protocol.request import parse_request
+from greentx.standin.connector import Connector, Unanswered
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_the_questions_are_those_of_the_old_package(encoding, recorded):
 def test_a_handler_answers_ping(server):
     """In any case of letters."""
     with PlainHandler() as handler:
-        Connector(handler.addr, server).ping()
+        assert Connector(handler.addr, server).ping() is True
         assert handler.commands == ["PING"]
 
 
@@ -105,13 +105,13 @@ def test_connect_and_verify_make_a_working_connection(server):
     """Each by itself, as with the old package; and disconnect ends it."""
     with PlainHandler() as handler:
         connector = Connector(handler.addr, server)
-        connector.connect()
-        connector.verify_connect()
+        assert connector.connect() is True
+        assert connector.verify_connect() is True
         client = server.client()
         client.send("/", body=b"x", timeout=5000)
         assert client.recv().body == b"x"
-        connector.disconnect()
-        connector.verify_disconnect()
+        assert connector.disconnect() is True
+        assert connector.verify_disconnect() is True
         assert handler.commands[-2:] == ["/__remove_connection__", "/__disconnect_ping__"]
 
 
@@ -119,10 +119,11 @@ def test_lost_answers_do_not_wedge_the_connector(server):
     """The next question has a socket of its own."""
     with PlainHandler(mute=3) as handler:
         connector = Connector(handler.addr, server)
-        for _ in range(3):
+        for _ in range(2):
             with pytest.raises(ControlError, match=f"tcp://{handler.addr} did not answer within 50 ms"):
-                connector.ping(timeout=50)
-        connector.ping()
+                connector.status(timeout=50)
+        assert connector.ping(timeout=50) is False
+        assert connector.ping() is True
         connector.connect()
         connector.verify_connect()
 
@@ -145,7 +146,7 @@ def test_an_error_says_whether_the_question_went_out(server):
     with PlainHandler(mute=1) as handler:
         for addr, asked in ((handler.addr, True), ("127.0.0.1:1", False)):
             with pytest.raises(Unanswered) as raised:
-                Connector(addr, server).ping(timeout=200)
+                Connector(addr, server).status(timeout=200)
             assert raised.value.asked is asked
 
 
@@ -164,8 +165,8 @@ def test_a_late_answer_disturbs_no_later_question(server):
         answering = gevent.spawn(answer_late)
         connector = Connector(("127.0.0.1", port), server)
         with pytest.raises(ControlError, match="50 ms"):
-            connector.ping(timeout=50)
-        connector.ping()
+            connector.status(timeout=50)
+        assert connector.ping() is True
         answering.get(timeout=1)
 
 
@@ -175,10 +176,36 @@ def test_questions_of_many_greenlets_get_their_own_answers(server):
         connector = Connector(handler.addr, server)
         asking = [gevent.spawn(connector.ping) for _ in range(30)]
         gevent.joinall(asking, raise_error=True)
+        assert all(one.value is True for one in asking)
         assert len(handler.commands) == 30
 
 
-@pytest.mark.parametrize("ask", ["ping", "connect", "disconnect", "status"])
+def test_who_does_not_answer_ping_is_not_there(server):
+    """That is an answer, too: False, within the timeout; as is anything but PONG."""
+    started = time.monotonic()
+    assert Connector("127.0.0.1:1", server, timeout=100).ping() is False
+    assert time.monotonic() - started < 1
+    with zmq.Context() as context, context.socket(zmq.REP) as rep:
+        rep.linger = 0
+        port = rep.bind_to_random_port("tcp://127.0.0.1")
+        answering = gevent.spawn(lambda: (rep.recv(), rep.send(b"ERROR who are you")))
+        assert Connector(("127.0.0.1", port), server).ping() is False
+        answering.get(timeout=1)
+
+
+def test_a_handler_can_be_asked_without_a_server():
+    """Whether it is there, and for its state; what would connect it says what is missing."""
+    with PlainHandler() as handler:
+        with Connector(handler.addr) as connector:
+            assert connector.ping() is True
+            assert connector.status() == {"version": "plain"}
+            with pytest.raises(LocalProtocolError, match="has no server"):
+                connector.connect()
+        assert Connector(handler.addr).ping() is True
+        assert repr(connector) == f"<Connector tcp://{handler.addr}>"
+
+
+@pytest.mark.parametrize("ask", ["connect", "disconnect", "status"])
 def test_a_handler_that_is_not_there_is_named_with_the_time(ask, server):
     """Within the timeout, which is the connector's own if none is given."""
     started = time.monotonic()
@@ -207,6 +234,13 @@ def test_a_refusal_is_quoted(server):
             connector.status()
 
 
+@pytest.mark.parametrize("answer", [b"[" * 200_000, b"\xff", b"9" * 5000, b"[]", b'{"a": ' * 100_000])
+def test_no_status_is_too_odd(server, answer):
+    """What a hostile peer answers is an error of ours, whatever json makes of it."""
+    with PlainHandler(refuse=answer) as handler, pytest.raises(ControlError, match="to STATUS"):
+        Connector(handler.addr, server).status()
+
+
 def test_a_proof_that_goes_on_coming_is_no_disconnection(server):
     """A handler that still publishes proofs did not let go."""
     with PlainHandler() as handler:
@@ -217,7 +251,7 @@ def test_a_proof_that_goes_on_coming_is_no_disconnection(server):
         def go_on():
             while True:
                 handler.publish_raw(server.sender, b"54c6755b 2:-1, some proof")
-                gevent.sleep(0.02)
+                gevent.sleep(0.02)  # the pace of the proofs
 
         going_on = gevent.spawn(go_on)
         with pytest.raises(ConnectTimeout, match="is not disconnected after 300 ms: no proof of it came"):

@@ -15,8 +15,15 @@ from websockets.frames import Frame as PeerFrame
 from websockets.frames import Opcode as PeerOpcode
 from websockets.headers import build_extension, parse_extension
 
-from greentx.deflate import DeflateConfig, PerMessageDeflate, accept, negotiate, offer, parse_extensions
 from greentx.errors import LocalProtocolError, RemoteProtocolError
+from greentx.protocol.websocket.deflate import (
+    DeflateConfig,
+    PerMessageDeflate,
+    accept,
+    negotiate,
+    offer,
+    parse_extensions,
+)
 
 FULL = DeflateConfig(server_max_window_bits=15, client_max_window_bits=15, mem_level=8, threshold=0)
 TIGHT = DeflateConfig()
@@ -142,7 +149,7 @@ OFFERS = [
         ),
         "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
     ),
-    # The second offer is taken where the first cannot be kept.
+    # The second offer is accepted where the first cannot be kept.
     ("x-webkit-deflate-frame, permessage-deflate", FULL, "permessage-deflate"),
     ("permessage-deflate; server_max_window_bits=8, permessage-deflate", FULL, "permessage-deflate"),
     (["permessage-bzip2", "permessage-deflate; unknown", "permessage-deflate"], FULL, "permessage-deflate"),
@@ -363,7 +370,7 @@ def talk(ours: PerMessageDeflate, theirs: peer.PerMessageDeflate) -> None:
 
 @pytest.mark.parametrize("config", [FULL, TIGHT, *CONFIGS])
 def test_clients_of_the_websockets_package_talk_with_us(config: DeflateConfig) -> None:
-    """Whatever they offer, they take our answer, and each side reads what the other sends."""
+    """Whatever they offer, they accept our answer, and each side reads what the other sends."""
     for options in PEER_CLIENTS:
         factory = peer.ClientPerMessageDeflateFactory(**options)  # type: ignore[arg-type]
         value = build_extension([(factory.name, list(factory.get_request_params()))])
@@ -515,7 +522,7 @@ def test_the_limit_is_the_largest_size_allowed() -> None:
 
 @pytest.mark.parametrize("payload", [b"\xff", b"\x07", bytes.fromhex("000500faf048656c6c6f00")])
 def test_a_broken_stream_ends_the_connection_with_1007(payload: bytes) -> None:
-    """Reserved block types and wrong lengths are no deflate stream."""
+    """Reserved block types and wrong lengths are not a deflate stream."""
     with pytest.raises(RemoteProtocolError, match="does not inflate") as caught:
         state().decode(payload, None)
     assert caught.value.close_code == 1007

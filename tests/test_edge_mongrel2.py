@@ -21,12 +21,13 @@ import pytest
 import zmq.green as zmq
 from gevent import socket
 
-from greentx.edge import Handler, Mongrel2
-from greentx.edge import mongrel2 as module
+from greentx.edge import Handler, Mongrel2, addresses
 from greentx.edge.config import DEFAULT_SETTINGS
+from greentx.edge.output import Output, Phase
 from greentx.edge.process import ChildProcess
 from greentx.errors import BindError, ConnectTimeout, ForkError, LocalProtocolError, Mongrel2Error, Mongrel2NotFound
-from greentx.wire import Request, build_reply
+from greentx.protocol.replies import build_reply
+from greentx.protocol.request import Request
 
 pytestmark = pytest.mark.mongrel2
 
@@ -183,7 +184,7 @@ def test_every_endpoint_is_bound_when_start_returns(start_mongrel2):
     for _ in range(5):
         server = start_mongrel2({"/": Handler("a"), "/b": Handler("b")})
         specs = [spec for one in server.handlers for spec in (one.send_spec, one.recv_spec)]
-        assert [module._accepts(spec) for spec in specs] == [True] * 4
+        assert [addresses.accepts(spec) for spec in specs] == [True] * 4
         socket.create_connection(("127.0.0.1", server.port), 5).close()
         server.stop()
 
@@ -256,7 +257,7 @@ def test_other_greenlets_run_while_it_starts_and_stops():
         nonlocal turns
         while True:
             turns += 1
-            gevent.sleep(0.001)
+            gevent.sleep(0.001)  # a turn of the hub
 
     greenlet = gevent.spawn(turn)
     server = Mongrel2()
@@ -294,13 +295,13 @@ def test_a_taken_endpoint_is_named(transport, side):
 
 def test_an_endpoint_lost_in_between_is_named(monkeypatch):
     """An endpoint that was free when we looked and is not when Mongrel2 binds it ends the start."""
-    monkeypatch.setattr(module, "_check_free", lambda spec: None)
+    monkeypatch.setattr(addresses, "check_free", lambda spec: None)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         spec = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         # Nothing accepts on the other one, so that the start is still waiting when Mongrel2 complains.
-        monkeypatch.setattr(module, "_accepts", lambda spec: False)
+        monkeypatch.setattr(addresses, "accepts", lambda spec: False)
         with pytest.raises(BindError, match=f"{spec} cannot be bound by mongrel2"):
             Mongrel2({"/": Handler("a", send_spec=spec)}).start()
 
@@ -319,8 +320,8 @@ def test_a_free_port_that_was_taken_in_between_is_replaced(monkeypatch):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         ports = [taken.getsockname()[1]]
-        real = module._free_port
-        monkeypatch.setattr(module, "_free_port", lambda host: ports.pop() if ports else real(host))
+        real = addresses.free_port
+        monkeypatch.setattr(addresses, "free_port", lambda host: ports.pop() if ports else real(host))
         with Mongrel2() as server:
             assert server.port != taken.getsockname()[1]
         assert not ports
@@ -370,11 +371,11 @@ def test_a_server_that_does_not_stop_is_killed(tmp_path, monkeypatch):
     """SIGTERM first, SIGKILL after the timeout."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     fake(tmp_path, "mongrel2", "trap '' TERM; echo up; while :; do sleep 0.05; done")
-    monkeypatch.setattr(module, "_accepts", lambda spec: True)
-    monkeypatch.setattr(module, "_check_free", lambda spec: None)
+    monkeypatch.setattr(addresses, "accepts", lambda spec: True)
+    monkeypatch.setattr(addresses, "check_free", lambda spec: None)
     server = Mongrel2()
     server.start()
-    while not server._lines:
+    while not server.output.lines:
         gevent.sleep(0.001)
     server.stop(timeout=0.1)
     assert server.returncode == -signal.SIGKILL
@@ -396,6 +397,11 @@ def test_without_mongrel2_the_error_says_what_to_install(tmp_path, monkeypatch):
         (lambda: Mongrel2(port=65536), "port 65536"),
         (lambda: Mongrel2(keyfile="key.pem"), "keyfile 'key.pem' needs a certfile"),
         (lambda: Mongrel2(settings={"server.daemonize": 1}), "'server.daemonize' has to stay 0"),
+        (
+            lambda: Mongrel2(settings={"limits.min_ping": "often"}),
+            "limits.min_ping is 'often', which is not a whole num",
+        ),
+        (lambda: Mongrel2(settings={"limits.contentlength": 1}), "did you mean 'limits.content_length'"),
         (lambda: Mongrel2(settings={"limits.content_length": 4096}), "content_length 4096 is less than"),
         (lambda: Mongrel2({"/": Handler("a", "ipc:///x"), "/b": Handler("b", "ipc:///x")}), "endpoint in common"),
         (lambda: Mongrel2({"/\n": Handler("a")}).start(), "control characters"),
@@ -425,7 +431,16 @@ def test_a_certificate_that_is_not_there_is_named(tmp_path):
 
 def test_the_defaults_are_consistent():
     """An upload would hang with a content_length below the buffer_size."""
-    assert DEFAULT_SETTINGS["limits.content_length"] >= DEFAULT_SETTINGS["limits.buffer_size"] >= 16384
+    assert DEFAULT_SETTINGS["limits.content_length"] >= DEFAULT_SETTINGS["limits.buffer_size"] >= 65536
+    assert DEFAULT_SETTINGS["limits.header_count"] * len("a:\n") > DEFAULT_SETTINGS["limits.buffer_size"]
+
+
+def test_smaller_bodies_inline_are_smaller_heads_too():
+    """Down to a size that browsers need, and not where the size of heads was said as well."""
+    assert Mongrel2(settings={"limits.content_length": 20480}).settings["limits.buffer_size"] == 20480
+    assert Mongrel2(settings={"limits.content_length": 1 << 20}).settings["limits.buffer_size"] == 65536
+    with pytest.raises(LocalProtocolError, match=r"content_length 20480 is less than limits\.buffer_size 30000"):
+        Mongrel2(settings={"limits.content_length": 20480, "limits.buffer_size": 30000})
 
 
 def test_a_long_temporary_folder_is_not_used(monkeypatch):
@@ -447,9 +462,9 @@ def test_a_long_temporary_folder_is_not_used(monkeypatch):
 def test_a_log_line_keeps_its_level(caplog, line, level, text):
     """Levels are Mongrel2's; errors of everyday are no errors; what is no log line is a warning."""
     caplog.set_level(logging.DEBUG)
-    server = Mongrel2()
-    server._ready = True
-    server._log(line)
+    output = Output()
+    output.phase = Phase.RUNNING
+    output.line(line)
     assert [(one.levelname, one.getMessage(), one.name) for one in caplog.records] == [
         (level, text, "greentx.edge.mongrel2")
     ]
@@ -512,6 +527,7 @@ print(server.pid, os.path.dirname(server.control_spec.removeprefix("ipc://")), f
 @pytest.mark.parametrize("patched", [False, True])
 def test_it_dies_with_us_when_we_are_killed(patched):
     """kill -9 leaves no server behind, and what is left in the file system goes with the next start of one."""
+    # Never ends by itself: it is ended.
     process = run_python(OWNER + "gevent.sleep(60)", patched=patched)
     with process:
         pid, folder = process.stdout.readline().split()
@@ -573,3 +589,120 @@ def test_the_exit_status_is_known_where_gevent_reaps_all_children(tmp_path):
     child = ChildProcess([shutil.which("sh"), "-c", "echo up; exit 3"], cwd=str(tmp_path), on_line=lambda line: None)
     assert child.wait(10)
     assert child.returncode == 3
+
+
+def start_child(folder: Path, script: str) -> tuple[ChildProcess, list[str], list[str]]:
+    """Start ``sh`` on *script*; return it, its lines so far, and what is appended to at its end."""
+    lines: list[str] = []
+    ended: list[str] = []
+    child = ChildProcess(
+        [shutil.which("sh"), "-c", script], cwd=str(folder), on_line=lines.append, on_end=lambda: ended.append("ended")
+    )
+    return child, lines, ended
+
+
+def test_a_child_has_ended_though_a_grandchild_holds_its_output(tmp_path):
+    """Its last lines are handed on, also one without an end, and its end is told once."""
+    child, lines, ended = start_child(tmp_path, "sleep 60 & echo $!; printf unfinished; exit 3")
+    try:
+        with gevent.Timeout(10):
+            assert child.wait()
+            assert (child.returncode, lines[1:], ended) == (3, ["unfinished"], ["ended"])
+            child.kill()
+        assert ended == ["ended"]
+    finally:
+        os.kill(int(lines[0]), signal.SIGKILL)
+
+
+def test_a_child_is_killed_though_a_grandchild_holds_its_output(tmp_path):
+    """kill() returns when the child is gone, and the grandchild goes on."""
+    child, lines, ended = start_child(tmp_path, "sleep 60 & printf '%s\\nunfinished' $!; wait")
+    with gevent.Timeout(10):
+        while not lines:
+            child.wait(0.01)
+    assert not ended
+    try:
+        with gevent.Timeout(10):
+            child.kill()
+        assert (child.returncode, lines[1:], ended) == (-signal.SIGKILL, ["unfinished"], ["ended"])
+        assert not ends(int(lines[0]), 0)
+    finally:
+        os.kill(int(lines[0]), signal.SIGKILL)
+
+
+def test_a_child_that_has_closed_its_output_still_runs(tmp_path):
+    """The end is that of the process, not that of what it says."""
+    child, lines, ended = start_child(
+        tmp_path, "echo up; trap 'kill $!; exit 3' TERM; exec >&- 2>&-; touch ready; sleep 60 & wait"
+    )
+    with gevent.Timeout(10):
+        while not (tmp_path / "ready").exists():
+            child.wait(0.01)
+    assert not child.wait(0.05)
+    assert (lines, ended) == (["up"], [])
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(10)
+    assert (child.returncode, ended) == (3, ["ended"])
+
+
+FORKED_CHILD = """
+import os, gevent
+from greentx.edge.process import ChildProcess
+lines = []
+child = ChildProcess(
+    ["/bin/sh", "-c", "echo up; exec sleep 60"],
+    cwd="/",
+    on_line=lines.append,
+    on_end=lambda: os.write(1, b"ended in %d\\n" % os.getpid()),
+)
+while not lines:
+    child.wait(0.01)
+owner = os.getpid()
+if os.fork() == 0:
+    gevent.reinit()
+    while os.getppid() == owner:
+        assert not child.wait(0.01)
+    assert not child.wait(0.05)
+    os.write(1, b"not told\\n")
+    os._exit(0)
+child.kill()
+"""
+
+
+def test_the_end_of_a_child_is_not_told_in_a_forked_copy_of_us():
+    """Nor does the copy's wait() say that it has ended, which only its parent can know."""
+    process = run_python("import warnings; warnings.simplefilter('ignore')\n" + FORKED_CHILD)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+    assert out.splitlines() == [f"ended in {process.pid}", "not told"]
+
+
+FORKED_WITH_LAST_LINES = """
+import os, signal, sys, gevent
+from greentx.edge.process import ChildProcess
+lines = []
+child = ChildProcess(
+    ["/bin/sh", "-c", "sleep 60 & echo $!; exit 3"],
+    cwd="/",
+    on_line=lines.append,
+    on_end=lambda: os.write(1, b"ended in %d\\n" % os.getpid()),
+)
+while child.returncode is None or not lines:
+    child.wait(0.001)
+copy = os.fork()
+if copy == 0:
+    gevent.reinit()
+assert child.wait(10) and child.returncode == 3
+if copy == 0:
+    os.write(1, b"not told\\n")
+    os._exit(0)
+os.kill(int(lines[0]), signal.SIGKILL)
+"""
+
+
+def test_the_end_of_a_child_is_told_by_its_parent_alone_though_a_fork_came_before_its_last_lines():
+    """The process had ended by then, and a grandchild held its output."""
+    process = run_python("import warnings; warnings.simplefilter('ignore')\n" + FORKED_WITH_LAST_LINES)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+    assert sorted(out.splitlines()) == [f"ended in {process.pid}", "not told"]

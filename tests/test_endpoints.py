@@ -5,14 +5,14 @@ from __future__ import annotations
 import netifaces
 import pytest
 
-from greentx.endpoints import (
+from greentx.errors import LocalProtocolError, TransportError
+from greentx.transport.endpoints import (
     bind_endpoint,
     connect_endpoint,
     default_address,
     endpoint_address,
     interface_address,
 )
-from greentx.errors import LocalProtocolError, TransportError
 
 BOTH = [
     (("127.0.0.1", 9999), "tcp://127.0.0.1:9999"),
@@ -58,14 +58,14 @@ BAD = [
     (("a b", 80), "'a b'"),
     (("a/b", 80), "'a/b'"),
     (("-a", 80), "'-a'"),
-    (("h\xf6st", 80), "no host name"),
+    (("h\xf6st", 80), "neither a host name"),
     (("::zz", 80), "'::zz'"),
     (8080, "write \\(host, port\\)"),
     (None, "write \\(host, port\\)"),
     (b"tcp://a:1", "write \\(host, port\\)"),
     ("", "has no port"),
     ("host", "has no port"),
-    ("host:", "is no number"),
+    ("host:", "is not a number"),
     ("host:http", "'http'"),
     ("host:80x", "'80x'"),
     ("host:123456", "'123456'"),
@@ -134,7 +134,7 @@ def test_a_default_port_stands_in_for_a_missing_one(addr, endpoint):
 
 
 def test_a_default_port_is_checked_too():
-    """A default out of range is no port either."""
+    """A default out of range is not a port either."""
     with pytest.raises(LocalProtocolError, match="70000"):
         connect_endpoint("host", 70000)
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from free_ports import Server
 from gevent import socket
 
-from greentx import Server, Transceiver
+from greentx import Transceiver
 from greentx.errors import BindError, TransportError
 from greentx.wsgi import WSGIServer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -13,48 +14,9 @@ import greentx
 ROOT = Path(__file__).parent.parent / "greentx"
 MODULES = sorted(ROOT.rglob("*.py"))
 
-#: A module imports from rows with a smaller number, or its own row. The longest name that fits counts.
-ROWS = {
-    "greentx.errors": 0,
-    "greentx.headers": 0,
-    "greentx.wire": 0,
-    "greentx.http1": 0,
-    "greentx.http1_parser": 0,
-    "greentx.frames": 0,
-    "greentx.deflate": 0,
-    "greentx.handshake": 0,
-    "greentx.registry": 0,
-    "greentx.memo": 0,
-    "greentx.pipeline": 0,
-    "greentx.transport.outbox": 0,
-    "greentx.version": 0,
-    "greentx.clock": 1,
-    "greentx.endpoints": 1,
-    "greentx.transport": 1,
-    "greentx.inbox": 2,
-    "greentx.runtime": 2,
-    "greentx.connection": 2,
-    "greentx.session": 2,
-    "greentx.dispatcher": 2,
-    "greentx.pinger": 2,
-    "greentx.control": 2,
-    "greentx.websocket": 2,
-    "greentx.transceiver": 2,
-    "greentx.relay": 2,
-    "greentx.server": 2,
-    "greentx.connector": 2,
-    "greentx.client": 2,
-    "greentx.edge": 3,
-    "greentx.testing": 3,
-    "greentx.wsgi": 3,
-    "greentx.compat": 3,
-    "greentx.gunicorn": 3,
-    "greentx.backends": 3,
-    "greentx.metrics": 3,
-    "greentx.cli": 4,
-    "greentx.__main__": 4,
-    "greentx": 4,  # the package itself gathers what is public
-}
+#: README's module map is the rule: a line imports only from lines above it.
+README = (ROOT.parent / "README.rst").read_text(encoding="utf-8")
+FOLDERS = re.findall(r"^    ([a-z]+)\b", README.split("\nModule map\n")[1].split("\nLimits\n")[0], re.MULTILINE)
 
 
 def name_of(path: Path) -> str:
@@ -62,23 +24,15 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def row_of(name: str) -> int:
-    while name != "greentx":
-        if name in ROWS:
-            return ROWS[name]
-        name = name.rpartition(".")[0]
-    return ROWS["greentx"]
-
-
-def imported(path: Path) -> set[str]:
-    """The modules of ours that a module imports when it runs; what is for type checkers only does not count."""
+def imported(path: Path, *, for_types: bool = True) -> set[str]:
+    """The modules of ours that a module imports, wherever in it; with what is for type checkers only, or without."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not for_types:
             node.body = []
     name = name_of(path)
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -95,28 +49,49 @@ def imported(path: Path) -> set[str]:
 
 ALL = {name_of(path) for path in MODULES}
 
+#: Whose modules say in __all__ all that they have for others.
+CORE = {"errors", "version", "protocol", "transport", "handler", "standin", "relay"}
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_go_one_way(path):
-    """No module imports from a row above its own."""
+
+def folder_of(name: str) -> str:
+    """The line of the map that a module belongs to; the package itself gathers what is public."""
+    return name.split(".")[1] if "." in name else ""
+
+
+INSIDE = [path for path in MODULES if folder_of(name_of(path)) not in ("", "__main__")]
+
+
+def test_the_map_has_every_folder():
+    """Each once."""
+    assert sorted(FOLDERS) == sorted({folder_of(name_of(path)) for path in INSIDE})
+
+
+@pytest.mark.parametrize("path", INSIDE, ids=name_of)
+def test_a_folder_imports_only_what_stands_before_it(path):
+    """Not for types either."""
     name = name_of(path)
-    above = {one: row_of(one) for one in imported(path) if row_of(one) > row_of(name)}
-    assert not above, f"{name} is in row {row_of(name)}"
+    own = FOLDERS.index(folder_of(name))
+    assert {one for one in imported(path) if FOLDERS.index(folder_of(one)) > own} == set()
 
 
-def test_every_module_has_its_row():
-    """A new module is put into the table on purpose."""
-    missing = {name for name in ALL if name != "greentx" and row_of(name) == ROWS["greentx"] and name not in ROWS}
-    assert not missing
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_files_of_a_folder_import_one_way(folder):
+    """There is an order in which they can be read."""
+    files = {name_of(path): path for path in INSIDE if folder_of(name_of(path)) == folder}
+    left = {name: imported(path, for_types=False) & files.keys() - {name} for name, path in files.items()}
+    while left:
+        ready = {name for name, needed in left.items() if not needed & left.keys()}
+        assert ready, f"these import one another: {sorted(left)}"
+        left = {name: needed for name, needed in left.items() if name not in ready}
 
 
-@pytest.mark.parametrize("name", sorted(name for name in ALL if row_of(name) < 3))
+@pytest.mark.parametrize("name", sorted(name for name in ALL if folder_of(name) in CORE))
 def test_all_names_what_is_public(name):
     """Each name of __all__ is there; each public class and function is in it, unless it says why by its underscore."""
     module = importlib.import_module(name)
     assert len(module.__all__) == len(set(module.__all__))
     assert not [one for one in module.__all__ if not hasattr(module, one)]
-    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
     defined = {node.name for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
     assert {one for one in defined if not one.startswith("_")} - set(module.__all__) - INTERNAL.get(
         name, set()
@@ -124,12 +99,17 @@ def test_all_names_what_is_public(name):
 
 
 #: What only describes a parameter of something public.
-INTERNAL = {"greentx.control": {"Controlled"}}
+INTERNAL = {
+    "greentx.handler.control": {"Controlled"},
+    "greentx.handler.remote": {"Owner"},
+    "greentx.standin.client": {"Host"},
+    "greentx.standin.connector": {"Host"},
+}
 
 
 def test_the_package_gathers_what_is_public():
     """What the README says one may import is there, and is in __all__."""
     public = {"Transceiver", "Connection", "Request", "Response", "WebSocket", "GreentxError", "__version__"}
-    public |= {name.capitalize() for name in ("server", "connector", "client") if f"greentx.{name}" in ALL}
+    public |= {"Server", "Connector", "Client"}
     assert public <= set(greentx.__all__)
     assert all(hasattr(greentx, name) for name in greentx.__all__)

@@ -16,10 +16,11 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from greentx.deflate import DeflateConfig
 from greentx.errors import LocalProtocolError, RemoteProtocolError
-from greentx.frames import FrameParser, Opcode, build_frame, parse_close, validate_message
-from greentx.handshake import (
+from greentx.protocol.http1_parser import ResponseParser
+from greentx.protocol.websocket.deflate import DeflateConfig
+from greentx.protocol.websocket.frames import FrameParser, Opcode, build_frame, parse_close, validate_message
+from greentx.protocol.websocket.handshake import (
     Accepted,
     Handshake,
     Refused,
@@ -28,7 +29,7 @@ from greentx.handshake import (
     new_key,
     request_headers,
 )
-from greentx.http1_parser import ResponseParser
+from greentx.protocol.websocket.origins import parse_origins
 
 # The example of RFC 6455, section 1.3.
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -137,6 +138,80 @@ def test_a_refused_version_is_told_the_right_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("origin", "host", "more", "let_in"),
+    [
+        ("http://a.example", "a.example", {}, True),
+        ("http://a.example:80", "a.example", {}, True),
+        ("http://A.example", "a.EXAMPLE:80", {}, True),
+        ("http://a.example:8000", "a.example:8000", {}, True),
+        ("http://a.example", "a.example:8000", {}, False),
+        ("http://a.example:8000", "a.example", {}, False),
+        ("http://a.example.evil.example", "a.example", {}, False),
+        ("http://evil.example", "a.example", {}, False),
+        ("https://a.example", "a.example", {}, False),
+        ("https://a.example", "a.example", {"URL_SCHEME": "https"}, True),
+        ("http://a.example", "a.example", {"URL_SCHEME": "https"}, False),
+        ("https://a.example", "a.example", {"x-forwarded-proto": "https"}, True),
+        ("https://a.example:443", "a.example:443", {"x-forwarded-proto": "https"}, True),
+        ("https://a.example", "a.example", {"x-forwarded-proto": ["https", "http"]}, False),
+        ("http://[::1]:8000", "[::1]:8000", {}, True),
+        ("null", "null", {}, False),
+        (None, "a.example", {}, False),
+        ("http://", "", {}, False),
+        ("http://a.example", ["a.example", "b.example"], {}, False),
+        ("http://a.example", None, {}, False),
+        ("http://a.example/b", "a.example/b", {}, False),
+        ("http://other.example", "a.example", {}, True),
+    ],
+)
+def test_a_page_of_the_same_host_is_told_by_the_host_that_is_asked(
+    origin: str | None, host: object, more: dict[str, object], let_in: bool
+) -> None:
+    """Scheme, host and port have to be the same; alone, and in a list with others."""
+    asked = {**request(origin=origin, host=host), **more}
+    others: Any = ["https://b.example", "same", "http://other.example"]
+    for origins in (others,) if origin == "http://other.example" else ("same", ["same"], others):
+        answer = Handshake(origins=origins).check(asked, ACCEPT)
+        if let_in:
+            accepted(answer)
+        else:
+            assert refused(answer).status == 403
+    answer = Handshake(origins=[*others, None, "null"]).check(asked, ACCEPT)
+    assert isinstance(answer, Accepted) is (let_in or origin in (None, "null"))
+
+
+def test_a_list_of_origins_is_read_out_of_one_option() -> None:
+    """Blanks or commas stand between them, ``none`` for clients without the header."""
+    assert parse_origins("same") == ["same"]
+    assert parse_origins("same, none https://a.example:8443,null") == ["same", None, "https://a.example:8443", "null"]
+    for text in ("", " ,", "a.example", "same,https://a.example/path"):
+        with pytest.raises(LocalProtocolError, match="origin"):
+            parse_origins(text)
+
+
+@pytest.mark.parametrize(
+    ("connection", "let_in"),
+    [
+        ("Upgrade", True),
+        ("keep-alive,\tUPGRADE", True),
+        (["keep-alive", "upgrade"], True),
+        ("no-upgrade", False),
+        ("upgraded", False),
+        ("keep-alive", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_handshake_asks_for_an_upgrade(connection: object, let_in: bool) -> None:
+    """By a word of its own: Mongrel2 finds it in other words, too."""
+    answer = Handshake().check(request(connection=connection), ACCEPT)
+    if let_in:
+        accepted(answer)
+    else:
+        assert refused(answer).status == 400
+
+
+@pytest.mark.parametrize(
     ("origins", "origin", "let_in"),
     [
         (None, None, True),
@@ -154,6 +229,18 @@ def test_a_refused_version_is_told_the_right_one() -> None:
         ({"null"}, "null", True),
         (["https://a.example"], ["https://a.example", "https://evil.example"], False),
         ([], "https://a.example", False),
+        (["HTTPS://A.Example:443"], "https://a.example", True),
+        (["https://a.example"], "https://a.example:443", True),
+        (["https://a.example:0443"], "https://A.example", True),
+        (["http://a.example"], "http://a.example:443", False),
+        (["https://a.example"], "https://a.example/", False),
+        (["https://a.example"], "https://user@a.example", False),
+        (["https://a.example"], "https://a.example:99999999999", False),
+        (["https://[::1]:8443"], "https://[::1]:8443", True),
+        (["moz-extension://d1"], "moz-extension://d1", True),
+        (["app://a"], "app://a:80", False),
+        (["file://"], "file://", True),
+        ("same", "https://a.example", False),
         (lambda origin: origin == "https://a.example", "https://a.example", True),
         (lambda origin: origin == "https://a.example", "https://b.example", False),
         (lambda origin: origin is None, None, True),
@@ -161,7 +248,7 @@ def test_a_refused_version_is_told_the_right_one() -> None:
     ],
 )
 def test_only_origins_on_the_list_are_let_in(origins: Any, origin: object, let_in: bool) -> None:
-    """Exact values, None for clients without the header, or a callable; two Origin headers are never let in."""
+    """By scheme, host and port, None for clients without the header; two Origin headers are never let in."""
     answer = Handshake(origins=origins).check(request(origin=origin), ACCEPT)
     if let_in:
         accepted(answer)
@@ -265,9 +352,12 @@ def test_headers_that_would_break_the_answer_are_refused(headers: Any, words: st
     ("options", "words"),
     [
         ({"origins": "https://a.example"}, "origins is a str"),
+        ({"origins": ["https://a.example/"]}, "'https://a.example/' is not what a browser sends"),
+        ({"origins": ["a.example"]}, "'a.example' is not what a browser sends"),
+        ({"origins": [1]}, "origin 1 is not what a browser sends"),
         ({"subprotocols": "chat"}, "subprotocols is a str"),
-        ({"subprotocols": ["a b"]}, "subprotocol 'a b' is no token"),
-        ({"subprotocols": ["a\r\n"]}, "is no token"),
+        ({"subprotocols": ["a b"]}, "subprotocol 'a b' is not a token"),
+        ({"subprotocols": ["a\r\n"]}, "is not a token"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused_at_once(options: dict[str, Any], words: str) -> None:
@@ -289,7 +379,7 @@ def test_any_request_gets_an_answer(
         {"sec_websocket_key": key},
         {"origin": origin, "sec_websocket_protocol": protocols, "sec_websocket_extensions": extensions},
     ):
-        refusal = Handshake(origins=["x"]).check(request(**changes), body)
+        refusal = Handshake(origins=["https://x.example"]).check(request(**changes), body)
         assert refused(refusal).status in (400, 403, 426)
     answer = Handshake().check(
         request(origin=origin, sec_websocket_protocol=protocols, sec_websocket_extensions=extensions), ACCEPT
@@ -372,7 +462,7 @@ def test_a_key_that_is_not_ascii_is_no_key() -> None:
 
 
 def test_keys_are_fresh_and_of_the_right_size() -> None:
-    """16 random bytes in base64, which our own server takes."""
+    """16 random bytes in base64, which our own server accepts."""
     keys = {new_key() for _ in range(100)}
     assert len(keys) == 100
     for key in keys:
@@ -512,7 +602,7 @@ def test_a_client_of_the_websockets_package_understands_a_refusal() -> None:
 
 
 def test_a_server_of_the_websockets_package_serves_our_client() -> None:
-    """It takes our headers, and we take its answer."""
+    """It accepts our headers, and we accept its answer."""
     server = ServerProtocol(
         extensions=[ServerPerMessageDeflateFactory(server_max_window_bits=11, client_max_window_bits=11)],
         subprotocols=["news"],  # type: ignore[list-item]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from greentx.headers import Headers, text_headers
+from greentx.protocol.headers import Headers, text_headers, text_lines
 
 RAW = {
     b"METHOD": b"GET",
@@ -117,3 +117,10 @@ def test_the_decoded_headers_are_not_changed():
     raw = {b"PATH": b"/", b"cookie": [b"a", b"b"]}
     text_headers(raw)
     assert raw == {b"PATH": b"/", b"cookie": [b"a", b"b"]}
+
+
+def test_one_value_and_several_are_read_alike() -> None:
+    """As text, whatever the two encodings decode to, and what no Mongrel2 sends."""
+    assert text_lines(None) == [] and text_lines([]) == []
+    assert text_lines("a") == text_lines(b"a") == text_lines(["a"]) == text_lines([b"a"]) == ["a"]
+    assert text_lines(["a", b"\xe9 ", 5]) == ["a", "\xe9 ", "5"]

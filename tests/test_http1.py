@@ -1,4 +1,4 @@
-"""Tests of greentx.http1: what is built, byte for byte, and what is refused."""
+"""Tests of greentx.protocol.http1: what is built, byte for byte, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greentx.errors import LocalProtocolError
-from greentx.http1 import (
+from greentx.protocol.http1 import (
     LAST_CHUNK,
     HeaderFields,
     build_chunk,

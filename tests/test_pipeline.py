@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from greentx.errors import LocalProtocolError
-from greentx.pipeline import GONE, MAX_PIPELINED, OpenRequests
-from greentx.wire import Request
+from greentx.protocol.bounds import Queued
+from greentx.protocol.life import ENDED, Life
+from greentx.protocol.pipeline import MAX_PIPELINED, OpenRequests
+from greentx.protocol.request import Request
 
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n%b"
 
@@ -30,7 +32,7 @@ def test_the_only_request_may_be_answered_at_once():
     assert len(books) == 1
     assert books.answer(one, b"answer", complete=True) == (b"answer", False)
     assert len(books) == 0
-    assert one._answered
+    assert one.answered
 
 
 def test_the_short_way_does_the_same():
@@ -39,7 +41,7 @@ def test_the_short_way_does_the_same():
     books = opened(one)
     assert books.answer_whole(one)
     assert len(books) == 0
-    assert one._answered
+    assert one.answered
     assert not books.answer_whole(one)
 
 
@@ -67,7 +69,7 @@ def test_pipelined_requests_are_written_in_their_order(order):
     assert written == b"012"
     assert len(books) == 0
     assert not books.behind
-    assert all(one._answered for one in requests)
+    assert all(one.answered for one in requests)
 
 
 def test_connections_do_not_wait_for_each_other():
@@ -110,7 +112,7 @@ def test_a_whole_raw_response_for_a_later_request_is_complete():
     books.answer(second, WHOLE % b"22", complete=None)
     books.answer(third, WHOLE % b"33", complete=None)
     assert books.answer(first, WHOLE % b"11", complete=None) == (WHOLE % b"11" + WHOLE % b"22" + WHOLE % b"33", False)
-    assert third._answered
+    assert third.answered
 
 
 def test_an_interim_response_ends_nothing():
@@ -130,7 +132,7 @@ def test_a_response_until_close_ends_with_the_close():
     assert books.answer(second, b"never", complete=True) == (b"", False)
     assert books.answer(first, b"", complete=None, close=True) == (b"", True)
     assert len(books) == 0
-    assert second._books is GONE
+    assert second.life is ENDED
 
 
 @pytest.mark.parametrize("data", [b"no HTTP at all", b"HTTP/1.1 101 Switching Protocols\r\n\r\n"])
@@ -189,7 +191,7 @@ def test_a_close_with_the_answer_ends_the_connection_behind_it():
     books.answer(second, b"second", complete=True, close=True)
     assert books.answer(first, b"first", complete=True) == (b"firstsecond", True)
     assert len(books) == 0
-    assert second._books is third._books is GONE
+    assert second.life is third.life is ENDED
 
 
 def test_a_close_of_a_later_request_waits_for_its_turn():
@@ -211,7 +213,7 @@ def test_a_close_after_the_answer_ends_the_connection_at_once():
     books.answer(first, b"first", complete=True)
     assert books.answer(first, b"", complete=None, close=True) == (b"", True)
     assert len(books) == 0
-    assert second._books is GONE
+    assert second.life is ENDED
 
 
 def test_an_answer_that_closes_makes_the_rest_go_nowhere():
@@ -219,7 +221,7 @@ def test_an_answer_that_closes_makes_the_rest_go_nowhere():
     one = request()
     books = opened(one)
     assert books.answer(one, b"last", complete=True, close=True) == (b"last", True)
-    assert one._books is GONE
+    assert one.life is ENDED
 
 
 def test_a_request_that_was_never_taken_in_passes_through():
@@ -244,10 +246,50 @@ def test_nothing_is_taken_in_behind_a_last_request(pipelined):
 def test_a_pipeline_has_a_bound():
     """It is told when more wait than any honest client would send."""
     books = opened(*[request() for _ in range(MAX_PIPELINED + 1)])
-    assert not books.overfull("1")
-    assert not books.overfull("2")
+    assert not books.overfull(request())
+    assert not books.overfull(request("2"))
     books.add(request())
-    assert books.overfull("1")
+    assert "limit 4096" in books.overfull(request())
+
+
+def pipelined(books: OpenRequests, size: int, conn_id: str = "1") -> tuple[Request, str]:
+    """Add a request with a body of *size* bytes; return it, and what overfull() says of it."""
+    one = request(conn_id, method="POST")
+    one.body = bytes(size)
+    assert books.add(one)
+    return one, books.overfull(one)
+
+
+def test_a_pipeline_has_a_bound_in_bytes():
+    """Counted are those behind the first one, until their turn comes; whatever ends them, nothing stays counted."""
+    queued = Queued(per_connection=10_000, in_all=15_000)
+    books = OpenRequests(None, queued)
+    assert [pipelined(books, 20_000)[1], pipelined(books, 20_000)[1]] == ["", ""]  # the first of a queue has room
+    assert "max_queue_bytes is 10000" in pipelined(books, 1)[1]
+    books.remove("1")
+    assert queued.held == 0
+    for conn_id in "23":
+        one, _ = pipelined(books, 0, conn_id)
+        assert not pipelined(books, 6000, conn_id)[1]
+    assert "max_pending_bytes is 15000" in pipelined(books, 500, "3")[1]
+    assert books.answer(one, b"answer", complete=True) == (b"answer", False)
+    assert 6000 < queued.held < 8000
+    del books, one
+    assert queued.held == 0
+
+
+def test_answers_out_of_turn_have_a_bound_in_bytes():
+    """They wait for the first one's; beyond the bound the connection is given up, and nothing stays counted."""
+    queued = Queued(per_connection=10_000, in_all=15_000)
+    books = OpenRequests(None, queued)
+    pipelined(books, 0)
+    second, third = pipelined(books, 0)[0], pipelined(books, 0)[0]
+    assert books.answer(second, bytes(6000), complete=True) == (b"", False)
+    assert not books.given_up
+    assert books.answer(third, bytes(6000), complete=True) == (b"", True)
+    assert "max_queue_bytes is 10000" in books.given_up
+    assert not books.heads
+    assert queued.held == 0
 
 
 def test_what_was_begun_can_be_told():
@@ -272,7 +314,7 @@ def test_the_end_of_a_connection_returns_what_was_open():
     books.answer(first, b"HTTP/1.1 200 OK\r\n", complete=None)
     assert books.remove("1") == [first, second]
     assert books.remove("1") == []
-    assert first._books is second._books is GONE
+    assert first.life is second.life is ENDED
     # The number is new to the books.
     fresh = request()
     books.add(fresh)
@@ -285,7 +327,7 @@ def test_a_forwarded_request_is_waited_for_no_more():
     books = opened(first, second, third)
     books.answer(second, b"second", complete=True)
     assert books.release(first) == (b"second", False)
-    assert not first._answered
+    assert not first.answered
     assert books.heads["1"] is third
     assert books.release(first) == (b"", False)
     assert books.release(third) == (b"", False)
@@ -312,7 +354,7 @@ def test_forwarding_tells_the_books():
             done.append(data)
 
     one, unknown = request(), request()
-    opened(one, forwarded=done.append)
+    opened(one, life=Life(done.append))
     one.forward(Socket())
     assert done == [one.encode(), one]
     unknown.forward(Socket())
@@ -326,7 +368,7 @@ def test_another_may_answer_in_its_place():
     first, second = request(), request()
     books = opened(first, second)
     stand_in = books.delegate(first)
-    assert first._answered
+    assert first.answered
     assert books.started(first)
     assert books.answer(second, b"second", complete=True) == (b"", False)
     with pytest.raises(LocalProtocolError):

@@ -1,4 +1,4 @@
-"""The live WebSockets: who is there, in which batch, in which group."""
+"""The live WebSockets: which are there, in which batch, in which group."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greentx.registry import BATCH_SIZE, CLOSED, CONNECTING, Entry, Registry
+from greentx.protocol.websocket.registry import BATCH_SIZE, CLOSED, CONNECTING, Entry, Registry
 
 
 def filled(count: int, sender: str = "U") -> Registry:
@@ -116,7 +116,7 @@ def test_groups_have_members():
 
 
 def test_the_end_leaves_all_groups():
-    """Nobody is broadcast to who has gone."""
+    """One that has gone is not broadcast to."""
     registry = filled(2)
     registry.join(("U", "0"), "a")
     registry.join(("U", "1"), "a")
@@ -128,7 +128,7 @@ def test_the_end_leaves_all_groups():
     registry.leave(("U", "0"), "a")
 
 
-def test_who_is_not_there_joins_nothing():
+def test_one_that_is_not_there_joins_nothing():
     """A KeyError names the sid."""
     with pytest.raises(KeyError, match="9"):
         filled(1).join(("U", "9"), "a")

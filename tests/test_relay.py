@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import time
+import weakref
 
 import gevent
 import pytest
 import zmq.green as zmq
+from free_ports import Server
 from gevent.event import Event
 
-from greentx import GreentxError, Server, Transceiver
-from greentx import relay as relay_module
-from greentx.client import build_headers
-from greentx.endpoints import endpoint_address
+from greentx import GreentxError, Transceiver
 from greentx.errors import (
     BindError,
     ConnectionClosed,
@@ -23,8 +23,16 @@ from greentx.errors import (
     SendTimeout,
     TransportError,
 )
-from greentx.relay import MAX_HELD, Node, Relay
-from greentx.wire import Request, build_disconnect_notice, build_request, parse_request
+from greentx.protocol.request import Request, parse_request
+from greentx.protocol.requests import build_disconnect_notice, build_request
+from greentx.relay import Node, Relay
+from greentx.relay import proofs as proofs_module
+from greentx.relay.messages import MAX_HELD, RECEIPT_SECONDS, Told, own_topic
+from greentx.relay.reports import Reports
+from greentx.relay.topics import Topics
+from greentx.standin.client import build_headers
+from greentx.transport import Context
+from greentx.transport.endpoints import endpoint_address
 
 LOCAL = "127.0.0.1"
 SENDER = "front"
@@ -35,7 +43,7 @@ def wait_until(condition, timeout=10.0):
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "it did not come"
-        gevent.sleep(0.002)
+        gevent.sleep(0.002)  # between two looks
 
 
 class Chain:
@@ -64,7 +72,7 @@ class Chain:
         self.nodes.append(node)
         if handler is not None or websocket is not None:
             self.serve(node, handler, websocket=websocket)
-        wait_until(lambda: node.name in self.relay.nodes and self.relay._pusher.peers >= len(self.nodes))
+        wait_until(lambda: node.name in self.relay.nodes and self.relay.pusher.peers >= len(self.nodes))
         return node
 
     def serve(self, transceiver, handler, *, websocket=None):
@@ -105,7 +113,7 @@ def test_a_node_answers_the_server_directly(chain):
     assert client.recv(5000).body == b"node: POST /a body"
     wait_until(lambda: chain.relay.open == 0)
     assert chain.relay.forwarded == 1
-    assert len(chain.api.connections[SENDER]._open) == 0
+    assert len(chain.api.connections[SENDER].link.life.requests) == 0
 
 
 def test_a_node_sees_the_request_as_it_came(chain):
@@ -172,6 +180,7 @@ def test_without_a_node_forward_times_out_and_the_api_can_answer(chain):
 
     chain.serve(chain.api, handler)
     ticks = []
+    # A tick at each turn of the hub: a hub that is blocked has fewer.
     ticking = gevent.spawn(lambda: [ticks.append(gevent.sleep(0.005)) for _ in range(100)])
     client = chain.client()
     client.send("/")
@@ -187,7 +196,7 @@ def test_a_request_waits_for_a_node_to_come(chain):
     chain.forward_all()
     client = chain.client()
     client.send("/")
-    gevent.sleep(0.05)
+    gevent.sleep(0.05)  # what must not happen has no event
     chain.node(say("late"))
     assert client.recv(5000).body == b"late: GET / "
 
@@ -221,8 +230,8 @@ def answered(chain):
     chain.stack.enter_context(contextlib.suppress(GreentxError))
     request = Request(SENDER, "999", "/", {"METHOD": "GET", "PATH": "/", "VERSION": "HTTP/1.1"})
     connection = api.connections[SENDER]
-    connection._open.add(request)
-    assert connection._open.answer_whole(request)
+    connection.link.life.requests.add(request)
+    assert connection.link.life.requests.answer_whole(request)
     return request
 
 
@@ -243,7 +252,7 @@ def test_many_clients_get_their_own_answers(chain):
     wait_until(lambda: chain.relay.open == 0)
     assert chain.server.unclaimed == 0
     for transceiver in (chain.api, *chain.nodes):
-        assert len(transceiver.connections[SENDER]._open) == 0
+        assert len(transceiver.connections[SENDER].link.life.requests) == 0
 
 
 def test_a_native_thread_may_forward_and_publish(chain):
@@ -291,8 +300,8 @@ def test_pipelined_requests_are_answered_in_order_wherever(chain):
 def delayed(transceiver, seconds):
     """Have all that a transceiver sends arrive later, in its order, as over a slow network or from a busy machine."""
     for connection in transceiver.connections.values():
-        send = connection._writer._send_now
-        connection._writer._send_now = lambda message, flags, send=send: gevent.spawn_later(
+        send = connection.link.writer.pipe.send_now
+        connection.link.writer.pipe.send_now = lambda message, flags, send=send: gevent.spawn_later(
             seconds, send, message, flags
         )
 
@@ -318,7 +327,7 @@ def test_pipelined_requests_are_answered_in_order_however_slow_the_way_from_one_
     expected = [b"%s %d" % (b"node" if number % 2 else b"here", number) for number in range(8)]
     assert [client.recv(5000).body for _ in range(8)] == expected
     wait_until(lambda: chain.relay.open == 0)
-    wait_until(lambda: not chain.relay._proofs)
+    wait_until(lambda: not chain.relay.proofs)
 
 
 def pipelined(chain):
@@ -343,36 +352,36 @@ def test_a_pipelined_request_that_was_handed_on_was_answered(chain):
         with pytest.raises(LocalProtocolError, match="answered already"):
             again(request)
     assert [client.recv(5000).body, client.recv(5000).body] == [b"first", b"node"]
-    wait_until(lambda: len(connection._open) == 0)
+    wait_until(lambda: len(connection.link.life.requests) == 0)
     assert seen == ["/b"]
 
 
 def test_a_relay_that_is_closed_leaves_no_pipelined_request_without_an_end(chain):
     """Whose turn was near: its connection is closed."""
     connection, request, client = pipelined(chain)
-    connection._writer.send_to_nobody = lambda number: None
+    connection.link.writer.send_to_nobody = lambda number: None
     chain.relay.forward(request)
-    gevent.sleep(0.02)
+    gevent.sleep(0.02)  # what must not happen has no event
     chain.relay.close()
     assert client.recv(5000).body == b"first"
     with pytest.raises(RemoteProtocolError, match="closed the connection"):
         client.recv(5000)
-    assert len(connection._open) == 0
+    assert len(connection.link.life.requests) == 0
 
 
 def test_a_notice_that_comes_late_is_the_relays_still(chain, monkeypatch):
     """It is no other handler's receipt, and the server is asked again."""
-    monkeypatch.setattr(relay_module, "_PROOF_SECONDS", 0.001)
+    monkeypatch.setattr(proofs_module, "PROOF_SECONDS", 0.001)
     connection, _, _ = pipelined(chain)
     numbers = []
-    monkeypatch.setattr(connection._writer, "send_to_nobody", numbers.append)
+    monkeypatch.setattr(connection.link.writer, "send_to_nobody", numbers.append)
     relay, ended = chain.relay, []
     for _ in range(20):
-        relay._prove(connection, SENDER, lambda: ended.append(True))
-        wait_until(lambda: not relay._proofs)
-    assert (len(ended), len(numbers), relay._unproved) == (20, relay_module._MAX_UNPROVED // 2, {connection: 8})
-    connection._on_message(build_disconnect_notice(SENDER, numbers[0]))
-    assert not relay._unproved and not connection._writer.receipts._others_seen
+        relay.proofs.ask(connection, SENDER, lambda: ended.append(True))
+        wait_until(lambda: not relay.proofs)
+    assert (len(ended), len(numbers), relay.proofs.unproved) == (20, proofs_module.MAX_UNPROVED // 2, {connection: 8})
+    connection.intake.message(build_disconnect_notice(SENDER, numbers[0]))
+    assert not relay.proofs.unproved and not connection.link.writer.receipts.rules.others_seen
 
 
 def test_more_proofs_than_there_are_numbers_all_end(chain):
@@ -380,25 +389,25 @@ def test_more_proofs_than_there_are_numbers_all_end(chain):
     connection, _, _ = pipelined(chain)
     ended = []
     for number in range(1500):
-        chain.relay._prove(connection, SENDER, lambda number=number: ended.append(number))
+        chain.relay.proofs.ask(connection, SENDER, lambda number=number: ended.append(number))
     wait_until(lambda: len(ended) == 1500)
     assert sorted(ended) == list(range(1500))
 
 
 def test_where_the_server_does_not_say_what_it_took_in_time_has_to_do(chain, monkeypatch):
     """And after some times it is not asked any more."""
-    monkeypatch.setattr(relay_module, "_PROOF_SECONDS", 0.01)
+    monkeypatch.setattr(proofs_module, "PROOF_SECONDS", 0.01)
     node = chain.node(lambda conn, req: conn.reply_http(req, b"node " + req.body))
     chain.forward_all()
     asked = []
     for transceiver in (chain.api, node):
-        monkeypatch.setattr(transceiver.connections[SENDER]._writer, "send_to_nobody", asked.append)
+        monkeypatch.setattr(transceiver.connections[SENDER].link.writer, "send_to_nobody", asked.append)
     client = chain.client()
     for number in range(8):
         client.send("/", body=b"%d" % number)
     assert [client.recv(5000).body for _ in range(8)] == [b"node %d" % number for number in range(8)]
     wait_until(lambda: chain.relay.open == 0)
-    assert 0 < len(asked) <= relay_module._MAX_UNPROVED
+    assert 0 < len(asked) <= proofs_module.MAX_UNPROVED
 
 
 def test_an_answer_in_pieces_is_ended_before_the_next(chain):
@@ -411,7 +420,7 @@ def test_an_answer_in_pieces_is_ended_before_the_next(chain):
         conn.reply(req, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         for number in range(100):
             conn.reply(req, b"3\r\n%03d\r\n" % number)
-        gevent.sleep(0.02)
+        gevent.sleep(0.02)  # each part in a message of its own
         conn.reply(req, b"0\r\n\r\n")
 
     chain.node(pieces)
@@ -453,7 +462,7 @@ def test_handlers_that_are_no_nodes_can_pull(chain):
         got = parse_request(pull.recv())
         assert (got.sid, got.path, got.body, got.headers["WHO"]) == (req.sid, "/", b"x", "me")
         assert got.headers["RELAY"].endswith(f"  tcp://{LOCAL}:{chain.server.sub_port}")
-        assert len(conn._open) == relay.open == 0
+        assert len(conn.link.life.requests) == relay.open == 0
         conn.send(SENDER, client.conn_id, b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\ny")
         assert client.recv(5000).body == b"y"
     finally:
@@ -478,6 +487,94 @@ def test_a_node_takes_what_a_plain_socket_pushed():
         context.destroy(0)
 
 
+class Writing:
+    """A connection set, as reports see it: its link and the writer of that in one."""
+
+    def __init__(self) -> None:
+        self.link = self.writer = self.flow = self
+        self.left = set()
+
+    def waiting(self, conn_id: str) -> int:
+        return conn_id in self.left
+
+
+@pytest.fixture
+def context():
+    """A context of its own."""
+    context = Context("reports", lambda: context.close(linger=0))
+    yield context
+    context.close(linger=0)
+
+
+def test_a_report_that_could_not_be_sent_is_sent_later(context):
+    """What was received comes before what was answered, which the relay forgets."""
+    sent, room = [], Event()
+
+    def send(message):
+        if room.is_set():
+            sent.append(message)
+        return room.is_set()
+
+    reports = Reports(context, "n", send)
+    connection = Writing()
+    reports.received("a")
+    reports.answered(connection, "1", "a")
+    reports.flush()
+    assert not sent
+    reports.received("b")
+    room.set()
+    wait_until(lambda: len(sent) == 2)
+    assert sent == [b"+n a b", b"-n a"]
+    reports.stop()
+
+
+def test_no_answer_is_reported_before_its_request_was(context):
+    """Where there was room for the second of the two only."""
+    sent = []
+
+    def send(message):
+        sent.append(message)
+        return len(sent) > 1
+
+    reports = Reports(context, "n", send)
+    reports.received("a")
+    reports.answered(Writing(), "1", "a")
+    wait_until(lambda: len(sent) == 3)
+    assert sent == [b"+n a", b"+n a", b"-n a"]
+    reports.stop()
+
+
+def test_what_waits_for_its_browser_is_reported_behind_the_rest_and_looked_at_now_and_then(context):
+    """By a timer, not in each round of the loop."""
+    sent, looks = [], []
+    connection = Writing()
+    connection.left.add("1")
+    waiting = connection.waiting
+    connection.waiting = lambda conn_id: (looks.append(conn_id), waiting(conn_id))[1]
+    reports = Reports(context, "n", lambda message: not sent.append(message))
+    for conn_id in ("1", "2", "1"):
+        reports.answered(connection, conn_id, f"t{conn_id}")
+    wait_until(lambda: sent == [b"-n t2"])
+    looks.clear()
+    gevent.sleep(10 * RECEIPT_SECONDS)  # time itself is what counts here
+    assert 0 < len(looks) < 100  # two each time; each round of the loop would be thousands
+    connection.left.clear()
+    wait_until(lambda: len(sent) == 2)
+    assert sent[1] == b"-n t1 t1"
+    reports.stop()
+
+
+def test_an_end_with_something_left_to_report_leaves_no_timer(context):
+    """It is said once more, and then no more."""
+    sent = []
+    reports = Reports(context, "n", lambda message: bool(sent.append(message)))
+    reports.received("a")
+    reports.stop()
+    reports.received("b")
+    gevent.sleep(5 * RECEIPT_SECONDS)  # what must not happen has no event
+    assert sent == [b"+n a"]
+
+
 # -- ends --------------------------------------------------------------------------------------------------------------
 
 
@@ -493,7 +590,8 @@ def test_a_node_hears_that_its_client_has_gone(chain):
     wait_until(lambda: len(seen) == 2)
     assert (seen[1].method, seen[1].sid) == ("DISCONNECT", seen[0].sid)
     wait_until(lambda: chain.relay.open == 0)
-    assert len(chain.api.connections[SENDER]._open) == len(chain.nodes[0].connections[SENDER]._open) == 0
+    for transceiver in (chain.api, chain.nodes[0]):
+        assert len(transceiver.connections[SENDER].link.life.requests) == 0
 
 
 def test_a_node_that_dies_at_work_ends_the_connections_that_wait_for_it(chain):
@@ -502,19 +600,19 @@ def test_a_node_that_dies_at_work_ends_the_connections_that_wait_for_it(chain):
     began, release = [], Event()
     node = chain.make_node(name="doomed")
     node.start()
-    wait_until(lambda: "doomed" in chain.relay.nodes and chain.relay._pusher.peers == 1)
+    wait_until(lambda: "doomed" in chain.relay.nodes and chain.relay.pusher.peers == 1)
     client = chain.client()
     client.send("/")
     request = next(node.recv())[2]
     assert request.path == "/"
-    wait_until(lambda: any(one.node == "doomed" for one in chain.relay._open.values()))
+    wait_until(lambda: any(one.node == "doomed" for one in chain.relay.outstanding))
     chain.node(lambda conn, req: (began.append(req), release.wait(5), conn.reply_http(req, "alive")))
     others = [chain.client() for _ in range(4)]
-    wait_until(lambda: chain.relay._pusher.peers == 2)
+    wait_until(lambda: chain.relay.pusher.peers == 2)
     for other in others:
         other.send("/")
     wait_until(lambda: len(began) == 2)
-    for receiver in (node._link._pull, node._link._sub):
+    for receiver in (node.relay_link.pull, node.relay_link.sub):
         receiver.drop()  # what a kill -9 is, seen from the relay
     with pytest.raises((ConnectionClosed, GreentxError)):
         client.recv(5000)
@@ -535,7 +633,7 @@ def test_a_node_that_stops_finishes_its_work(chain):
     client.send("/")
     assert began.wait(5)
     stopping = gevent.spawn(node.stop, 5)
-    gevent.sleep(0.02)
+    gevent.sleep(0.02)  # until it waits in there, which nobody is told
     release.set()
     assert client.recv(5000).body == b"done"
     stopping.join(5)
@@ -550,13 +648,13 @@ def test_an_api_that_starts_anew_finds_its_nodes(chain):
     node = chain.node(lambda conn, req: (req.path == "/slow" and release.wait(5), conn.reply_http(req, "node")))
     client = chain.client()
     client.send("/slow")
-    wait_until(lambda: node.connections[SENDER]._open.heads)
+    wait_until(lambda: node.connections[SENDER].link.life.requests.heads)
     push, pub = chain.relay.push_endpoint, chain.relay.pub_endpoint
     chain.api.stop(1)
     with chain.make_api() as api:
         relay = Relay(api, push, pub)
         serving = gevent.spawn(api.serve, lambda conn, req: relay.forward(req))
-        wait_until(lambda: relay.nodes == {node.name} and relay._pusher.peers)
+        wait_until(lambda: relay.nodes == {node.name} and relay.pusher.peers)
         other = chain.client()
         other.send("/")
         assert other.recv(5000).body == b"node"
@@ -595,8 +693,8 @@ def test_a_restarted_server_never_gets_an_answer_of_its_former_life(chain, caplo
         client.send("/new")
         assert client.recv(5000).body == b"/new"
         release.set()
-        chain.relay._pusher.post(held.encode())
-        wait_until(lambda: connection.stale_requests == 1)
+        chain.relay.pusher.post(held.encode())
+        wait_until(lambda: stale(node) == 1)
         client.send("/new")
         assert client.recv(5000).body == b"/new"
         assert server.unclaimed == server.bad_replies == 0
@@ -606,11 +704,16 @@ def test_a_restarted_server_never_gets_an_answer_of_its_former_life(chain, caplo
     assert "/queued" not in [request.path for request in seen]
 
 
+def stale(node):
+    """How many requests came to a node too late, out of an older life of its server."""
+    return sum(one["stale_requests"] for one in node.status()["connections"])
+
+
 def stale_message(chain):
     """Return a message of the relay's as it is now: for later, when its server has gone."""
     connection = chain.api.connections[SENDER]
     request = Request(SENDER, "1", "/queued", {"METHOD": "GET", "PATH": "/queued", "VERSION": "HTTP/1.1"})
-    return chain.relay._message(connection, request, "", {})
+    return chain.relay.message_of(connection, request, "", {})
 
 
 def test_a_node_that_lost_the_server_for_a_moment_goes_on(chain):
@@ -621,39 +724,47 @@ def test_a_node_that_lost_the_server_for_a_moment_goes_on(chain):
     client.send("/1")
     assert client.recv(5000).status == 200
     connection = node.connections[SENDER]
-    connection._on_lost()
+    connection.link.on_lost()
     client.send("/2")
     assert client.recv(5000).body == b"node: GET /2 "
-    assert connection.stale_requests == 0
+    assert stale(node) == 0
 
 
 def test_a_node_holds_a_bounded_number_of_requests(chain, caplog):
     """While it cannot answer."""
     node = chain.node(say("node"))
     connection = node.connections[SENDER]
-    connection._writer.ready.clear()
+    connection.link.writer.ready.clear()
+    handed = node.relay_link.handed_to(connection)
     for number in range(MAX_HELD + 3):
-        connection.take_relayed(Request(SENDER, str(number), "/", {"METHOD": "GET"}), "life", "")
-    assert (len(connection._held), connection.stale_requests) == (MAX_HELD, 3)
-    connection._held.clear()
-    connection._writer.ready.set()
+        handed.accept(Request(SENDER, str(number), "/", {"METHOD": "GET"}), "life", "")
+    assert (len(handed.held), stale(node)) == (MAX_HELD, 3)
+    handed.held.clear()
+    connection.link.writer.ready.set()
 
 
 # -- several servers ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def answered_by_the_node(chain, sender):
+    """A server that attaches to the API, and one of whose requests the Node has answered."""
+    with Server(sender, ip=LOCAL, connect=(LOCAL, chain.api.rep_port)) as server:
+        client = server.client("http")
+        client.send("/x")
+        assert client.recv(5000).body == b"node: GET /x "
+        yield
 
 
 def test_requests_of_another_server_of_the_api_are_answered_there(chain):
     """A test that attaches to the API sees the whole chain; the Node learns from the request where to answer."""
     chain.forward_all()
     node = chain.node(say("node"))
-    with Server("other", ip=LOCAL, connect=(LOCAL, chain.api.rep_port)) as server:
-        client = server.client("http")
-        client.send("/x")
-        assert client.recv(5000).body == b"node: GET /x "
+    with answered_by_the_node(chain, "other"):
         assert set(node.connections) == {SENDER, "other"}
     connection = node.connections["other"]
     wait_until(lambda: not connection.ready)
-    connection._warn_not_ready()
+    connection.link.warn_not_ready()
     wait_until(lambda: set(node.connections) == {SENDER})
     client = chain.client()
     client.send("/y")
@@ -674,6 +785,25 @@ def test_a_server_can_attach_to_api_and_node(chain):
             client.send("/")
             answers.append(client.recv(5000).body)
         assert sorted(answers) == [b"api"] * 3 + [b"direct"] * 3
+
+
+def test_a_connection_set_of_the_application_is_not_taken_for_one_that_the_node_made(chain):
+    """It has the same name as one that the Node made, and that was removed since: the Node does not remove it too."""
+    chain.forward_all()
+    node = chain.node(say("node"))
+    with answered_by_the_node(chain, "other"):
+        pass
+    node.remove_connection("other")
+    own = node.add_connection("other", None, (LOCAL, 1))
+    own.link.warn_not_ready()
+    # Another one that the Node made and whose server has gone is removed: then the first would have been, too.
+    with answered_by_the_node(chain, "another"):
+        pass
+    made = node.connections["another"]
+    wait_until(lambda: not made.ready)
+    made.link.warn_not_ready()
+    wait_until(lambda: "another" not in node.connections)
+    assert node.connections["other"] is own
 
 
 # -- WebSockets and JSON sockets ---------------------------------------------------------------------------------------
@@ -755,7 +885,7 @@ def test_a_node_neither_pings_nor_ends_the_websockets_of_the_api(chain):
     client.handshake("/")
     client.send("x")
     wait_until(lambda: len(events) == 2)
-    gevent.sleep(0.2)
+    gevent.sleep(0.2)  # what must not happen has no event
     assert (client.pings, len(node.websockets)) == (0, 1)
     node.stop(1)
     assert client.recv(50) is None
@@ -768,11 +898,11 @@ def test_websockets_of_an_api_that_started_anew_are_ended(chain):
     ended = []
     chain.forward_all()
     node = chain.node(lambda conn, req: ended.append(req.close_reason) if req.method == "WEBSOCKET_CLOSE" else None)
-    link = node._link
+    link = node.relay_link
     client = chain.client("websocket")
     client.handshake("/")
     wait_until(lambda: len(node.websockets) == 1)
-    link._on_told({"relay": "another", "lives": {}, "number": ""})
+    link.on_told(Told("another"))
     wait_until(lambda: ended == ["the API restarted"])
 
 
@@ -853,6 +983,65 @@ def test_a_node_may_subscribe_before_it_starts(chain):
         wait_until(lambda: not chain.relay.topics)
 
 
+def test_a_subscriber_may_stop_its_own_node(chain):
+    """It is not killed in the middle of that, and the other subscribers hear of the message as well."""
+    stopped, heard = Event(), Event()
+    node = chain.node()
+    node.subscribe("shutdown", lambda *_: (node.stop(1), stopped.set()))
+    node.subscribe("shutdown", lambda *_: heard.set())
+    wait_until(lambda: chain.relay.topics)
+    chain.relay.publish("shutdown", "")
+    assert stopped.wait(5) and heard.wait(5)
+    assert not node.started
+    wait_until(lambda: not chain.relay.nodes)
+
+
+def test_a_subscriber_may_stop_its_own_node_and_start_it_again(chain):
+    """Each message that is published then is heard, once."""
+    heard = []
+
+    def again(_topic, message):
+        heard.append(message)
+        if message == b"again":
+            node.stop(1)
+            node.start()
+
+    node = chain.node()
+    node.subscribe("t", again)
+    wait_until(lambda: chain.relay.topics)
+    chain.relay.publish("t", "again")
+    wait_until(lambda: heard and node.started)
+    wait_until(lambda: chain.relay.publish("t", "x") or heard[-1] == b"x")
+    wait_until(lambda: chain.relay.publish("t", "y") or heard[-1] == b"y")
+    assert heard[0] == b"again" and set(heard[1:]) == {b"x", b"y"}
+
+
+def test_what_was_published_and_not_heard_is_forgotten_with_the_end():
+    """A Node that starts again does not hand out the news of its former life."""
+    heard = []
+    topics = Topics("node")
+    topics.add(b"t", lambda _topic, message: (heard.append(message), topics.stop()))
+    for _ in range(2):
+        assert topics.put(b"t", b"first") and topics.put(b"t", b"forgotten")
+        running = gevent.spawn(topics.run)
+        running.join(5)
+        assert running.dead
+    assert heard == [b"first", b"first"]
+
+
+def test_what_was_published_waits_within_a_bound_in_bytes():
+    """Large messages on top are dropped; when those before them were heard there is room again."""
+    heard = []
+    topics = Topics("node")
+    topics.add(b"t", lambda _topic, message: (heard.append(len(message)), topics.stop()))
+    kept = [topics.put(b"t", bytes(1024 * 1024)) for _ in range(100)]
+    assert kept == [True] * 15 + [False] * 85
+    running = gevent.spawn(topics.run)
+    running.join(5)
+    assert heard == [1024 * 1024]
+    assert topics.put(b"t", bytes(1024 * 1024))
+
+
 # -- bad input, life ---------------------------------------------------------------------------------------------------
 
 
@@ -860,16 +1049,66 @@ def test_bad_messages_are_counted_and_the_next_one_is_served(chain, caplog):
     """On either socket."""
     chain.forward_all()
     node = chain.node(say("node"))
-    chain.relay._pusher.post(b"garbage")
-    chain.relay._pusher.post(build_request("stranger", 1, "/", {"METHOD": "GET"}))
-    chain.relay._pusher.post(build_request("stranger", 1, "/", {"METHOD": "GET", "RELAY": "a b nowhere"}))
+    chain.relay.pusher.post(b"garbage")
+    chain.relay.pusher.post(build_request("stranger", 1, "/", {"METHOD": "GET"}))
+    chain.relay.pusher.post(build_request("stranger", 1, "/", {"METHOD": "GET", "RELAY": "a b nowhere"}))
     for message in (b"Ngarbage", b"@%b not json" % node.name.encode(), b"@%b {}" % node.name.encode()):
-        chain.relay._publisher.send(message)
-    wait_until(lambda: node._link.bad_messages == 6)
+        chain.relay.publisher.send(message)
+    wait_until(lambda: node.relay_link.bad_messages == 6)
     assert node.status()["node"]["bad_messages"] == 6
     client = chain.client()
     client.send("/")
     assert client.recv(5000).body == b"node: GET / "
+
+
+HOSTILE_WORDS = [
+    b"[" * 100_000,
+    b"1",
+    b"null",
+    b'["prove"]',
+    b'{"prove": 1}',
+    b'{"prove": ["front"]}',
+    b'{"prove": [["front"], "1"]}',
+    b'{"prove": ["front", []]}',
+    b'{"prove": ["front", -1]}',
+    b'{"prove": ["front", 1e999]}',
+    b'{"prove": ["front", "1x"]}',
+    b'{"prove": ["front", "' + b"9" * 5000 + b'"]}',
+    b'{"relay": 1, "lives": {}, "number": ""}',
+    b'{"relay": "r", "lives": [], "number": ""}',
+]
+HOSTILE_ENDS = [b"", b"[" * 100_000, b"[]", b"{}", b'{"code": 1e999, "reason": ""}', b'{"code": true, "reason": ""}']
+HOSTILE_ENDS += [b'{"code": 1000}', b'{"code": 1000, "reason": 1}', b'{"code": 70000, "reason": ""}']
+HOSTILE_TOPICS = [b"T", b"T:", b"Tx:t,", b"T-1:t,", b"T5:t,", b"T1:t;", b"T" + b"9" * 5000 + b":t,", b"T\xb2:t,"]
+
+
+def test_a_hostile_relay_ends_its_own_messages_only(chain, caplog):
+    """Whatever it sends is counted, without a traceback; the next message is served."""
+    chain.forward_all()
+    node = chain.node(say("node"))
+    node.subscribe("t", lambda topic, message: None)
+    own = own_topic(node.name)
+    published = [own + word for word in HOSTILE_WORDS] + HOSTILE_TOPICS
+    end = {"METHOD": "WEBSOCKET_CLOSE"}
+    published += [b"N" + build_request(SENDER, 1, "/", end, body) for body in HOSTILE_ENDS]
+    handed_on = [
+        build_request(SENDER, 1, "/", {"METHOD": "WEBSOCKET", "RELAY": "a b c"}, b"text"),
+        build_request(SENDER, 1, "/", {"METHOD": "WEBSOCKET", "FLAGS": "0x1", "RELAY": "a b c"}, b"text"),
+        build_request(SENDER, 1, "@a", {"METHOD": "JSON", "PATH": "@a", "RELAY": "a b c"}, b"[" * 100_000),
+        b"%b 1 / 34:6:METHOD,3:GET,5:RELAY,5:a b c,1:n,1:\xff#}0:," % SENDER.encode(),
+    ]
+    for message in published:
+        chain.relay.publisher.send(message)
+    for message in handed_on:
+        chain.relay.pusher.post(message)
+    # Not subscribed to, so it never comes: the socket compares what a message begins with.
+    unheard = sum(not message.startswith((own, b"N", b"T1:t,")) for message in published)
+    wait_until(lambda: node.relay_link.bad_messages >= len(published) + len(handed_on) - unheard)
+    client = chain.client()
+    client.send("/")
+    assert client.recv(5000).body == b"node: GET / "
+    assert not [record for record in caplog.records if record.exc_info]
+    assert max(len(record.getMessage()) for record in caplog.records if "bad message" in record.msg) < 1200
 
 
 def test_nonsense_from_a_subscriber_is_logged(chain, caplog):
@@ -896,7 +1135,7 @@ def test_a_port_in_use_is_named_and_nothing_is_left_open(chain):
     for addresses in ((taken, (LOCAL, 0)), ((LOCAL, 0), taken)):
         with pytest.raises(BindError, match=str(taken[1])):
             Relay(chain.api, *addresses)
-    assert chain.api._runtime.attachments == [chain.relay]
+    assert chain.api.shared().extensions == [chain.relay]
 
 
 def test_a_relay_needs_a_running_transceiver(chain):
@@ -922,7 +1161,7 @@ def test_a_closed_relay_lets_the_api_go_on(chain):
     client.send("/")
     events = chain.api.recv()
     chain.relay.forward(next(events)[2])
-    wait_until(lambda: chain.nodes[0].connections[SENDER]._open.heads)
+    wait_until(lambda: chain.nodes[0].connections[SENDER].link.life.requests.heads)
     chain.relay.close()
     with pytest.raises(TransportError, match="closed"):
         chain.relay.forward(Request(SENDER, "1", "/", {"METHOD": "GET"}))
@@ -950,6 +1189,23 @@ def test_nodes_come_and_go_without_leaving_anything(chain):
             pass
     chain.relay.close()
     with chain.make_node(connect_timeout=None):
-        gevent.sleep(0.01)
+        gevent.sleep(0.01)  # it tries to connect for a while
     with Node("s", (LOCAL, 1), (LOCAL, 1), (LOCAL, 1), rep_port=False):
-        gevent.sleep(0.01)
+        gevent.sleep(0.01)  # it tries to connect for a while
+
+
+def test_a_relay_forgets_connection_sets_that_were_removed(chain):
+    """Neither it nor a Node holds what has gone."""
+    chain.forward_all()
+    node = chain.node(say("node"))
+    with answered_by_the_node(chain, "other"):
+        pass
+    gone = weakref.ref(node.connections["other"])
+    node.remove_connection("other")
+    wait_until(lambda: "other" not in chain.api.connections)
+    client = chain.client()
+    client.send("/y")  # loops over events hold the last one
+    assert client.recv(5000).body == b"node: GET /y "
+    wait_until(lambda: gc.collect() is not None and gone() is None)
+    assert not chain.relay.proofs.unproved
+    wait_until(lambda: not chain.relay.open)

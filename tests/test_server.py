@@ -8,12 +8,12 @@ import socket
 import time
 
 import gevent
+import netifaces
 import pytest
+from free_ports import Server
 from gevent.event import Event
 from plain_handler import PlainHandler
 
-from greentx import endpoints
-from greentx.client import HTTPClient, Mongrel2Client, WebSocketClient
 from greentx.errors import (
     BindError,
     ConnectionClosed,
@@ -23,8 +23,10 @@ from greentx.errors import (
     SendTimeout,
     TransportError,
 )
-from greentx.server import Server
-from greentx.wire import Request, build_reply, build_request, parse_request
+from greentx.protocol.replies import build_reply
+from greentx.protocol.request import Request, parse_request
+from greentx.protocol.requests import build_request
+from greentx.standin.client import HTTPClient, Mongrel2Client, WebSocketClient
 
 LOCAL = "127.0.0.1"
 
@@ -37,13 +39,15 @@ def handlers(count, answer=None, **options):
 
 
 class BusyHandler(PlainHandler):
-    """Looks at its control socket once it is ``free``."""
+    """Does what it is ``asked`` once it is ``free``."""
 
     def __enter__(self):
+        self.asked = Event()
         self.free = Event()
         return super().__enter__()
 
     def _obey(self, message):
+        self.asked.set()
         self.free.wait()
         return super()._obey(message)
 
@@ -66,7 +70,7 @@ def wait_until(fact, timeout=5.0):
 
 
 def test_a_started_server_tells_its_ports():
-    """None and 0 become real ones, and both are bound."""
+    """0 becomes a real one, and both are bound."""
     server = Server(ip=LOCAL)
     assert (server.started, server.push_port, server.sub_port) == (False, 0, 0)
     with server:
@@ -100,7 +104,8 @@ def test_the_sender_is_a_uuid_unless_given():
 @pytest.mark.parametrize(
     "options",
     [
-        {"sender": "a_b"},
+        {"sender": "a b"},
+        {"sender": "a\n"},
         {"sender": ""},
         {"ip": "*"},
         {"ip": "0.0.0.0"},
@@ -138,10 +143,11 @@ def test_a_port_in_use_is_named(name):
 
 def test_the_default_address_is_bound(monkeypatch):
     """Without ip, the machine's own address is asked for when starting."""
-    monkeypatch.setattr(endpoints, "_interfaces", lambda: {"eth0": [LOCAL]})
+    monkeypatch.setattr(netifaces, "interfaces", lambda: ["eth0"])
+    monkeypatch.setattr(netifaces, "ifaddresses", lambda name: {netifaces.AF_INET: [{"addr": LOCAL}]})
     with Server() as server:
         assert server.ip == LOCAL
-    monkeypatch.setattr(endpoints, "_interfaces", dict)
+    monkeypatch.setattr(netifaces, "interfaces", list)
     with pytest.raises(TransportError, match="there are: none"):
         Server().start()
 
@@ -271,7 +277,7 @@ def test_a_handler_that_starts_late_is_waited_for():
     port = closed_port()
     with Server(ip=LOCAL, connect=(LOCAL, port)) as server:
         making = gevent.spawn(server.client)
-        gevent.sleep(0.15)
+        gevent.sleep(0.15)  # what must not happen has no event
         assert not making.ready()
         with PlainHandler(port=port):
             client = making.get(timeout=5)
@@ -302,7 +308,7 @@ def test_a_handler_that_obeys_too_late_lets_go_again():
         handler.free.set()
         wait_until(lambda: handler.commands == ["/__add_connection__", "/__remove_connection__"])
         assert server.handlers == ()
-        assert not handler._pubs
+        assert not handler.pubs
 
 
 def test_leaving_waits_for_a_handler_that_obeys_too_late():
@@ -312,6 +318,57 @@ def test_leaving_waits_for_a_handler_that_obeys_too_late():
             connect_in_vain(server, handler)
             gevent.spawn_later(0.1, handler.free.set)
         assert handler.commands == ["/__add_connection__", "/__remove_connection__"]
+
+
+def interrupt(use, fact, error):
+    """Raise *error* in a greenlet that calls *use* as soon as *fact* is true."""
+
+    def run():
+        with pytest.raises(error):
+            use()
+
+    running = gevent.spawn(run)
+    wait_until(fact)
+    running.kill(error)
+    running.get()
+
+
+# What ends the waiting of a caller that is killed, and of one that has a ``with gevent.Timeout(...)`` around it.
+INTERRUPTS = pytest.mark.parametrize("error", [gevent.GreenletExit, gevent.Timeout])
+
+
+@INTERRUPTS
+def test_a_handler_lets_go_where_its_caller_did_not_wait_for_its_answer(error):
+    """It was told to connect, obeys later on, and is waited for when the server leaves."""
+    with BusyHandler(pull=False) as handler:
+        with Server(ip=LOCAL, connect=handler.addr) as server:
+            interrupt(server.client, handler.asked.is_set, error)
+            handler.free.set()
+        assert handler.commands == ["/__add_connection__", "/__remove_connection__"]
+        assert not handler.pubs
+
+
+@INTERRUPTS
+def test_a_handler_lets_go_where_its_caller_did_not_wait_for_its_proof(error):
+    """It answered that it connects, and does."""
+    with PlainHandler(lost_proofs=10**6) as handler:
+        with Server(ip=LOCAL, connect=handler.addr) as server:
+            interrupt(server.client, lambda: "/__ping__" in handler.commands, error)
+        assert handler.commands[-1] == "/__remove_connection__"
+        assert not handler.pubs
+
+
+def test_a_handler_in_doubt_stays_so_where_its_next_caller_does_not_wait():
+    """What it was told the first time is still to be taken back, and leaving waits for that."""
+    with BusyHandler(pull=False) as handler:
+        with Server(ip=LOCAL) as server:
+            connect_in_vain(server, handler)
+            with gevent.Timeout(0.1, False):
+                server.connect(handler.addr)
+            gevent.spawn_later(0.1, handler.free.set)
+        assert handler.commands[0] == "/__add_connection__"
+        assert set(handler.commands[1:]) == {"/__remove_connection__"}
+        assert not handler.pubs
 
 
 def test_leaving_does_not_wait_for_who_was_never_told():
@@ -398,7 +455,7 @@ def test_leaving_tells_every_handler():
             server.client()
         for one in all_of_them:
             assert one.commands[-1] == "/__remove_connection__"
-            assert not one._pubs
+            assert not one.pubs
 
 
 def test_who_stops_a_stopping_server_waits_for_its_end():
@@ -470,7 +527,7 @@ def test_stopping_wakes_those_who_wait_to_send_and_to_receive():
     waiting = [gevent.spawn(raises, use) for use in (lambda: server.send(b"x", None), lambda: server.recv(None))]
     waiting.append(gevent.spawn(raises, lambda: server.connect(("127.0.0.1", 1))))
     server.post(b"y")
-    gevent.sleep(0.01)
+    gevent.sleep(0.01)  # what must not happen has no event
     server.stop()
     gevent.joinall(waiting, timeout=1, raise_error=True)
     assert all(one.successful() for one in waiting)
@@ -480,7 +537,7 @@ def test_a_killed_sender_takes_its_message_back():
     """It does not go out later."""
     with PlainHandler() as handler, Server("S", ip=LOCAL) as server:
         sending = [gevent.spawn(server.send, build_request("S", n, "/", {"METHOD": "GET"}), None) for n in (1, 2)]
-        gevent.sleep(0.01)
+        gevent.sleep(0.01)  # until it waits in there, which nobody is told
         sending[0].kill()
         server.connect(handler.addr)
         sending[1].get()
@@ -505,7 +562,7 @@ def test_a_killed_greenlet_closes_its_server():
 
     running = gevent.spawn(run)
     wait_until(lambda: server.started)
-    gevent.sleep(0.01)
+    gevent.sleep(0.01)  # until it waits in there, which nobody is told
     running.kill()
     assert not server.started
 
@@ -517,6 +574,7 @@ def test_send_without_a_handler_times_out_and_says_why():
     """The message is not sent later, either; other greenlets go on meanwhile."""
     with Server(ip=LOCAL) as server:
         ticks = []
+        # A tick at each turn of the hub: a hub that is blocked has fewer.
         ticking = gevent.spawn(lambda: [ticks.append(gevent.sleep(0.01)) for _ in range(100)])
         with pytest.raises(SendTimeout, match="within 200 ms: no handler is connected"):
             server.send(build_request(server.sender, 1, "/", {"METHOD": "GET"}), timeout=200)
@@ -545,19 +603,20 @@ def test_what_does_not_speak_zeromq_is_no_handler():
         with pytest.raises(SendTimeout, match="no handler is connected"):
             server.send(build_request(server.sender, 1, "/", {"METHOD": "GET"}), timeout=100)
         server.connect(handler.addr)
-        assert server._sockets.pusher.peers == 1
+        assert server.peers == 1
         for one in strangers:
             one.close()
         client = server.client()
         client.send("/", body=b"x")
         assert client.recv().body == b"x"
-        assert server._sockets.pusher.peers == 1
+        assert server.peers == 1
         server.disconnect(handler.addr)
-        assert server._sockets.pusher.peers == 0
+        assert server.peers == 0
 
 
 def test_send_to_full_handlers_times_out_and_says_why():
     """A handler that reads nothing fills up."""
+    # The sleep never ends by itself: the handler is ended.
     with PlainHandler(lambda request: gevent.sleep(60)) as handler, Server(ip=LOCAL) as server:
         server.connect(handler.addr)
         message = build_request(server.sender, 1, "/", {"METHOD": "GET"}, b"x" * 100_000)
@@ -575,7 +634,7 @@ def test_a_message_that_waits_goes_when_a_handler_comes():
     with PlainHandler() as handler, Server(ip=LOCAL) as server:
         clients = [server.client() for _ in range(20)]
         sending = [gevent.spawn(one.send, "/", None, b"x", timeout=5000) for one in clients]
-        gevent.sleep(0.05)
+        gevent.sleep(0.05)  # until it waits in there, which nobody is told
         server.connect(handler.addr)
         gevent.joinall(sending, raise_error=True)
         for one in clients:
@@ -639,6 +698,22 @@ def test_a_reply_that_mongrel2_would_refuse_is_counted(caplog):
         assert caplog.text.count("stall") == 2
 
 
+@pytest.mark.parametrize("digits", [20, 21, 5000])
+def test_no_connection_id_is_too_long(digits, caplog):
+    """A handler may write any: it is a reply to nobody, and the next one is delivered."""
+    with PlainHandler(lambda request: None) as handler, Server("long", ip=LOCAL) as server:
+        server.connect(handler.addr)
+        client = server.client()
+        ids = b"9" * digits
+        for body in (b"", b"x"):
+            handler.publish_raw("long", b"long %d:%s, %s" % (len(ids), ids, body))
+        handler.publish("long", client.conn_id, b"good")
+        assert client.recv().body == b"good"
+        # An empty one to a number of 20 digits asks for a notice, as a receipt does.
+        assert server.unclaimed == (1 if digits == 20 else 2)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_clients_have_numbers_of_their_own():
     """One counter for all, whatever they read."""
     with Server(ip=LOCAL) as server:
@@ -684,7 +759,7 @@ def test_clients_of_a_stopped_server_are_closed():
     with Server(ip=LOCAL) as server:
         clients = [server.client("mongrel2"), server.client("http"), server.client("websocket")]
         waiting = [gevent.spawn(wait_for, one) for one in clients]
-        gevent.sleep(0.01)
+        gevent.sleep(0.01)  # until it waits in there, which nobody is told
     gevent.joinall(waiting, timeout=1, raise_error=True)
     assert all(one.closed for one in clients)
 
@@ -697,7 +772,7 @@ def test_json_headers_can_be_chosen():
             client.send("/a?x=1", {"Cookie": ["a=b", "c=d"]}, b"body")
             assert client.recv().body == b"body"
             kind = bytes if encoding == "tnetstring" else str
-            assert {type(name) for name in handler.requests[0]._raw} == {kind}
+            assert {type(name) for name in handler.requests[0].raw} == {kind}
             assert handler.requests[0].headers["cookie"] == ["a=b", "c=d"]
             assert parse_request(handler.requests[0].encode()).query == {"x": ["1"]}
 
@@ -707,6 +782,6 @@ def test_a_reply_that_comes_while_it_stops_is_no_error(caplog):
     with PlainHandler() as handler, Server("late", ip=LOCAL) as server:
         server.connect(handler.addr)
         conn_id = server.client().conn_id
-    server._on_reply(build_reply("late", conn_id, b"late"))
+    server.router.route(build_reply("late", conn_id, b"late"))
     assert server.unclaimed == 1
     assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -11,7 +11,7 @@ import pytest
 import greentx
 from greentx import Transceiver
 from greentx.edge import Handler
-from greentx.frames import Frame, Opcode
+from greentx.protocol.websocket.frames import Frame, Opcode
 
 pytest_plugins = ("greentx.testing", "pytester")
 

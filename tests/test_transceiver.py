@@ -18,11 +18,11 @@ from gevent.event import Event
 from plain_server import PlainServer, until
 
 from greentx import Transceiver
-from greentx import connection as connection_module
 from greentx.edge import Handler, Mongrel2
 from greentx.errors import BindError, ConnectTimeout, LocalProtocolError, SendTimeout, TransportError
-from greentx.transport.teardown import _guarded
-from greentx.wire import build_request
+from greentx.handler import link as connection_module
+from greentx.protocol.requests import build_request
+from greentx.transport.teardown import guarded
 
 pytestmark = pytest.mark.mongrel2
 
@@ -128,7 +128,7 @@ def test_requests_that_waited_for_a_handler_are_answered(mongrel2, serving):
     browsers = [Browser(mongrel2) for _ in range(20)]
     for number, browser in enumerate(browsers):
         browser.ask(f"/{number}")
-    gevent.sleep(0.1)
+    gevent.sleep(0.1)  # the bytes get to the other side, which tells nobody
     with transceiver(mongrel2) as trans:
         serving(trans)
         for number, browser in enumerate(browsers):
@@ -142,7 +142,7 @@ def test_nothing_is_pulled_before_the_subscription_was_seen():
     with PlainServer() as server:
         trans = Transceiver("plain", server.push_endpoint, "ipc:///nowhere/sub", rep_port=False)
         with trans:
-            gevent.sleep(0.2)
+            gevent.sleep(0.2)  # what must not happen has no event
             assert not server.push.poll(0, zmq.POLLOUT)  # it would have room once a peer is connected
             assert not trans.connections["plain"].ready
 
@@ -176,7 +176,7 @@ def test_no_server_within_connect_timeout_is_an_error_that_names_the_address():
     assert caught.value.address == "ipc:///nowhere/sub"
     assert not trans.started
     until(lambda: set(os.listdir("/proc/self/task")) <= before)
-    assert not _guarded
+    assert not guarded
 
 
 def test_a_server_that_takes_its_time_is_named_in_a_warning_and_served_when_it_comes(tmp_path, monkeypatch, caplog):
@@ -229,12 +229,22 @@ def test_a_sender_that_mongrel2_could_not_parse_back_is_refused_at_once(sender):
 
 @pytest.mark.parametrize(
     "options",
-    [{"ping_timeout": 0}, {"ping_timeout": -1}, {"max_pending": 0}, {"max_queue": 0}],
+    [{"ping_timeout": 0}, {"ping_timeout": -1}, {"max_pending": 0}, {"max_queue_bytes": 0}],
 )
 def test_numbers_that_make_no_sense_are_refused_at_once(options):
     """With the name of the option."""
     with pytest.raises(ValueError, match=next(iter(options))):
         Transceiver("one", *NOWHERE, **options)
+
+
+@pytest.mark.parametrize(("origins", "lines"), [(None, 1), ("same", 0), ([], 0)])
+def test_that_any_page_is_let_in_is_said_once_to_those_who_debug(origins, lines, caplog):
+    """Where origins is not set, in one line for each start."""
+    with caplog.at_level(logging.DEBUG, "greentx"), Transceiver("abc", *NOWHERE, rep_port=False, origins=origins):
+        pass
+    assert [record.levelname for record in caplog.records if "origins is not set" in record.message] == [
+        "DEBUG"
+    ] * lines
 
 
 def test_a_control_port_in_use_is_an_error_that_names_it():
@@ -244,7 +254,7 @@ def test_a_control_port_in_use_is_an_error_that_names_it():
         with pytest.raises(BindError, match=str(first.rep_port)):
             second.start()
         assert not second.started
-        assert len(_guarded) == 1
+        assert len(guarded) == 1
     with second:
         assert second.started
 
@@ -275,6 +285,16 @@ def test_it_does_nothing_while_it_does_not_run():
 
 
 # -- connection sets -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_processes_that_share_an_entry_cannot_keep_is_said_at_the_start(shared, caplog):
+    """Nobody sees what another one answers, so pipelined answers meet; WebSockets need one process."""
+    with Transceiver("one", *NOWHERE, rep_port=False, shared=shared):
+        said = [record.getMessage() for record in caplog.records if "pipelined" in record.getMessage()]
+    assert len(said) == shared
+    assert all("one: " in text and "WebSockets need one process" in text for text in said)
+    assert all("may be out of order or mixed into each other" in text for text in said)
 
 
 def test_two_connection_sets_are_served_at_once(mongrel2, serving):
@@ -397,12 +417,14 @@ def test_a_steady_stream_survives_a_server_that_stands_still(mongrel2):
         browser.ask()
         _sid, conn, req = next(trans.recv())
         conn.reply(req, b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n")
-        gevent.sleep(0.1)
+        # One that stood still before its first receipt, for a second, would be held for one that gives none.
+        conn.link.writer.receipts.ask_behind()
+        until(lambda: conn.link.writer.receipts.known)
         os.kill(mongrel2.pid, signal.SIGSTOP)
         try:
             for _ in range(200):
                 conn.reply(req, b"0123456789")
-                gevent.sleep(0.002)
+                gevent.sleep(0.002)  # the pace of the parts
         finally:
             os.kill(mongrel2.pid, signal.SIGCONT)
         assert browser.answer() == b"0123456789" * 200
@@ -417,7 +439,7 @@ def test_a_reader_that_is_stuck_delays_nobody_else(mongrel2, serving):
     with transceiver(mongrel2) as trans, Browser(mongrel2) as stuck, Browser(mongrel2) as browser:
         serving(trans, handler)
         stuck.ask("/large")
-        gevent.sleep(0.1)
+        gevent.sleep(0.1)  # the bytes get to the other side, which tells nobody
         started = time.monotonic()
         for _ in range(50):
             assert browser.get("/small") == b"/small"
@@ -450,7 +472,7 @@ def test_a_stopped_server_blocks_who_sends_then_all_arrives(start_mongrel2, serv
                     conn.reply(req, req.path.encode().ljust(size))
 
             senders = [gevent.spawn(send, req) for req in requests.values()]
-            gevent.sleep(0.3)
+            gevent.sleep(0.3)  # what must not happen has no event
             assert not all(sender.dead for sender in senders)
         finally:
             os.kill(server.pid, signal.SIGCONT)
@@ -481,6 +503,7 @@ def test_a_sender_gives_up_after_send_timeout(start_mongrel2):
         finally:
             os.kill(server.pid, signal.SIGCONT)
         assert caught.value.address == entry(server)[2]
+        until(lambda: not conn.link.writer.pipe_full)  # the server has gone on
         conn.reply_http(req, "late")
         assert browser.answer() == b"late"
 
@@ -554,6 +577,23 @@ def test_a_thousand_with_blocks_leave_nothing_behind(mongrel2):
     until(lambda: len(os.listdir("/proc/self/task")) <= threads)
     assert len(os.listdir("/proc/self/fd")) <= descriptors
     assert sum(isinstance(one, gevent.Greenlet) for one in gc.get_objects()) <= greenlets
-    assert not _guarded
+    assert not guarded
     logging.getLogger("greentx.tests").warning("a with block: %.1f ms in the median", statistics.median(times) * 1000)
     assert statistics.median(times) < 0.05
+
+
+def test_a_connection_set_that_cannot_start_leaves_nothing_behind(monkeypatch):
+    """Whatever the error was; the same sender may be tried again."""
+    with PlainServer() as server, Transceiver("one", *NOWHERE, rep_port=False, linger=0) as trans:
+        endpoints = server.push_endpoint, server.sub_endpoint
+
+        def fail(self, endpoint):
+            raise MemoryError("of this test")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("greentx.transport.Writer.connect", fail)
+            with pytest.raises(MemoryError):
+                trans.add_connection("two", *endpoints)
+        assert list(trans.connections) == ["one"]
+        connection = trans.add_connection("two", *endpoints)
+        assert connection.wait_ready(5)

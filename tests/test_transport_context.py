@@ -13,7 +13,7 @@ import zmq
 
 from greentx.errors import BindError, ForkError, TransportError
 from greentx.transport import Context, SocketClosed
-from greentx.transport.teardown import _guarded
+from greentx.transport.teardown import guarded
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_closing_takes_sockets_watchers_and_the_context(context):
     context.close()
     assert socket.closed
     assert not context.open
-    assert context not in _guarded
+    assert context not in guarded
     context.close()
     with pytest.raises(SocketClosed, match="test is closed"):
         context.socket(zmq.PULL)
@@ -90,7 +90,7 @@ def test_closing_waits_for_what_was_sent_and_blocks_its_greenlet_only(context):
     def turn():
         while True:
             turns.append(1)
-            gevent.sleep(0.01)
+            gevent.sleep(0.01)  # between two looks
 
     turning = gevent.spawn(turn)
     started = time.monotonic()
@@ -105,14 +105,14 @@ def test_the_end_is_not_disturbed_by_what_strikes_its_greenlet(context):
     """Killed while it lingers, it lingers on, then dies: nothing is left half closed."""
     unsent(context, 0.2)
     closing = gevent.spawn(context.close)
-    gevent.sleep(0.02)
+    gevent.sleep(0.02)  # until it waits in there, which nobody is told
     closing.kill(block=False)
-    gevent.sleep(0.02)
+    gevent.sleep(0.02)  # until it waits in there, which nobody is told
     closing.kill(block=False)
     assert not closing.dead
     closing.join(5)
     assert isinstance(closing.value, gevent.GreenletExit)
-    assert context._context.closed
+    assert context.terminated
 
 
 def test_closing_in_the_hub_waits_there(context):
@@ -125,7 +125,7 @@ def test_closing_in_the_hub_waits_there(context):
 
     gevent.get_hub().loop.run_callback(close)
     assert closed.wait(5)
-    assert context._context.closed
+    assert context.terminated
 
 
 def test_the_end_comes_without_a_thread_too(context, monkeypatch):
@@ -134,9 +134,9 @@ def test_the_end_comes_without_a_thread_too(context, monkeypatch):
     def refuse(*args):
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    monkeypatch.setattr("greentx.transport.context._start_native_thread", refuse)
+    monkeypatch.setattr("greentx.transport.context.start_native_thread", refuse)
     context.close()
-    assert context._context.closed
+    assert context.terminated
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -144,7 +144,7 @@ def test_another_thread_has_calls_made_in_the_hub(context, number):
     """It gets what the call returned, and the call runs in the hub's own thread, where it may block its greenlet."""
 
     def call(one, two):
-        gevent.sleep(0.01)
+        gevent.sleep(0.01)  # the handler's work takes a while
         assert context.in_hub_thread()
         return one + two
 
@@ -162,15 +162,15 @@ def test_another_thread_gets_the_exception_of_its_call(context):
 
 
 def test_another_thread_gets_an_error_after_the_end(context):
-    """Not a wait for ever."""
+    """Not a wait forever."""
     context.close()
     with pytest.raises(SocketClosed):
         in_native_thread(context.hand_over, int)
 
 
 def test_a_thread_that_waits_for_a_destroyed_hub_is_told(context, monkeypatch):
-    """Its call was taken and will never be made."""
-    monkeypatch.setattr("greentx.transport.context._HUB_CHECK_SECONDS", 0.01)
+    """Its call was accepted and will never be made."""
+    monkeypatch.setattr("greentx.transport.context.HUB_CHECK_SECONDS", 0.01)
     loop = SimpleNamespace(run_callback_threadsafe=lambda *args: None)
     with monkeypatch.context() as patch:
         patch.setattr(context, "hub", SimpleNamespace(dead=True, loop=loop))
@@ -189,7 +189,7 @@ def test_a_context_goes_with_the_hub_of_its_thread():
         gevent.get_hub().destroy(destroy_loop=True)
 
     in_native_thread(own_hub)
-    assert (theirs[0].open, theirs[0]._context.closed) == (False, True)
+    assert (theirs[0].open, theirs[0].terminated) == (False, True)
     assert ours.open
     ours.close()
 
@@ -203,7 +203,7 @@ def test_a_context_whose_owner_fails_to_end_is_closed_all_the_same(caplog):
         gevent.get_hub().destroy(destroy_loop=True)
 
     in_native_thread(own_hub)
-    assert contexts[0]._context.closed
+    assert contexts[0].terminated
     assert "could not be torn down" in caplog.text
     assert "ZeroDivisionError" in caplog.text
 
@@ -222,6 +222,7 @@ def test_a_forked_child_is_cut_off(context):
                 context.socket(zmq.PULL)
             context.close_socket(socket)
             context.close()
+            context.close()  # twice is once
             status = 0
         finally:
             os._exit(status)
@@ -229,7 +230,7 @@ def test_a_forked_child_is_cut_off(context):
     sending = context.socket(zmq.PUSH)
     context.connect(sending, endpoint)
     sending.send(b"x")
-    gevent.sleep(0.05)
+    gevent.sleep(0.05)  # the bytes get to the other side, which tells nobody
     assert calls
     assert socket.recv() == b"x"
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import random
+import resource
 import time
 
 import gevent
@@ -149,7 +153,7 @@ def test_a_receiver_that_waits_for_room_costs_nothing(pusher, receive):
     pusher.send(b"1")
     until(lambda: got)
     pusher.send(*numbered(2, 10))
-    gevent.sleep(0.05)
+    gevent.sleep(0.05)  # the bytes get to the other side, which tells nobody
     assert cpu_of(0.5) < 0.05
     room.set()
     until(lambda: len(got) == 9)
@@ -166,7 +170,7 @@ def test_a_server_that_is_away_costs_little(receive):
     gone.send(b"x")
     until(lambda: got)
     gone.close()
-    gevent.sleep(0.05)
+    gevent.sleep(0.05)  # the bytes get to the other side, which tells nobody
     assert cpu_of(0.5) < 0.1
     back = Pusher(gone.endpoint)
     back.send(b"y")
@@ -187,9 +191,9 @@ def test_what_had_arrived_is_received_when_the_connection_is_lost(receive):
     receive(ending.endpoint, take)
     ending.send(*numbered(0, 500))
     until(lambda: got)
-    gevent.sleep(0.1)
+    gevent.sleep(0.1)  # the bytes get to the other side, which tells nobody
     ending.close(linger=1000)
-    gevent.sleep(0.1)
+    gevent.sleep(0.1)  # the bytes get to the other side, which tells nobody
     busy.set()
     until(lambda: len(got) == 500)
     assert got == numbered(0, 500)
@@ -225,7 +229,7 @@ def test_what_is_dropped_is_counted(pusher, receive, caplog):
     receiver, _ = receive(pusher.endpoint, take)
     pusher.send(*numbered(0, 10))
     until(lambda: got)
-    gevent.sleep(0.1)
+    gevent.sleep(0.1)  # the bytes get to the other side, which tells nobody
     receiver.drop()
     assert "9 messages of a server that has gone were dropped" in caplog.text
     busy.set()
@@ -234,7 +238,7 @@ def test_what_is_dropped_is_counted(pusher, receive, caplog):
     with gevent.Timeout(10):
         while len(got) < 2:
             pusher.send(b"next")  # again where it went to the socket that closes: PUSH cannot tell
-            gevent.sleep(0.05)
+            gevent.sleep(0.05)  # between two looks
     assert got[:2] == [b"0", b"next"]
 
 
@@ -250,23 +254,7 @@ def test_it_connects_anew_however_often_it_is_dropped(pusher, receive):
             with gevent.Timeout(10):
                 while not got or got[-1] != b"%d" % number:
                     pusher.send(b"%d" % number)  # again: what was pushed to the socket that is closing is lost
-                    gevent.sleep(0.01)
-
-
-def test_one_message_that_fails_does_not_end_the_receiver(pusher, receive, caplog):
-    """Its error is logged with its traceback, and the next is taken."""
-    got = []
-
-    def take(message):
-        if message == b"bad":
-            raise ZeroDivisionError
-        got.append(message)
-
-    receive(pusher.endpoint, take)
-    pusher.send(b"bad", b"good")
-    until(lambda: got)
-    assert "a message of 3 bytes was not handled" in caplog.text
-    assert "ZeroDivisionError" in caplog.text
+                    gevent.sleep(0.01)  # between two looks
 
 
 def test_stopping_takes_what_has_arrived(pusher, receive):
@@ -324,12 +312,56 @@ def test_stopping_does_not_wait_longer_than_was_said(pusher, receive):
     assert time.monotonic() - started < 0.5
 
 
-def test_a_name_that_does_not_resolve_is_tried_again(context, receive, caplog, monkeypatch):
-    """With a WARNING that names it, a pause, and nothing left open."""
+def test_a_name_is_resolved_again_for_each_connection(pusher, receive, resolver, caplog, monkeypatch):
+    """One WARNING names it while nobody knows it, and nothing stays open; later it may mean another address."""
     monkeypatch.setattr("greentx.transport.receiver.RETRY_SECONDS", 0.01)
-    receive("tcp://no such host:1")
-    until(lambda: caplog.text.count("tcp://no such host:1") >= 3)
-    assert len(context._sockets) <= 2
+    port = pusher.endpoint.rpartition(":")[2]
+    receiver, got = receive(f"tcp://server.test:{port}")
+    until(lambda: resolver.asked.count("server.test") >= 3)
+    assert not receiver.connected
+    assert "'server.test'" in receiver.why
+    assert caplog.text.count("'server.test' of tcp://server.test:") == 1
+    resolver.known["server.test"] = "127.0.0.2"  # where nobody listens
+    until(lambda: "nothing accepts connections there" in receiver.why)
+    resolver.known["server.test"] = "127.0.0.1"
+    until(lambda: receiver.connected)
+    assert receiver.why == ""
+    pusher.send(b"1")
+    until(lambda: got)
+
+
+def test_a_receiver_that_waits_for_a_name_ends_at_once(receive, resolver):
+    """The resolver may need longer than anybody who stops it has."""
+    resolver.answers.clear()
+    receiver, _ = receive("tcp://slow.test:1")
+    until(lambda: resolver.asked)
+    started = time.monotonic()
+    receiver.stop()
+    assert time.monotonic() - started < 0.4
+
+
+def test_a_lack_of_descriptors_in_zeromqs_own_thread_is_an_attempt_that_failed(receive, pusher):
+    """It says only that it will try again: in an hour, if it were left to it (probed)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    receiver, got = receive("tcp://127.0.0.1:1")
+    until(lambda: "nothing accepts" in receiver.why)
+    taken = []
+    try:
+        receiver.connect(pusher.endpoint)
+        # Our own sockets need some: so the last one is taken when they are there.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        gevent.sleep(0.3)  # several attempts, of which nothing tells
+        assert not receiver.connected
+    finally:
+        for number in taken:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    until(lambda: receiver.connected)
+    pusher.send(b"1")
+    until(lambda: got)
 
 
 def test_it_knows_when_all_that_came_was_handed_on(pusher, receive):
@@ -337,10 +369,10 @@ def test_it_knows_when_all_that_came_was_handed_on(pusher, receive):
     receiver, got = receive(pusher.endpoint)
     pusher.send(b"1")
     until(lambda: got)
-    gevent.sleep(0.01)
+    gevent.sleep(0.01)  # the receiver comes round once more
     assert receiver.caught_up()
     pusher.send(b"2")
-    time.sleep(0.05)
+    time.sleep(0.05)  # the bytes get to the other side, which tells nobody
     assert not receiver.caught_up()
     until(receiver.caught_up)
     assert len(got) == 2
@@ -364,3 +396,154 @@ def test_subscriptions_hold_over_connections(context):
     receiver.stop(1)
     socket.close(0)
     publisher.term()
+
+
+@pytest.fixture
+def fail_to_receive(monkeypatch):
+    """A function after which so many calls of a PULL socket's recv raise an error, where there is a message."""
+    receive = zmq.Socket.recv
+    errors = []
+
+    def failing(socket, *arguments, **options):
+        message = receive(socket, *arguments, **options)
+        if errors and socket.getsockopt(zmq.TYPE) == zmq.PULL:
+            raise errors.pop()
+        return message
+
+    monkeypatch.setattr(zmq.Socket, "recv", failing)
+    monkeypatch.setattr("greentx.transport.receiver.RETRY_SECONDS", 0.001)
+    return errors.extend
+
+
+def type_name(error):
+    return type(error).__name__
+
+
+def receives_again(pusher, got):
+    """Push until something of it comes: what was pushed to a socket that closes is lost, and PUSH cannot tell."""
+    with gevent.Timeout(10):
+        while not got:
+            pusher.send(b"again")
+            gevent.sleep(0.01)  # between two looks
+    assert got[0] == b"again"
+
+
+@pytest.mark.parametrize(
+    "error", [zmq.ZMQError(zmq.EFAULT), OSError("of the system"), RuntimeError("of ours")], ids=repr
+)
+def test_a_reader_goes_on_after_an_error_of_its_socket(pusher, receive, fail_to_receive, caplog, error):
+    """With a new one, after a pause that grows; the log says so."""
+    fail_to_receive([error] * 3)
+    receiver, got = receive(pusher.endpoint)
+    receives_again(pusher, got)
+    until(lambda: receiver.connected)
+    assert caplog.text.count("receiver failed: ") == 3
+    assert "it goes on in 0.0 s" in caplog.text
+
+
+def test_a_reader_goes_on_when_there_are_descriptors_again(pusher, receive, context, monkeypatch, caplog):
+    """It makes the attempt again, and is not connected until then."""
+    monkeypatch.setattr("greentx.transport.receiver.RETRY_SECONDS", 0.001)
+    make, left = context.socket, [3]
+
+    def refuse(kind):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise zmq.ZMQError(errno.EMFILE)
+        return make(kind)
+
+    monkeypatch.setattr(context, "socket", refuse)
+    receiver, got = receive(pusher.endpoint)
+    assert not receiver.connected
+    receives_again(pusher, got)
+    assert "Too many open files" in caplog.text
+
+
+def test_a_reader_that_is_stopped_while_it_pauses_ends_at_once(receive, context, monkeypatch):
+    """Nobody waits for the end of the pause."""
+
+    def refuse(kind):
+        raise zmq.ZMQError(errno.EMFILE)
+
+    monkeypatch.setattr(context, "socket", refuse)
+    receiver, _ = receive("ipc:///nowhere/at/all")
+    gevent.sleep(0.02)  # until it waits in there, which nobody is told
+    started = time.monotonic()
+    receiver.stop(5)
+    assert time.monotonic() - started < 0.4
+
+
+def test_a_bound_reader_keeps_its_socket_after_an_error(context, monkeypatch):
+    """Its address is known to others; stopped in the middle of errors it ends."""
+    monkeypatch.setattr("greentx.transport.receiver.RETRY_SECONDS", 0.001)
+    got, failing = [], [True]
+    receive = zmq.Socket.recv
+
+    def fail(socket, *arguments, **options):
+        if failing[0] and socket.getsockopt(zmq.TYPE) == zmq.SUB:
+            raise zmq.ZMQError(zmq.EFAULT)
+        return receive(socket, *arguments, **options)
+
+    monkeypatch.setattr(zmq.Socket, "recv", fail)
+    receiver = Receiver(context, zmq.SUB, got.append)
+    receiver.subscribe(b"")
+    endpoint = receiver.bind("tcp://127.0.0.1:*")
+    sending = context.socket(zmq.XPUB)
+    context.connect(sending, endpoint)
+    gevent.sleep(0.1)  # it fails for a while
+    failing[0] = False
+    until(lambda: sending.poll(0) and sending.recv() == b"\x01")
+    sending.send(b"x")
+    until(lambda: got)
+    failing[0] = True
+    sending.send(b"y")
+    gevent.sleep(0.05)  # what must not happen has no event
+    started = time.monotonic()
+    receiver.stop(5)
+    assert time.monotonic() - started < 1
+
+
+def test_no_memory_for_a_message_loses_that_one_only(pusher, receive, fail_to_receive, caplog):
+    """The socket is as good as before."""
+    fail_to_receive([MemoryError()])
+    _receiver, got = receive(pusher.endpoint)
+    pusher.send(*numbered(0, 10))
+    until(lambda: len(got) == 9)
+    assert got == numbered(1, 10)
+    assert "no memory for a message" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), MemoryError(), gevent.Timeout(1), RecursionError()], ids=type_name
+)
+def test_whatever_a_message_raises_the_next_one_is_received(pusher, receive, caplog, error):
+    """A Timeout too, that somebody has left running: only the end of the greenlet ends it."""
+    got = []
+
+    def handle(message):
+        if message == b"bad":
+            raise error
+        got.append(message)
+
+    receive(pusher.endpoint, handle)
+    pusher.send(b"bad", b"good")
+    until(lambda: got)
+    assert "a message of 3 bytes was not handled" in caplog.text
+    assert type_name(error) in caplog.text  # its traceback
+
+
+def test_a_timeout_that_was_left_running_does_not_end_the_reader(pusher, receive, caplog):
+    """It comes up while the reader sleeps; the socket is kept."""
+    got = []
+
+    def handle(message):
+        got.append(message)
+        gevent.Timeout.start_new(0.01)
+
+    receiver, _ = receive(pusher.endpoint, handle)
+    pusher.send(b"1")
+    until(lambda: "left running" in caplog.text)
+    pusher.send(b"2")
+    until(lambda: len(got) == 2)
+    assert receiver.connected
+    until(lambda: caplog.text.count("left running") >= 2)

@@ -1,4 +1,4 @@
-"""The WebSocket object, over sessions whose writer only takes notes."""
+"""The WebSocket object, over WebSockets whose writer only notes what it is told."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import gevent
 import pytest
-from session_bench import SENDER, Bench, close_frame
+from websockets_bench import SENDER, Bench, close_frame
 
 from greentx.errors import ConnectionClosed, LocalProtocolError, SendTimeout
-from greentx.frames import FrameParser, Opcode, build_close, build_frame
-from greentx.websocket import WebSocket
+from greentx.handler.websocket import WebSocket
+from greentx.protocol.websocket.frames import FrameParser, Opcode, build_close, build_frame
 
 
 class Connection:
@@ -19,12 +19,13 @@ class Connection:
 
     def __init__(self, bench: Bench) -> None:
         self.sessions = bench.sessions
-        self._writer = bench.writer
+        self.link = self.answers = self
+        self.writer = bench.writer
 
     def in_hub_thread(self) -> bool:
         return True
 
-    def _run(self, function: Any, *arguments: Any) -> None:
+    def run(self, function: Any, *arguments: Any) -> None:
         function(*arguments)
 
 
@@ -33,14 +34,14 @@ class Ours:
 
     def __init__(self, **options: Any) -> None:
         self.bench = Bench(**options)
-        [entry] = self.bench.connect()
+        [self.entry] = self.bench.connect()
         request = object()
-        self.ws = WebSocket(Connection(self.bench), entry, request, self.bench.registry, 5)  # type: ignore[arg-type]
+        self.ws = WebSocket(Connection(self.bench), self.entry, request, self.bench.registry)  # type: ignore[arg-type]
 
     def feed(self) -> None:
         events, self.bench.events[:] = list(self.bench.events), []
         for event in events:
-            self.ws._feed(event)
+            self.ws.feed(event)
 
     def frame(self, payload: bytes, opcode: int = Opcode.TEXT) -> None:
         self.bench.frame(payload, opcode)
@@ -127,10 +128,10 @@ def test_send_after_the_end_raises_with_code_and_reason(ours: Ours, how: str) ->
         ours.bench.notice()
         expected = (1006, "")
     elif how == "ours":
-        ours.ws._begin_close(4003, "enough")
+        ours.ws.begin_close(4003, "enough")
         expected = (4003, "enough")
     else:
-        ours.bench.sessions.fail(ours.ws._entry, 1009, "too much")
+        ours.bench.sessions.fail(ours.entry, 1009, "too much")
         expected = (1009, "too much")
     with pytest.raises(ConnectionClosed) as info:
         ours.ws.send("late")
@@ -146,7 +147,7 @@ def test_a_send_that_was_blocked_when_the_end_came_raises_with_its_code(ours: Ou
     def write(*arguments: Any, **options: Any) -> None:
         if ends:
             ours.bench.registry.remove(ours.ws.sid)
-            ours.ws._entry.close_code, ours.ws._entry.close_reason = 4000, "bye"
+            ours.entry.ending = (4000, "bye")
         raise ConnectionClosed(1006, "gone")
 
     ours.bench.writer.write = write  # type: ignore[method-assign]
@@ -162,16 +163,20 @@ def test_a_full_pipe_is_the_callers_to_know(ours: Ours) -> None:
         ours.ws.send("x")
 
 
-def test_more_messages_than_max_queue_end_it_with_1013_once(ours: Ours) -> None:
+def test_more_bytes_than_max_queue_bytes_end_it_with_1013_once() -> None:
     """What is there stays; what comes on top does not."""
+    ours = Ours(max_queue_bytes=1000)
     for number in range(9):
         ours.bench.frame(b"%d" % number)
     ours.feed()
     ours.feed()
+    # 1,000 bytes are allowed: each message costs its object and its place, too.
     assert list(ours.ws) == ["0", "1", "2", "3", "4"]
     assert ours.ws.close_code == 1013
-    assert ours.bench.writer.to("1") == [close_frame(1013, "5 messages wait to be received"), None]
+    assert "max_queue_bytes is 1000" in ours.ws.close_reason
+    assert ours.bench.writer.to("1") == [close_frame(1013, ours.ws.close_reason), None]
     assert ours.bench.sessions.failures == 1
+    assert ours.bench.queued.held == 0
 
 
 def test_close_waits_for_the_peer_and_a_second_one_too(ours: Ours) -> None:
@@ -203,16 +208,23 @@ def payloads(ours: Ours) -> list[bytes]:
     return [frame.payload for data in ours.bench.writer.to("1") for frame in parser.feed(data or b"")]
 
 
+def may_be_sent_again(ours: Ours, payload: bytes) -> bool:
+    """Whether no ping with this payload is waited for any more."""
+    with pytest.raises(TimeoutError):
+        ours.ws.ping(payload, timeout=0)
+    return True
+
+
 def test_ping_returns_the_seconds_to_its_pong(ours: Ours) -> None:
     """Only to the one with its payload."""
     pinging = gevent.spawn(ours.ws.ping)
     gevent.sleep(0)
     [payload] = payloads(ours)
     ours.frame(b"stranger", Opcode.PONG)
-    time.sleep(0.01)
+    time.sleep(0.01)  # the time itself is what is tested
     ours.frame(payload, Opcode.PONG)
     assert 0.01 <= pinging.get(timeout=1) < 5
-    assert ours.ws._pings == {}
+    assert may_be_sent_again(ours, payload)
 
 
 def test_a_pong_answers_the_pings_before_it_too(ours: Ours) -> None:
@@ -252,7 +264,7 @@ def test_a_ping_may_give_up_and_leaves_others_timeouts_alone(ours: Ours) -> None
     with pytest.raises(gevent.Timeout):
         with gevent.Timeout(0.01):
             ours.ws.ping(timeout=5)
-    assert ours.ws._pings == {}
+    assert all(may_be_sent_again(ours, payload) for payload in payloads(ours))
 
 
 def test_a_ping_payload_is_short_and_not_under_way(ours: Ours) -> None:
@@ -264,14 +276,14 @@ def test_a_ping_payload_is_short_and_not_under_way(ours: Ours) -> None:
     with pytest.raises(LocalProtocolError, match="under way"):
         ours.ws.ping(b"same")
     pinging.kill()
-    assert ours.ws._pings == {}
+    assert may_be_sent_again(ours, b"same")
 
 
 # -- groups ----------------------------------------------------------------------------------------------------------
 
 
 def test_join_and_leave_until_the_end(ours: Ours) -> None:
-    """A closed one joins nothing, and does not take out who has its number by then."""
+    """A closed one joins nothing, and does not remove another one that has its number by then."""
     registry = ours.bench.registry
     ours.ws.join("a")
     ours.ws.join("b")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from greentx.connection import _known_credits, _read_credits
-from greentx.pipeline import GONE, MAX_CLOSED, OpenRequests
-from greentx.wire import Request, parse_request
+from greentx.handler.intake import _known_credits, _read_credits
+from greentx.protocol.life import ENDED
+from greentx.protocol.pipeline import MAX_CLOSED, OpenRequests
+from greentx.protocol.request import Request, parse_request
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_what_comes_behind_our_own_close_is_no_request() -> None:
     assert books.add(requests[0]) and books.add(requests[1])
     assert books.answer(requests[0], b"400", complete=True, close=True) == (b"400", True)
     books.closed("1")
-    assert requests[1]._books is GONE
+    assert requests[1].life is ENDED
     assert not books.add(requests[2]) and books.add(other)
     for number in range(MAX_CLOSED):
         books.closed(str(number + 10))

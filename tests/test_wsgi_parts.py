@@ -1,26 +1,32 @@
-"""The parts of the WSGI server that need no front end: environ, bodies, stored uploads, pieces of responses, logs."""
+"""The parts of the WSGI server that need no front end: environ, bodies, pieces of responses, logs."""
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
+import pickle
 import sys
-from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
 
-from greentx.errors import LocalProtocolError, RemoteProtocolError
-from greentx.wire import Request, build_request, parse_request
+from greentx import Connector, Transceiver
+from greentx.errors import RemoteProtocolError
+from greentx.protocol.framing import FramingError
+from greentx.protocol.request import Request, parse_request
+from greentx.protocol.requests import build_request
+from greentx.wsgi import WSGIServer
 from greentx.wsgi.accesslog import NoLog, format_line, make_log
-from greentx.wsgi.environ import FramingError, add_request
+from greentx.wsgi.bridge import BridgeSocket
+from greentx.wsgi.environ import KNOWN_HOSTS, KNOWN_KEYS, add_request
 from greentx.wsgi.exchange import Exchange
-from greentx.wsgi.input import WINDOW, StreamedBody, open_stored, open_streamed
-from greentx.wsgi.listeners import MongrelListener, TcpListener, TransceiverListener, make_listener
+from greentx.wsgi.input import WINDOW, StreamedBody, open_streamed
+from greentx.wsgi.listeners import MongrelListener, TcpListener, TransceiverListener, make_listener, parse_url
 from greentx.wsgi.response import JOIN_BYTES, FileWrapper, PieceWriter, build_head, encode_headers, parse_status
-from greentx.wsgi.uploads import UploadStore
 
+NOBODY = ("127.0.0.1", 1)
 SERVER_HEADERS = {
     "METHOD": "GET",
     "PATH": "/",
@@ -54,7 +60,7 @@ def environ_of(request: Request, mount: str = "") -> dict[str, Any]:
         "SERVER_PORT": "1",
         "SCRIPT_NAME": mount,
     }
-    add_request(environ, request, body_apart=request.header("UPLOAD_STREAM") is not None)
+    add_request(environ, request)
     return environ
 
 
@@ -85,6 +91,7 @@ def environ_of(request: Request, mount: str = "") -> dict[str, Any]:
         ({"headers": {"content-type": "a/b", "x-a": "1"}}, {"CONTENT_TYPE": "a/b", "HTTP_X_A": "1"}),
         ({"headers": {"x-a": ["1", "2 "]}}, {"HTTP_X_A": "1,2"}),
         ({"headers": {"cookie": ["a=1", "b=2"]}}, {"HTTP_COOKIE": "a=1; b=2"}),
+        ({"headers": {"cookie2": ["a=1", "b=2"]}}, {"HTTP_COOKIE2": "a=1; b=2"}),
         ({"headers": {"content-type": ["a/b", "c/d"]}}, {"CONTENT_TYPE": "a/b"}),
         ({"headers": {"x-a": " \xe9 \t"}}, {"HTTP_X_A": " \xe9"}),
         ({"headers": {"x-a": "1 ", "x-b": "2\t", "x-c": ""}}, {"HTTP_X_A": "1", "HTTP_X_B": "2", "HTTP_X_C": ""}),
@@ -141,29 +148,10 @@ def test_an_application_may_be_mounted_at_a_path(path: str, mount: str, script_n
     assert (environ["SCRIPT_NAME"], environ["PATH_INFO"]) == (script_name, path_info)
 
 
-@pytest.mark.parametrize(
-    ("headers", "body", "stream", "why"),
-    [
-        ({"transfer-encoding": "chunked", "content-length": "5"}, b"hello", None, "beside Content-Length"),
-        ({"transfer-encoding": "chunked", "content-length": "5"}, b"", "0", "beside Content-Length"),
-        ({"transfer-encoding": "chunked"}, b"", None, "cannot be read"),
-        ({"transfer-encoding": "Chunked"}, b"", "0", "cannot be read"),
-        ({"transfer-encoding": "gzip, chunked"}, b"", "0", "cannot be read"),
-        ({"content-length": "5"}, b"", None, "Content-Length '5' of a body of 0"),
-        ({"content-length": "x"}, b"", None, "Content-Length 'x'"),
-        ({"content-length": "-1"}, b"", None, "Content-Length '-1'"),
-        ({"content-length": "\xb2"}, b"", None, "Content-Length"),
-        ({"content-length": ["5", "6"]}, b"hello", None, "5 and 6"),
-        ({}, b"hello", None, "without Content-Length"),
-    ],
-)
-def test_a_body_whose_end_is_in_doubt_is_refused(
-    headers: dict[str, Any], body: bytes, stream: str | None, why: str
-) -> None:
-    """Mongrel2 takes what it does not understand for the next request."""
-    server = {} if stream is None else {"UPLOAD_STREAM": stream}
-    with pytest.raises(FramingError, match=why):
-        environ_of(request(headers=headers, body=body, **server))
+def test_a_body_that_nothing_announces_is_refused() -> None:
+    """Mongrel2 sends no such request; the other doubts are settled before the WSGI server hears of a request."""
+    with pytest.raises(FramingError, match="5 bytes without Content-Length"):
+        environ_of(request(body=b"hello"))
 
 
 def test_a_length_said_twice_alike_is_one() -> None:
@@ -172,13 +160,23 @@ def test_a_length_said_twice_alike_is_one() -> None:
 
 
 def test_what_clients_make_up_is_not_remembered_without_end() -> None:
-    """Names and hosts are caches with bounds."""
-    from greentx.wsgi import environ as module
-
-    for number in range(module._MAX_KEYS + 10):
+    """Names and hosts are caches with bounds, in number and in size."""
+    for number in range(1034):
         environ = environ_of(request(headers={f"x-{number}": "1", "host": f"h{number}"}))
         assert environ[f"HTTP_X_{number}"] == "1" and environ["SERVER_NAME"] == f"h{number}"
-    assert len(module._keys) <= module._MAX_KEYS and len(module._hosts) <= module._MAX_KEYS
+    assert len(KNOWN_KEYS) <= 1024 and len(KNOWN_HOSTS) <= 1024
+    name, host = "x-" + "a" * 1000, "h" * 1000
+    environ = environ_of(request(headers={name: "1", "host": host}))
+    assert environ["HTTP_X_" + "A" * 1000] == "1" and environ["SERVER_NAME"] == host
+    assert name.encode() not in KNOWN_KEYS and host not in KNOWN_HOSTS
+
+
+def test_names_that_clients_make_up_do_not_keep_others_out() -> None:
+    """What comes again is remembered, however many came before."""
+    for number in range(2000):
+        environ_of(request(headers={f"x-junk-{number}": "1"}))
+    environ_of(request(headers={"x-useful": "1"}))
+    assert KNOWN_KEYS[b"x-useful"] == "HTTP_X_USEFUL"
 
 
 # -- bodies ------------------------------------------------------------------------------------------------------------
@@ -191,11 +189,12 @@ class Wire:
         self.sent: list[tuple[bytes, bool, bool]] = []
         self.granted: list[int] = []
         self.closed = 0
+        self.answers = self
 
-    def reply_part(self, req: Request, data: bytes, *, last: bool = False, close: bool = False) -> None:
+    def part(self, req: Request, data: bytes, *, last: bool = False, close: bool = False) -> None:
         self.sent.append((data, last, close))
 
-    def grant(self, req: Request, count: int) -> None:
+    def grant(self, req: Request, count: int, *, wait: bool = True) -> None:
         self.granted.append(count)
 
     def close(self, req: Request) -> None:
@@ -213,29 +212,6 @@ def piece(offset: int, body: bytes, *, done: bool = False) -> Request:
     if done:
         headers["UPLOAD_STREAM_DONE"] = "1"
     return Request("abc", "1", "/", headers, body, "UPLOAD_STREAM")
-
-
-def test_a_stored_body_ends_at_its_length(tmp_path: Path) -> None:
-    """Mongrel2 appends what a client pipelined behind it."""
-    path = tmp_path / "upload"
-    path.write_bytes(b"one\ntwo\nGET / HTTP/1.1")
-    with open_stored(str(path), 8) as body:
-        assert body.read(2) == b"on"
-        assert list(body) == [b"e\n", b"two\n"]
-        assert body.read() == b""
-    with open_stored(str(path), 8) as body:
-        assert body.read() == b"one\ntwo\n"
-    with open_stored(str(path), None) as body:
-        assert len(body.read()) == 22
-    with open_stored(str(path), 100) as body:
-        assert len(body.read(200)) == 22
-
-
-def test_a_stored_body_is_no_link(tmp_path: Path) -> None:
-    """Nobody else's file is read by its name."""
-    (tmp_path / "link").symlink_to("/etc/passwd")
-    with pytest.raises(OSError, match="link"):
-        open_stored(str(tmp_path / "link"), 8)
 
 
 def test_a_streamed_body_is_granted_as_it_is_read() -> None:
@@ -365,71 +341,6 @@ def test_nothing_is_granted_to_a_client_that_has_gone() -> None:
     with gevent.Timeout(2):
         exchange.linger()
     assert wire.sent == [(b"answer", False, False)] and wire.granted == [WINDOW]
-
-
-# -- stored uploads ----------------------------------------------------------------------------------------------------
-
-STORE = "/var/spool/up.XXXXXX"
-FILE = "/var/spool/up.aZ09bY"
-
-
-@pytest.mark.parametrize("template", ["up.XXXXXX", "/var/spool/up", "/var/spool/up.XXXXX", ""])
-def test_a_store_has_an_absolute_template(template: str) -> None:
-    """As mkstemp(3) wants it."""
-    with pytest.raises(LocalProtocolError, match="XXXXXX"):
-        UploadStore(template)
-
-
-@pytest.mark.parametrize(
-    ("headers", "body", "found"),
-    [
-        ({"content-length": "9", "x-mongrel2-upload-start": FILE}, b"", FILE),
-        ({"transfer-encoding": "chunked", "x-mongrel2-upload-start": FILE}, b"", FILE),
-        ({"content-length": "9", "x-mongrel2-upload-start": FILE, "x-mongrel2-upload-done": FILE}, b"", FILE),
-        ({"content-length": "9", "x-mongrel2-upload-start": FILE}, b"123456789", None),
-        ({"content-length": "0", "x-mongrel2-upload-start": FILE}, b"", None),
-        ({"content-length": " +09x", "x-mongrel2-upload-start": FILE}, b"", FILE),
-        ({"content-length": ["9", "0"], "x-mongrel2-upload-start": FILE}, b"", FILE),
-        ({"content-length": "2147483647", "x-mongrel2-upload-start": FILE}, b"", FILE),
-        ({"content-length": "2147483648", "x-mongrel2-upload-start": FILE}, b"", None),
-        ({"content-length": "4294967297", "x-mongrel2-upload-start": FILE}, b"", None),
-        ({"content-length": "9" * 5000, "x-mongrel2-upload-start": FILE}, b"", None),
-        ({"content-length": ["0", "9"], "x-mongrel2-upload-start": FILE}, b"", None),
-        ({"content-length": "-9", "x-mongrel2-upload-start": FILE}, b"", None),
-        ({"content-length": "abc", "x-mongrel2-upload-start": FILE}, b"", None),
-        ({"content-length": "0x9", "x-mongrel2-upload-start": FILE}, b"", None),
-        ({"content-length": "", "x-mongrel2-upload-start": FILE}, b"", None),
-        ({"content-length": "0", "transfer-encoding": "chunked", "x-mongrel2-upload-start": FILE}, b"", None),
-        ({"transfer-encoding": ["chunked", "x"], "x-mongrel2-upload-start": FILE}, b"", FILE),
-        ({"transfer-encoding": ["x", "chunked"], "x-mongrel2-upload-start": FILE}, b"", None),
-        ({"transfer-encoding": "Chunked", "x-mongrel2-upload-start": FILE}, b"", None),
-        ({"transfer-encoding": "chunked ", "x-mongrel2-upload-start": FILE}, b"", None),
-        ({"transfer-encoding": "x", "x-mongrel2-upload-start": FILE}, b"", None),
-        ({"x-mongrel2-upload-start": FILE}, b"", None),
-        ({"content-length": "9", "x-mongrel2-upload-start": "/etc/passwd"}, b"", None),
-        ({"content-length": "9", "x-mongrel2-upload-start": "/var/spool/up.aZ09bY/../x"}, b"", None),
-        ({"content-length": "9", "x-mongrel2-upload-start": "/var/spool/up.aZ09b/"}, b"", None),
-        ({"content-length": "9", "x-mongrel2-upload-start": FILE + "\n"}, b"", None),
-        ({"content-length": "9", "x-mongrel2-upload-start": [FILE, FILE]}, b"", None),
-        ({"content-length": "9"}, b"", None),
-    ],
-)
-def test_an_upload_is_known_by_a_body_that_did_not_come(
-    headers: dict[str, Any], body: bytes, found: str | None
-) -> None:
-    """And by a name of the own store."""
-    assert UploadStore(STORE).start_of(request(headers=headers, body=body)) == found
-
-
-def test_the_end_of_an_upload_names_the_same_file() -> None:
-    """Both headers do."""
-    store = UploadStore(STORE)
-    both = {"x-mongrel2-upload-start": FILE, "x-mongrel2-upload-done": FILE}
-    assert store.is_done(request(headers=both), FILE)
-    assert not store.is_done(request(headers=both, body=b"x"), FILE)
-    assert not store.is_done(request(headers=both), FILE[:-1] + "x")
-    assert not store.is_done(request(headers={"x-mongrel2-upload-start": FILE}), FILE)
-    assert store.start_of(request(headers={"content-length": "9", **both}, UPLOAD_STREAM="0")) is None
 
 
 # -- responses ---------------------------------------------------------------------------------------------------------
@@ -595,6 +506,7 @@ def test_a_tcp_address_is_what_gevent_takes(listener: Any, host: str, port: int)
         ("mongrel2://abc@web?pull=19&pub=18", "mongrel2://abc@tcp://web:19"),
         ("mongrel2://abc@[::1]?pull=19", "mongrel2://abc@tcp://[::1]:19"),
         ("mongrel2://abc@?pull=ipc:///run/a&pub=ipc:///run/b", "mongrel2://abc@ipc:///run/a"),
+        ("mongrel2://abc@?pull=ipc:///run/a&pub=ipc:///run/b&control=ipc:///run/c", "mongrel2://abc@ipc:///run/a"),
     ],
 )
 def test_a_mongrel2_of_somebody_else_is_named(listener: Any, address: str) -> None:
@@ -605,8 +517,6 @@ def test_a_mongrel2_of_somebody_else_is_named(listener: Any, address: str) -> No
 
 def test_a_transceiver_is_a_listener() -> None:
     """It need not run yet."""
-    from greentx import Transceiver
-
     assert isinstance(make_listener(Transceiver("abc", ("h", 1), ("h", 2)), {}), TransceiverListener)
 
 
@@ -617,6 +527,8 @@ def test_a_transceiver_is_a_listener() -> None:
         ("mongrel2://abc@web:80", {}, ValueError, "mongrel2://sender@host"),
         ("mongrel2://abc@web/x", {}, ValueError, "mongrel2://sender@host"),
         ("mongrel2://abc@web?push=1", {}, ValueError, "mongrel2://sender@host"),
+        ("mongrel2://abc@?pull=ipc:///a&control=ipc:///b", {}, ValueError, "mongrel2://sender@host"),
+        ("mongrel2://abc@web?control=x", {}, ValueError, "port 'x'"),
         ("mongrel2://a_b@web", {}, ValueError, "letters, digits"),
         ("http://abc@web", {}, ValueError, "mongrel2://sender@host"),
         ("127.0.0.1:x", {}, ValueError, "127.0.0.1:x"),
@@ -636,9 +548,51 @@ def test_a_listener_that_cannot_be_served_is_refused(
         make_listener(listener, ssl)
 
 
+def test_the_control_socket_is_closed_unless_it_is_asked_for() -> None:
+    """An option opens it, for whoever may ask; one that there is not, or that is somebody else's, is refused."""
+    for control, ports in ((None, [None]), ({"rep_port": 0, "rep_ip": "127.0.0.1", "control_allow": "127.0.0.1"}, [])):
+        server = WSGIServer(("abc", NOBODY, NOBODY), control=control, log=None)
+        server.start()
+        transceiver = server.transceiver
+        assert transceiver is not None
+        assert ports == [transceiver.rep_port] or Connector(("127.0.0.1", transceiver.rep_port or 0)).ping(5000)
+        server.stop()
+    for listener in (("abc", NOBODY, NOBODY), ("127.0.0.1", 0)):
+        with pytest.raises(ValueError, match=r"control has no port: there are allow_connections, control_allow, .*"):
+            WSGIServer(listener, control={"port": 1})
+    with pytest.raises(ValueError, match="control belongs to <Transceiver abc"):
+        WSGIServer(Transceiver("abc", NOBODY, NOBODY), control={})
+
+
 def test_the_state_of_an_exchange_is_told() -> None:
     """For logs."""
     exchange, _ = exchange_of()
     assert "open" in repr(exchange)
     exchange.lose()
     assert "client gone" in repr(exchange)
+
+
+# -- a socket for WebSocket libraries ----------------------------------------------------------------------------------
+
+
+def test_a_bridge_socket_is_copied_by_reference_and_not_pickled() -> None:
+    """Middleware copies what is in an environ; there is one connection all the same."""
+
+    def unused() -> Any:
+        raise AssertionError("a copy opens nothing")
+
+    one = BridgeSocket(unused, unused)
+    assert copy.copy(one) is copy.deepcopy({"werkzeug.socket": one})["werkzeug.socket"] is one
+    assert not hasattr(one, "__array__")
+    with pytest.raises((TypeError, AttributeError)):
+        pickle.dumps(one)
+
+
+@pytest.mark.parametrize(
+    ("query", "control"),
+    [("", None), ("?control=ipc:///run/control", "ipc:///run/control"), ("?pull=19&control=20", "tcp://web:20")],
+)
+def test_a_url_may_name_the_server_s_control_port(query, control):
+    """As an endpoint, or a port of the host."""
+    entry = parse_url(f"mongrel2://abc@web{query}")
+    assert (entry.sender, entry.pub, entry.control) == ("abc", "tcp://web:9998", control)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gevent import socket
 
-from greentx.frames import Frame, FrameParser, Opcode, build_close, build_frame, parse_close
-from greentx.handshake import accept_key
+from greentx.protocol.websocket.frames import Frame, FrameParser, Opcode, build_close, build_frame, parse_close
+from greentx.protocol.websocket.handshake import accept_key
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 MASK = b"abcd"
@@ -18,10 +18,12 @@ HEAD = (
 class Peer:
     """One connection; the opening handshake is sent at once, the answer is for :meth:`head` to read."""
 
-    def __init__(self, port: int, path: str = "/ws", *, version: int = 13, headers: str = "") -> None:
+    def __init__(
+        self, port: int, path: str = "/ws", *, version: int = 13, headers: str = "", host: str = "localhost"
+    ) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), 10)
         self.sock.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
             f"Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: {version}\r\n{headers}\r\n".encode()
         )
         self.parser = FrameParser(require_mask=False)

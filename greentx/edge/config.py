@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..endpoints import bind_endpoint, endpoint_address
 from ..errors import LocalProtocolError
-from ..wire import check_sender
+from ..protocol.fields import check_sender
+from ..transport.endpoints import bind_endpoint, endpoint_address
 
-__all__ = ["DEFAULT_SETTINGS", "SERVER_UUID", "Handler", "checked_settings", "write_database"]
+__all__ = ["DEFAULT_SETTINGS", "SERVER_UUID", "Handler", "checked_settings", "idle_seconds", "write_database"]
 
 #: Names the server in its database, and its certificate's files. One database has one server here.
 SERVER_UUID = "greentx"
@@ -22,22 +23,90 @@ DEFAULT_SETTINGS: Mapping[str, int | str] = {
     "server.daemonize": 0,
     # Lines of the access log would pile up in a temporary folder that nobody reads.
     "disable.access_logging": 1,
-    # A block of headers larger than this is answered 400. Mongrel2's own 4096 is less than browsers with
-    # single-sign-on cookies send.
-    "limits.buffer_size": 16384,
+    # A head larger than this is answered 400. Mongrel2's own 4096 is less than browsers with single-sign-on cookies
+    # send, and proxies let 32 KiB pass. It costs 3 KiB a connection, and what large heads really have (measured).
+    "limits.buffer_size": 65536,
+    # Headers beyond this number are dropped without a word, a Content-Length among them (probed): more than fit into
+    # such a head.
+    "limits.header_count": 65536,
+    # A head that arrives in more pieces is answered 400. Mongrel2's own 5 are those of a head of 7 KiB.
+    "limits.client_read_retries": 100,
     # The largest body that a request message brings inline; beyond it the answer is 413, unless upload.temp_store or
     # upload.stream is set. Mongrel2's own 20480 refuses ordinary forms. Never less than buffer_size: an upload hung.
     "limits.content_length": 1048576,
-    # The three limits that end idle connections are off. Their defaults end each one whose client is silent for 120 s,
-    # be it a WebSocket, a long poll or a page that takes long, without telling the handler. Whether a WebSocket
-    # lives is found out by pings; a peer whose machine is gone, by the system's TCP keep-alive.
-    "limits.min_ping": 0,
-    "limits.min_read_rate": 0,
-    "limits.min_write_rate": 0,
+    # What ends connections that hold a place for nothing: an idle keep-alive one, half a head or half a body. All three
+    # limits have to be passed (src/register.c, Register_cleanout; probed): nothing was heard for min_ping seconds, and
+    # the bytes read so far, divided by the seconds since the last of them, are below the rate; likewise those written.
+    # So an upload or a download that goes on lives. What waits does so by others: a WebSocket, whose client answers
+    # pings; a long poll, and a JSON socket, which a Transceiver keeps alive. Both need a ping_timeout of at most half
+    # of min_ping. Mongrel2's own rates of 300 would leave one that read a page of 1 MB its place for an hour.
+    "limits.min_ping": 120,
+    "limits.min_read_rate": 1000,
+    "limits.min_write_rate": 10000,
+    "limits.kill_limit": 2,
     "net.tcp_keepalive": 1,
-    # Seconds between two looks at the limits above, for those who set them: 120 s then means 120 to 130 s.
+    # Seconds between two looks at these limits: 120 s mean 120 to 130 s.
     "limits.tick_timer": 10,
+    # With these TLS is 1.2, with forward secrecy: its library knows no 1.3, and 1.0 and 1.1 are deprecated (RFC 8996).
+    # One name that the library does not know would keep the server from starting (probed), so no newer ones.
+    "ssl_ciphers": " ".join(
+        f"TLS-ECDHE-{key}-WITH-AES-{cipher}"
+        for cipher in ("128-GCM-SHA256", "256-GCM-SHA384")
+        for key in ("ECDSA", "RSA")
+    ),
+    # Descriptors, so about the connections that are accepted; Mongrel2's own number is 10240.
+    "superpoll.max_fd": 10240,
 }
+
+# What Mongrel2 1.12.2 looks for (probed, by the texts in the program). It ignores any other name without a word.
+_KNOWN = frozenset(
+    [
+        "certdir",
+        "control_port",
+        "disable.access_logging",
+        "download.flow_control",
+        "limits.buffer_size",
+        "limits.client_read_retries",
+        "limits.connection_stack_size",
+        "limits.content_length",
+        "limits.dir_max_path",
+        "limits.dir_send_buffer",
+        "limits.fdtask_stack",
+        "limits.handler_stack",
+        "limits.handler_targets",
+        "limits.header_count",
+        "limits.host_name",
+        "limits.kill_limit",
+        "limits.mime_ext_len",
+        "limits.min_ping",
+        "limits.min_read_rate",
+        "limits.min_write_rate",
+        "limits.proxy_read_retries",
+        "limits.proxy_read_retry_warn",
+        "limits.tick_timer",
+        "limits.url_path",
+        "net.tcp_keepalive",
+        "no_clobber_xff",
+        "request.relaxed",
+        "server.daemonize",
+        "ssl.ca_chain",
+        "ssl.verify_optional",
+        "ssl.verify_required",
+        "ssl_ciphers",
+        "superpoll.hot_dividend",
+        "superpoll.max_fd",
+        "upload.stream",
+        "upload.temp_store",
+        "upload.temp_store_mode",
+        "zeromq.threads",
+    ]
+)
+
+# What the default for heads gives way to.
+_SMALLEST_HEAD = 16384
+
+# What ends a silent connection, min_ping first.
+_IDLE_LIMITS = ("limits.min_ping", "limits.min_read_rate", "limits.min_write_rate")
 
 # The tables that the server reads, with the columns that its queries name. mimetype, directory and proxy stay empty.
 _SCHEMA = """
@@ -92,7 +161,8 @@ class Handler:
             if spec is None:
                 continue
             if bind_endpoint(spec).startswith("tcp://"):
-                endpoint_address(spec)  # refuses port 0: nobody would know which one it became
+                # Refuses port 0: nobody would know which one it became.
+                endpoint_address(spec)
             elif not spec.startswith(("ipc:///", "ipc://@")):
                 raise LocalProtocolError(
                     f"endpoint {spec!r} cannot be served: write 'tcp://host:port' or 'ipc:///path'"
@@ -113,17 +183,37 @@ def checked_settings(overrides: Mapping[str, int | str] | None) -> dict[str, int
     """Return :data:`DEFAULT_SETTINGS` with *overrides* put over them.
 
     Raises:
-        LocalProtocolError: A combination under which Mongrel2 would not work; the message says why.
+        LocalProtocolError: A name that is mistyped; a value, or a combination, with which Mongrel2 would not work. The
+            message says why.
     """
     settings = {**DEFAULT_SETTINGS, **(overrides or {})}
+    for name in settings.keys() - _KNOWN:
+        # Only what is meant for one that we know: another Mongrel2 may know more.
+        if meant := difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.8):
+            raise LocalProtocolError(f"setting {name!r} is not one of Mongrel2's; did you mean {meant[0]!r}?")
     if settings["server.daemonize"] != 0:
         raise LocalProtocolError("setting 'server.daemonize' has to stay 0: the server is a child of this process")
+    # Those that are looked at here and in idle_seconds().
+    for name in ("limits.buffer_size", "limits.content_length", "limits.kill_limit", *_IDLE_LIMITS):
+        if not str(settings[name]).isdecimal():
+            raise LocalProtocolError(f"setting {name} is {settings[name]!r}, which is not a whole number")
     size, length = settings["limits.buffer_size"], settings["limits.content_length"]
+    if "limits.buffer_size" not in (overrides or {}):
+        # Smaller bodies inline can be asked for without knowing our default for heads.
+        size = settings["limits.buffer_size"] = min(int(size), max(int(length), _SMALLEST_HEAD))
     if int(length) < int(size):
         raise LocalProtocolError(
             f"limits.content_length {length} is less than limits.buffer_size {size}: uploads would hang"
         )
     return settings
+
+
+def idle_seconds(settings: Mapping[str, int | str]) -> int | None:
+    """Return after how many seconds a server with these settings ends a silent connection; ``None``: never."""
+    # One point for each limit that is passed, and 0 switches one off (src/register.c, Register_cleanout).
+    limits = [int(settings[name]) for name in _IDLE_LIMITS]
+    on = sum(limit > 0 for limit in limits)
+    return limits[0] if limits[0] > 0 and on > int(settings["limits.kill_limit"]) else None
 
 
 def write_database(

@@ -24,7 +24,7 @@ _is_name_of_ours = re.compile(r"greentx-[0-9a-f]{12}").fullmatch
 class Folder:
     """One folder, under a name that nobody has.
 
-    A process that is killed cannot remove what it made: the next one that makes a folder beside it does.
+    A process that is killed cannot remove what it made: the next one that makes a folder in the same place does.
 
     Attributes:
         path: Absolute, and short enough for the sockets in it; known before it is made.
@@ -38,6 +38,7 @@ class Folder:
         """Make it, for this user only, and return whether it was not there before. Raises ``OSError``."""
         if os.path.isdir(self.path):
             return False
+        # Here, since nothing else of ours is sure to run again on this machine.
         remove_abandoned(os.path.dirname(self.path))
         os.mkdir(self.path, 0o700)
         # Under its name it is never seen without the lock.
@@ -50,6 +51,7 @@ class Folder:
 
     def remove(self) -> None:
         """Remove it with all that is in it, if it is there."""
+        # The lock last: without it another process may remove the folder at the same time.
         shutil.rmtree(self.path, ignore_errors=True)
         self._release()
 
@@ -74,7 +76,8 @@ def remove_abandoned(parent: str) -> None:
         with os.scandir(parent) as entries:
             names = [entry.name for entry in entries if _is_name_of_ours(entry.name)]
     except OSError:
-        return  # it may be entered, but not listed
+        # It may be entered, but not listed.
+        return
     for name in names:
         folder = f"{parent}/{name}"
         try:
@@ -82,9 +85,11 @@ def remove_abandoned(parent: str) -> None:
                 continue
             number = os.open(f"{folder}/{_LOCK}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
-            continue  # it has just gone, or is just being made
+            # It has just gone, or is just being made.
+            continue
         try:
-            with contextlib.suppress(OSError):  # it is locked, or has gone
+            # It is locked, or has gone.
+            with contextlib.suppress(OSError):
                 fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # The folder may have been removed, and made again by the same process.
                 if os.path.samestat(os.fstat(number), os.stat(f"{folder}/{_LOCK}")):

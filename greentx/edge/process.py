@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 import gevent
 from gevent import socket, subprocess
 
+from ..transport import Supervised
+
 __all__ = ["ChildProcess"]
 
 # What runs between us and the program: it asks Linux for SIGKILL when its parent dies (prctl(2), PR_SET_PDEATHSIG = 1,
-# which survives execve), looks whether that has happened already, takes back the signals that Python ignores, and
-# becomes the program. A preexec_fn would run Python in a fork of a process with threads, which may deadlock.
+# which survives execve), looks whether that has happened already, undoes Python's ignoring of signals, and becomes
+# the program. A preexec_fn would run Python in a fork of a process with threads, which may deadlock.
 _GUARD = """
 import ctypes, os, signal, sys
 if ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0) or os.getppid() != int(sys.argv[1]):
@@ -29,6 +31,9 @@ os.execv(sys.argv[2], sys.argv[2:])
 _PIPE_SIZE = 1 << 20
 _READ_SIZE = 1 << 16
 
+# How long its last lines are waited for once it has ended. What it started may hold the pipe for as long as it likes.
+_LAST_LINES_SECONDS = 0.5
+
 
 class ChildProcess:
     """A process that was started by the constructor.
@@ -38,14 +43,15 @@ class ChildProcess:
     gevent's own subprocess module starts it, patched or not: where anything in the program uses that, gevent reaps all
     children, and the standard library's would read every exit status as 0. So the hub has to be the main thread's.
 
-    Its output, stdout and stderr joined, is read by a greenlet of the hub in which it was started. Waiting blocks only
-    the calling greenlet, monkey-patched or not.
+    Its output, stdout and stderr joined, is read by a greenlet of the hub in which it was started, until a moment after
+    its end: what it started in turn may go on, and is not heard any more. Waiting blocks only the calling greenlet,
+    monkey-patched or not.
 
     Args:
         args: The program, with its absolute path, and its arguments.
         cwd: The folder it runs in.
         on_line: Called with each line of output, without its end.
-        on_end: Called once, after the last line, when the process was reaped.
+        on_end: Called once, after the last line, when the process was reaped; not in a forked copy of us.
     """
 
     def __init__(
@@ -61,7 +67,8 @@ class ChildProcess:
         self._owner = os.getpid()
         output, theirs = os.pipe()
         try:
-            with contextlib.suppress(OSError):  # a user near the limit for pipes keeps the size of 64 KiB
+            # A user near the limit for pipes keeps the size of 64 KiB.
+            with contextlib.suppress(OSError):
                 fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
             os.set_blocking(output, False)
             self._popen = subprocess.Popen(
@@ -70,16 +77,22 @@ class ChildProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=theirs,
                 stderr=theirs,
+                # Ctrl-C is for us to handle: it would end the front end before the requests in it.
                 start_new_session=True,
             )
-        except BaseException:
+        except BaseException:  # raised again: it did not start, so nobody else closes this
             os.close(output)
             raise
         finally:
             os.close(theirs)
-        self._reader = gevent.Greenlet(self._read, output)
-        self._reader.name = f"output of {args[0]} ({self._popen.pid})"
+        # Where nobody read it, the pipe would fill, and the program stand still at its next line.
+        self._rest = b""
+        self._output: int | None = output
+        self._reader = Supervised(f"output of {args[0]} ({self._popen.pid})", self._read)
         self._reader.start()
+        self._ending = gevent.Greenlet(self._end)
+        self._ending.name = f"end of {args[0]} ({self._popen.pid})"
+        self._ending.start()
 
     @property
     def pid(self) -> int:
@@ -95,8 +108,8 @@ class ChildProcess:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended and its last line was handed on; return whether that is so within *timeout* s."""
-        self._reader.join(timeout)
-        return self._reader.dead and self._popen.poll() is not None
+        self._ending.join(timeout)
+        return bool(self._ending.dead)
 
     def send_signal(self, number: int) -> None:
         """Send it a signal; nothing happens where it has ended."""
@@ -105,35 +118,44 @@ class ChildProcess:
     def kill(self) -> None:
         """End it at once and wait until it is gone."""
         self._popen.kill()
-        self._reader.join()
-        self._reap()
+        self._ending.join()
 
     def kill_without_waiting(self) -> None:
         """End it at once, for when no greenlet can run any more."""
         self._popen.kill()
 
-    def _read(self, output: int) -> None:
-        rest = b""
-        try:
-            while True:
-                socket.wait_read(output)
-                if os.getpid() != self._owner:
-                    return  # a forked copy of us would take away lines
-                data = os.read(output, _READ_SIZE)
-                if not data:
-                    break
-                *lines, rest = (rest + data).split(b"\n")
-                for line in lines:
-                    self._on_line(line.decode("utf-8", "replace"))
-            if rest:
-                self._on_line(rest.decode("utf-8", "replace"))
-        finally:
+    def _read(self) -> None:
+        while self._output is not None:
+            socket.wait_read(self._output)
+            if os.getpid() != self._owner:
+                # A forked copy of us shares the pipe, and would read lines that are the parent's.
+                self._close_output()
+                return
+            data = os.read(self._output, _READ_SIZE)
+            if not data:
+                return
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            for line in lines:
+                self._on_line(line.decode("utf-8", "replace"))
+            self._reader.works()
+
+    def _close_output(self) -> None:
+        output, self._output = self._output, None
+        if output is not None:
             os.close(output)
-        self._reap()
+
+    def _end(self) -> None:
+        # In a copy of us that was forked before the end this never returns: the process is not a child of the copy.
+        self._popen.wait()
+        self._reader.join(_LAST_LINES_SECONDS)
+        # Killed where the pipe does not end with the process.
+        self._reader.kill()
+        self._close_output()
+        # Forked while the last lines were waited for, a copy gets here; the end is the parent's to tell.
+        if os.getpid() != self._owner:
+            return
+        # Killed in the middle of a line, it leaves the beginning, which may say why.
+        if self._rest:
+            self._on_line(self._rest.decode("utf-8", "replace"))
         if self._on_end is not None:
             self._on_end()
-
-    def _reap(self) -> None:
-        # The end of its output comes a moment before its exit status.
-        while self._popen.poll() is None:
-            gevent.sleep(0.001)

@@ -6,25 +6,23 @@ The only part of greentx that imports ``zmq``; its errors become :class:`~greent
 from __future__ import annotations
 
 from .context import Context, SocketClosed, SocketKind, native_thread_id
-from .outbox import BURST, NOBODY, SHARED_BURST
+from .outflow import Placed
 from .publisher import Publisher
-from .receipts import NUMBERS, first_number
 from .receiver import Receiver
 from .replier import Replier
+from .supervised import Supervised
 from .writer import Writer
 
+# What other folders use. The rest is how it is done, and may change.
 __all__ = [
-    "BURST",
-    "NOBODY",
-    "NUMBERS",
-    "SHARED_BURST",
     "Context",
+    "Placed",
     "Publisher",
     "Receiver",
     "Replier",
     "SocketClosed",
     "SocketKind",
+    "Supervised",
     "Writer",
-    "first_number",
     "native_thread_id",
 ]

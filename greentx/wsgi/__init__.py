@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from gevent.pywsgi import Environ, LoggingLogAdapter, SecureEnviron, WSGISecureEnviron
 
+from ..protocol.proxies import TrustedProxies
 from .exchange import Exchange
 from .handler import WSGIHandler
 from .response import FileWrapper
@@ -19,6 +20,7 @@ __all__ = [
     "FileWrapper",
     "LoggingLogAdapter",
     "SecureEnviron",
+    "TrustedProxies",
     "WSGIHandler",
     "WSGISecureEnviron",
     "WSGIServer",

@@ -13,7 +13,7 @@ __all__ = ["NoLog", "format_line", "make_log"]
 
 
 class NoLog:
-    """Takes lines and drops them; enough of a file for ``wsgi.errors``."""
+    """Drops the lines that are written to it; enough of a file for ``wsgi.errors``."""
 
     def write(self, *args: object) -> None:
         """Drop it."""
@@ -30,12 +30,13 @@ def make_log(log: Any, level: int = logging.INFO) -> Any:
 
     Args:
         log: ``'default'`` is what is ``sys.stderr`` now, ``None`` nothing; a logger, or anything with ``log()`` and no
-            ``write()``, is written to at *level*; anything else is taken as it is.
+            ``write()``, is written to at *level*; anything else is used as it is.
     """
     if isinstance(log, str) and log == "default":
         return sys.stderr
     if log is None:
         return NoLog()
+    # gevent asks in this order: some loggers have a write() of their own.
     if not hasattr(log, "write") and hasattr(log, "log"):
         return LoggingLogAdapter(log, level)
     return log
@@ -51,6 +52,7 @@ def format_line(client: str, request_line: str, status: str, length: int, second
         length: Bytes sent, head included.
         seconds: From the arrival of the request until its answer was sent; ``None`` where it was not.
     """
+    # Local time, without a zone: gevent's format, which tools parse.
     now = datetime.now().replace(microsecond=0)
-    taken = "-" if seconds is None else f"{seconds:.6f}"
-    return f'{client or "-"} - - [{now}] "{request_line}" {status.split(" ", 1)[0]} {length or "-"} {taken}'
+    duration = "-" if seconds is None else f"{seconds:.6f}"
+    return f'{client or "-"} - - [{now}] "{request_line}" {status.split(" ", 1)[0]} {length or "-"} {duration}'

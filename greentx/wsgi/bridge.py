@@ -8,7 +8,8 @@ the socket is one end of a pair, and at the other end
 * each message that comes from the client is made a frame again, masked (with zeros) as a client's have to be;
 * the end, whatever it was, is a close frame with its code where there is one to be sent, and the end of the stream.
 
-What the core does for such a WebSocket, and what it leaves to the library, is said in :mod:`greentx.session`.
+What the core does for such a WebSocket, and what it leaves to the library, is said in
+:mod:`greentx.handler.websockets`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from gevent import socket
 from gevent.event import Event
 
 from ..errors import ConnectionClosed, GreentxError, ProtocolError
-from ..frames import (
+from ..handler.websockets import MAX_CLOSE_REASON
+from ..protocol.bounds import MESSAGE_BYTES
+from ..protocol.websocket.frames import (
     CloseCode,
     FrameParser,
     MessageAssembler,
@@ -35,11 +38,10 @@ from ..frames import (
     parse_close,
     parse_flags,
 )
-from ..session import MAX_CLOSE_REASON
+from ..protocol.websocket.registry import OPEN, Entry
 
 if TYPE_CHECKING:
-    from ..registry import Entry
-    from ..wire import Request
+    from ..protocol.request import Request
     from .exchange import Exchange
 
 __all__ = ["Bridge", "BridgeSocket"]
@@ -79,7 +81,17 @@ class BridgeSocket:
         theirs.sendall(data, flags)
 
     def __getattr__(self, name: str) -> Any:
+        # Not for Python's own protocols: copy and pickle ask an object for these before it has any attributes.
+        if name.startswith("__"):
+            raise AttributeError(name)
         return getattr(self._open_bridge().theirs, name)
+
+    def __copy__(self) -> BridgeSocket:
+        """Return the same one: a connection is not copied, and middleware copies what is in an environ."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> BridgeSocket:
+        return self
 
 
 class Bridge:
@@ -97,13 +109,17 @@ class Bridge:
         self._exchange = exchange
         self._connection = exchange.connection
         self._on_switch = on_switch
+        # Two descriptors, so that the library may select() or poll() on its end.
         self._ours, self.theirs = socket.socketpair()
         self._entry: Entry | None = None
-        self._incoming: deque[bytes] = deque()
-        self._limit = exchange.connection.websocket_options.max_queue
+        # Frames, and how many bytes of each were counted.
+        self._incoming: deque[tuple[bytes, int]] = deque()
+        self._share = exchange.connection.sessions.queued.share()
         self._work = Event()
         self._ended = False
-        self._code = int(CloseCode.NORMAL_CLOSURE)
+        # What the application's end is told as, once it has ended and left its socket open.
+        self._code: int | None = None
+        # Servers do not mask (RFC 6455, section 5.1), and the library is one.
         self._parser = FrameParser(require_mask=False)
         self._assembler = MessageAssembler()
         self._reader = gevent.spawn(self._read)
@@ -111,7 +127,8 @@ class Bridge:
 
     # -- from the library ------------------------------------------------------------------------------------------
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Read until the library has closed its socket; return whether its application left the WebSocket open."""
         try:
             rest = self._read_head()
             while rest and self._entry is not None:
@@ -127,16 +144,20 @@ class Bridge:
             self.begin_close(CloseCode.INTERNAL_ERROR)
         finally:
             self._stop_writing()
-        self.begin_close(self._code)
+        # Known now that all has been read that the library wrote, a close frame among it.
+        left_open = self._code is not None and self._entry is not None and self._entry.state == OPEN
+        self.begin_close(CloseCode.NORMAL_CLOSURE if self._code is None else self._code)
+        return left_open
 
     def _read_head(self) -> bytes:
         """Read the library's answer and pass it on; return what came behind it, ``b""`` where nothing will."""
         data = b""
         while (end := data.find(b"\r\n\r\n") + 4) < 4:
             more = self._ours.recv(_READ_SIZE)
+            # A library that goes on without an end of its head would fill the memory.
             if not more or len(data) > _MAX_HEAD:
                 if data:
-                    log.warning("%r: %d bytes of the application's library are no answer", self, len(data))
+                    log.warning("%r: %d bytes of the application's library are not an answer", self, len(data))
                     self._answer_plainly(b"")
                 return b""
             data += more
@@ -144,14 +165,17 @@ class Bridge:
             self._answer_plainly(data)
             return b""
         self._switch(data, end)
-        self._entry = self._connection.accept_raw_websocket(self._exchange.request, data[:end], self._receive)
+        request = self._exchange.request
+        # From here on it is not an open HTTP request: answers to it would go into the frames.
+        self._connection.answers.take_out(request)
+        self._entry = self._connection.sessions.accept_raw(request, data[:end], self._receive)
         return data[end:] or self._ours.recv(_READ_SIZE)
 
     def _answer_plainly(self, data: bytes) -> None:
         """The library does not let the client in, and says so itself."""
         self._switch(data or b"HTTP/1.1 000 \r\n", len(data))
         while data:
-            self._connection.reply_part(self._exchange.request, data)
+            self._connection.answers.part(self._exchange.request, data)
             data = self._ours.recv(_READ_SIZE)
         self._connection.close(self._exchange.request)
 
@@ -163,6 +187,7 @@ class Bridge:
             message = self._assembler.add(frame)
             if message is None:
                 continue
+            # Closing is the core's: it has timeouts, and tells the registry.
             if message.opcode == Opcode.CLOSE:
                 code, reason = parse_close(message.payload)
                 self._connection.sessions.close(entry, code if message.payload else None, reason)
@@ -172,24 +197,28 @@ class Bridge:
     # -- to the library --------------------------------------------------------------------------------------------
 
     def _receive(self, request: Request) -> None:
-        """Take a message, or the end; called by the core, never blocks."""
+        """Accept a message, or the end; called by the core, never blocks."""
         if request.method == "WEBSOCKET_CLOSE":
             code = request.close_code
             assert code is not None
+            # 1006 and the like are never on the wire (RFC 6455, section 7.4.1): only the stream ends then.
             if is_valid_close_code(code):
                 reason = request.close_reason.encode()[:MAX_CLOSE_REASON].decode(errors="ignore")
-                self._incoming.append(build_frame(build_close(code, reason), Opcode.CLOSE, mask=_MASK))
+                self._incoming.append((build_frame(build_close(code, reason), Opcode.CLOSE, mask=_MASK), 0))
             elif code == CloseCode.NO_STATUS_RECEIVED:
-                self._incoming.append(build_frame(b"", Opcode.CLOSE, mask=_MASK))
+                self._incoming.append((build_frame(b"", Opcode.CLOSE, mask=_MASK), 0))
             self._stop_writing()
             self._exchange.lose()
-        elif len(self._incoming) >= self._limit:
-            assert self._entry is not None
-            reason = f"{self._limit} messages wait to be received"
-            self._connection.sessions.fail(self._entry, CloseCode.TRY_AGAIN_LATER, reason)
-        else:
+        elif not self._ended:
             opcode, rsvd = parse_flags(str(request.header("FLAGS")))
-            self._incoming.append(build_frame(request.body, opcode, rsvd, mask=_MASK))
+            # The library may read more slowly than its peer sends; nothing else stops that peer.
+            size = len(request.body) + MESSAGE_BYTES
+            why = self._share.add(size)
+            if why:
+                assert self._entry is not None
+                self._connection.sessions.fail(self._entry, CloseCode.TRY_AGAIN_LATER, why)
+                return
+            self._incoming.append((build_frame(request.body, opcode, rsvd, mask=_MASK), size))
             self._work.set()
 
     def _stop_writing(self) -> None:
@@ -200,7 +229,9 @@ class Bridge:
         try:
             while True:
                 while self._incoming:
-                    self._ours.sendall(self._incoming.popleft())
+                    frame, size = self._incoming.popleft()
+                    self._share.remove(size)
+                    self._ours.sendall(frame)
                 if self._ended:
                     break
                 self._work.clear()
@@ -208,7 +239,13 @@ class Bridge:
             self._ours.shutdown(socket.SHUT_WR)
         except OSError as error:
             log.debug("%r: the application's library reads no more: %s", self, error)
-            self._incoming.clear()
+            self._reads_no_more()
+
+    def _reads_no_more(self) -> None:
+        self._ended = True
+        for _frame, size in self._incoming:
+            self._share.remove(size)
+        self._incoming.clear()
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -217,22 +254,28 @@ class Bridge:
         if self._entry is not None:
             self._connection.sessions.close(self._entry, code)
 
-    def finish(self, code: int) -> None:
-        """The application has returned: pass on what it wrote, close with *code*, let go of the sockets; twice is once.
+    def finish(self, code: int) -> bool:
+        """The application has ended: pass on what it wrote, close with *code*, let go of the sockets; twice is once.
 
         Blocks this greenlet while the client does not read.
+
+        Returns:
+            Whether the application left it open: nobody had closed it.
         """
         if self._ours.closed:
-            return
-        self._code = code
+            return False
+        if not self.theirs.closed:
+            self._code = code
         try:
             with contextlib.suppress(OSError):  # the library may have closed it
                 self.theirs.shutdown(socket.SHUT_WR)
             self._reader.join()
         finally:
+            # The writer may wait for a library that has returned and reads no more.
             gevent.killall([self._reader, self._writer])
             self._ours.close()
             self.theirs.close()
+        return self._reader.value is True
 
     def __repr__(self) -> str:
         state = "no answer yet" if self._entry is None else self._entry.state

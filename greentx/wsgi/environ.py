@@ -2,18 +2,22 @@
 
 Names that Mongrel2 made up are in upper case and those of the client in lower case, so no client can set ``METHOD`` or
 ``UPLOAD_STREAM``. Headers with an underscore are left out, since ``X_Real`` and ``X-Real`` would be one key, and those
-with which Mongrel2 announces stored bodies, which are not for the application (:mod:`greentx.wsgi.uploads`).
+with which Mongrel2 announces stored bodies, which are not for the application (:mod:`greentx.handler.uploads`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from ..wire import Request
+from ..protocol.cache import SmallMap
+from ..protocol.framing import FramingError
+from ..protocol.headers import text_lines, text_value
+from ..protocol.request import Request
 
-__all__ = ["FramingError", "add_request"]
+__all__ = ["KNOWN_HOSTS", "KNOWN_KEYS", "add_request"]
 
 # What Mongrel2's own names become; "" is dropped.
 _SERVER_KEYS = {
@@ -26,34 +30,36 @@ _SERVER_KEYS = {
 }
 _CLIENT_KEYS = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
 
-# Names of clients are theirs to make up: what is remembered of them has a bound.
-_MAX_KEYS = 1024
-_keys: dict[bytes | str, str] = {}
-_hosts: dict[str, tuple[str, str | None]] = {}
+# Names of clients are theirs to make up: what is remembered of them has a bound, and starts anew when that is reached,
+# so that names which somebody made up do not keep the usual ones out for good.
+KNOWN_KEYS: SmallMap[bytes | str, str] = SmallMap(1024)
+KNOWN_HOSTS: SmallMap[str, tuple[str, str | None]] = SmallMap(1024)
+
+# Longer ones are not remembered: what a thousand of them may take is bounded as well.
+MAX_KNOWN_SIZE = 256
+
+# The characters of host and port (RFC 3986, section 3.2), in any order: what cannot be a host is refused.
+_is_host = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*", re.ASCII).fullmatch
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
-class FramingError(ValueError):
-    """Where the body of this request ends is in doubt, so that what follows it is, too: answer 400 and close."""
-
-
-def add_request(environ: dict[str, Any], request: Request, *, body_apart: bool = False) -> None:
+def add_request(environ: dict[str, Any], request: Request) -> None:
     """Add the keys of one request to *environ*, but those of its body.
 
     Args:
         environ: What the server was configured with. ``SCRIPT_NAME`` is the path that the application is mounted at; a
             request for another path has it all in ``PATH_INFO``.
-        body_apart: Its body does not come with it, but as a stream, or in a file.
 
     Raises:
-        FramingError: ``Transfer-Encoding`` beside ``Content-Length``, an unknown coding, a length that is not the
-            body's.
+        FramingError: A ``Host`` that is not a host; a body that no header announces, as a stand-in for Mongrel2 may
+            send it.
     """
-    shared, raw = request._shared, request._raw
+    shared, raw = request.shared_headers, request.raw
     if shared is None:
         _add_headers(environ, raw)
     else:
+        # Most clients send the same headers with each request: they are converted once.
         fields = shared.environ
         if fields is None:
             fields = {}
@@ -61,19 +67,27 @@ def add_request(environ: dict[str, Any], request: Request, *, body_apart: bool =
             shared.environ = fields
         environ.update(fields)
         if shared.raw is not raw:  # those are the client's; in front of them Mongrel2 writes its own
-            environ["REQUEST_METHOD"] = request.method
-            environ["RAW_URI"] = raw[b"URI"].decode("latin-1")
-            environ["REMOTE_ADDR"] = raw[b"REMOTE_ADDR"].decode("latin-1")
-            environ["SERVER_PROTOCOL"] = raw[b"VERSION"].decode("latin-1")
-            environ["wsgi.url_scheme"] = raw[b"URL_SCHEME"].decode("latin-1")
-            if b"QUERY" in raw:
-                environ["QUERY_STRING"] = raw[b"QUERY"].decode("latin-1")
+            try:
+                environ["REQUEST_METHOD"] = request.method
+                environ["RAW_URI"] = raw[b"URI"].decode("latin-1")
+                environ["REMOTE_ADDR"] = raw[b"REMOTE_ADDR"].decode("latin-1")
+                environ["SERVER_PROTOCOL"] = raw[b"VERSION"].decode("latin-1")
+                environ["wsgi.url_scheme"] = raw[b"URL_SCHEME"].decode("latin-1")
+                if b"QUERY" in raw:
+                    environ["QUERY_STRING"] = raw[b"QUERY"].decode("latin-1")
+            except AttributeError:
+                # One of them is not text, which no Mongrel2 sends.
+                _add_headers(environ, raw)
     path = request.path
+    # Not every stand-in for Mongrel2 sends URI. gevent has RAW_URI, most others REQUEST_URI.
     environ["REQUEST_URI"] = environ.setdefault("RAW_URI", path)
+    # A target in absolute form comes as "//host:81/path", like a path that begins so (probed). It is left as it is: any
+    # page can have a browser ask for such a path, and would choose the host that the application checks.
     if "%" in path:
         path = unquote_to_bytes(path).decode("latin-1")
     mount = environ.get("SCRIPT_NAME")
     if mount:
+        # SCRIPT_NAME never ends with a slash, PATH_INFO begins with it (PEP 3333, "URL Reconstruction").
         mount = mount.rstrip("/")
         if path.startswith(mount) and path[len(mount) : len(mount) + 1] in ("", "/"):
             path = path[len(mount) :]
@@ -83,19 +97,19 @@ def add_request(environ: dict[str, Any], request: Request, *, body_apart: bool =
     environ["PATH_INFO"] = path
     host = environ.get("HTTP_HOST")
     if host:
-        environ["SERVER_NAME"], port = _hosts.get(host) or _split_host(host)
+        # Mongrel2 may listen on several addresses and does not tell which one it was.
+        environ["SERVER_NAME"], port = KNOWN_HOSTS.get(host) or _split_host(host)
         environ["SERVER_PORT"] = port or _DEFAULT_PORTS.get(environ["wsgi.url_scheme"], "80")
     environ["greentx.request"] = request
-    length = environ.get("CONTENT_LENGTH")
     if request.method == "WEBSOCKET_HANDSHAKE":
         # A GET (RFC 6455, section 4.1), to which Mongrel2 added a body of its own.
         environ["REQUEST_METHOD"] = "GET"
-    elif length is not None or request.body or "HTTP_TRANSFER_ENCODING" in environ:
-        _check_framing(environ.get("HTTP_TRANSFER_ENCODING"), length, request, body_apart)
+    elif request.body and "CONTENT_LENGTH" not in environ:
+        raise FramingError(f"a body of {len(request.body)} bytes without Content-Length")
 
 
 def _add_headers(environ: dict[str, Any], raw: Mapping[Any, Any]) -> None:
-    get_key = _keys.get
+    get_key = KNOWN_KEYS.get
     for name, value in raw.items():
         key = get_key(name)
         if key is None:
@@ -110,21 +124,8 @@ def _add_headers(environ: dict[str, Any], raw: Mapping[Any, Any]) -> None:
                 environ[key] = _joined(key, value)
 
 
-def _check_framing(coding: str | None, length: str | None, request: Request, apart: bool) -> None:
-    if coding is not None:
-        # Mongrel2 knows this one coding, in this one spelling; of another one it takes the body for the next request.
-        if length is not None:
-            raise FramingError(f"Transfer-Encoding {coding!r} beside Content-Length {length!r}")
-        if coding != "chunked" or not apart:
-            raise FramingError(f"Transfer-Encoding {coding!r} cannot be read here")
-    elif length is None:
-        raise FramingError(f"a body of {len(request.body)} bytes without Content-Length")
-    elif not (length.isascii() and length.isdecimal()) or (int(length) != len(request.body) and not apart):
-        raise FramingError(f"Content-Length {length[:40]!r} of a body of {len(request.body)} bytes")
-
-
 def _environ_key(name: bytes | str) -> str:
-    text = name.decode("latin-1") if isinstance(name, bytes) else name
+    text = text_value(name)
     if text in _SERVER_KEYS:
         key = _SERVER_KEYS[text]
     elif text in _CLIENT_KEYS:
@@ -133,28 +134,28 @@ def _environ_key(name: bytes | str) -> str:
         key = ""
     else:
         key = "HTTP_" + text.upper().replace("-", "_")
-    if len(_keys) < _MAX_KEYS:
-        _keys[name] = key
-    return key
+    return KNOWN_KEYS.keep(name, key) if len(text) <= MAX_KNOWN_SIZE else key
 
 
 def _joined(key: str, value: Any) -> str:
-    values = [(one.decode("latin-1") if isinstance(one, bytes) else one).rstrip(" \t") for one in value]
+    values = [one.rstrip(" \t") for one in text_lines(value)]
     if key == "CONTENT_LENGTH" or key == "CONTENT_TYPE":
-        if len(set(values)) > 1 and key == "CONTENT_LENGTH":
-            raise FramingError(f"Content-Length is said to be {' and '.join(values)}")
-        return values[0]
-    return ("; " if key == "HTTP_COOKIE" else ",").join(values)
+        # Several lengths are equal, or the request is refused; a second Content-Type is ignored, as gevent does.
+        return values[0] if values else ""
+    return ("; " if "COOKIE" in key else ",").join(values)
 
 
 def _split_host(host: str) -> tuple[str, str | None]:
-    """Split a ``Host`` header and remember the result. IPv6 addresses lose their brackets, as in ``SERVER_NAME``."""
+    """Split a ``Host`` header and remember the result. IPv6 addresses lose their brackets, as in ``SERVER_NAME``.
+
+    Raises ``FramingError`` where it cannot be one (RFC 9112, section 3.2).
+    """
+    if not _is_host(host):
+        raise FramingError(f"Host {host[:40]!r} is not a host")
     name, colon, port = host.rpartition(":")
     if not colon or not (port.isascii() and port.isdecimal()):
         name, port = host, ""
     if name.startswith("[") and name.endswith("]"):
         name = name[1:-1]
-    if len(_hosts) >= _MAX_KEYS:
-        _hosts.clear()
-    result = _hosts[host] = (name, port or None)
-    return result
+    result = (name, port or None)
+    return KNOWN_HOSTS.keep(host, result) if len(host) <= MAX_KNOWN_SIZE else result

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import gevent
 from gevent.event import Event
 
 from ..errors import ConnectionClosed, RemoteProtocolError
+from ..handler.schedule import Job
 from .input import StreamedBody
 
 if TYPE_CHECKING:
-    from ..connection import Connection
-    from ..registry import Sid
-    from ..wire import Request
+    from ..handler.connection import Connection
+    from ..protocol.request import Request
+    from ..protocol.websocket.registry import Sid
 
 __all__ = ["LINGER_BYTES", "LINGER_IDLE_SECONDS", "LINGER_SECONDS", "Exchange"]
 
@@ -31,41 +33,50 @@ LINGER_IDLE_SECONDS = 5.0
 _MAX_GRANT = 1 << 30
 
 
-class Exchange:
+class Exchange(Job):
     """One request of one browser.
 
     Attributes:
-        connection: The connection set that it came over.
-        request: As Mongrel2 sent it.
-        sid: ``(sender, conn_id)``: the browser connection.
+        address: ``(host, 0)`` of the browser.
         disconnected: Set when the client has gone.
         ended: The answer is complete, or the connection was closed.
         lingers: That, but its end waits for :meth:`linger`, since the body has not ended yet.
-        streams: More of the body is to come, as a stream.
+        streams: The body comes as a stream, of which not all was read.
         body: What reads that, once somebody does.
-        greenlet: What runs the handler; ``None`` while the request waits.
-        upload: The file that the body was stored in, if it was; see :mod:`greentx.wsgi.uploads`.
-        held: It is still being written there.
+        is_last: The front end ends behind this answer: it says ``Connection: close``.
     """
 
     ended = False
     lingers = False
     streams = False
+    is_last = False
     body: StreamedBody | None = None
-    greenlet: object = None
-    upload: str | None = None
-    held = False
+    address: Any = ("", 0)
     _arrived: deque[Request] | None = None
     _more: Event | None = None
     _closes = False
+    _arrived_all = False
 
     def __init__(self, connection: Connection, request: Request, sid: Sid) -> None:
+        # As Job does, without calling it: there is one for each request.
         self.connection = connection
         self.request = request
         self.sid = sid
+        self.life = request.life
         self.disconnected = Event()
-        if b"UPLOAD_STREAM" in request._raw or "UPLOAD_STREAM" in request._raw:
+        if request.has("UPLOAD_STREAM"):
             self.streams = True
+
+    @property
+    def moot(self) -> bool:
+        """True where its connection has ended, or its server: no answer arrives."""
+        life = self.request.life
+        return life is not None and life.over
+
+    @property
+    def receiving(self) -> bool:
+        """True while more of the body is to come from the server."""
+        return self.streams and not self._arrived_all
 
     # -- the answer ------------------------------------------------------------------------------------------------
 
@@ -81,13 +92,15 @@ class Exchange:
         Raises:
             ConnectionResetError: The client has gone.
             RuntimeError: The answer was complete already.
-            GreentxError: As ``Connection.reply_part``.
+            GreentxError: As ``conn.answers.part``.
         """
         self.check()
         if self.ended:
             raise RuntimeError("the answer to this request is complete: nothing more can be sent")
         if last or close:
             self.ended = True
+            # The end has to wait for the body: to close, or to let the next request begin, in front of unread bytes
+            # would lose the answer. What there is of it goes out.
             if self.streams:
                 self.lingers = True
                 self._closes = close
@@ -95,7 +108,7 @@ class Exchange:
                 if not data:
                     return
         try:
-            self.connection.reply_part(self.request, data, last=last, close=close)
+            self.connection.answers.part(self.request, data, last=last, close=close)
         except ConnectionClosed as error:
             self.lose()
             raise ConnectionResetError(errno.ECONNRESET, "the client went away") from error
@@ -113,11 +126,12 @@ class Exchange:
         """Receive what is left of the body and drop it, within bounds, then :meth:`let_go`. Blocks this greenlet.
 
         Raises:
-            GreentxError: As ``Connection.reply_part``.
+            GreentxError: As ``conn.answers.part``.
         """
         body = self.body or StreamedBody(self, None)
         try:
             body.discard(LINGER_BYTES, LINGER_SECONDS, LINGER_IDLE_SECONDS)
+            # What follows cannot be told from the rest of this body.
         except (ConnectionResetError, RemoteProtocolError):
             self._closes = True
         finally:
@@ -127,14 +141,14 @@ class Exchange:
         """End the answer now; where more of the body is to come the connection is closed behind it. Twice is once.
 
         Raises:
-            GreentxError: As ``Connection.reply_part``.
+            GreentxError: As ``conn.answers.part``.
         """
         if not self.lingers:
             return
         self.lingers = False
         if not self.disconnected.is_set():
             try:
-                self.connection.reply_part(self.request, b"", last=True, close=self._closes or self.streams)
+                self.connection.answers.part(self.request, b"", last=True, close=self._closes or self.streams)
             finally:
                 self.grant_rest()
 
@@ -143,6 +157,14 @@ class Exchange:
         if self.disconnected.is_set():
             raise ConnectionResetError(errno.ECONNRESET, "the client went away")
 
+    def pause(self) -> None:
+        """In the place of sending, where there is nothing to send: let other greenlets run, and :meth:`check`.
+
+        Without it an application that goes on without a pause would stop them, and never hear that its client has gone.
+        """
+        gevent.sleep(0)
+        self.check()
+
     # -- the body --------------------------------------------------------------------------------------------------
 
     def feed(self, piece: Request) -> None:
@@ -150,6 +172,7 @@ class Exchange:
         if self._arrived is None:
             self._arrived = deque()
         self._arrived.append(piece)
+        self._arrived_all = piece.has("UPLOAD_STREAM_DONE")
         if self._more is not None:
             self._more.set()
 
@@ -162,6 +185,7 @@ class Exchange:
         """
         while not self._arrived:
             self.check()
+            # Made when somebody waits: most requests have no streamed body.
             if self._more is None:
                 self._more = Event()
             self._more.clear()
@@ -176,12 +200,13 @@ class Exchange:
     def grant_rest(self) -> None:
         """Let Mongrel2 read all that is left of the body; nobody here does.
 
-        A connection whose upload waits to be granted more would stay there for ever, closed or not (probed).
+        A connection whose upload waits to be granted more would stay there forever, closed or not (probed).
         """
         if self.streams:
             self.streams = False
             left = None if self.body is None else self.body.left
-            self.grant(_MAX_GRANT if left is None else min(left + 1, _MAX_GRANT))
+            count = _MAX_GRANT if left is None else min(left + 1, _MAX_GRANT)
+            self.connection.answers.grant(self.request, count, wait=False)
 
     # -- its end ---------------------------------------------------------------------------------------------------
 
@@ -190,6 +215,10 @@ class Exchange:
         self.disconnected.set()
         if self._more is not None:
             self._more.set()
+
+    def drop(self) -> None:
+        self.lose()
+        super().drop()
 
     def __repr__(self) -> str:
         state = "client gone" if self.disconnected.is_set() else "ended" if self.ended else "open"

@@ -5,19 +5,24 @@ from __future__ import annotations
 import errno
 import io
 import sys
+from collections.abc import Sequence
+from functools import cached_property
 from http.client import HTTPMessage
 from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import gevent
 from gevent import GreenletExit
 
-from ..clock import current_date
-from ..errors import GreentxError, RemoteProtocolError
+from ..errors import GreentxError
+from ..handler.clock import current_date
+from ..protocol.framing import FramingError
+from ..protocol.http1 import LAST_CHUNK, build_chunk, connection_options
 from .accesslog import NoLog, format_line
-from .environ import FramingError, add_request
-from .input import open_stored, open_streamed
-from .response import JOIN_BYTES, PieceWriter, build_head, encode_headers, parse_status
+from .environ import add_request
+from .input import BrokenBody, open_streamed
+from .response import CLOSE, JOIN_BYTES, PieceWriter, build_head, encode_headers, parse_status, say_close
 from .upgrade import Upgrade
 
 if TYPE_CHECKING:
@@ -27,12 +32,21 @@ if TYPE_CHECKING:
 __all__ = ["WSGIHandler"]
 
 _CHUNKED = (b"Transfer-Encoding", b"chunked")
-_CLOSE = (b"Connection", b"close")
+_KEEP_ALIVE = (b"Connection", b"keep-alive")
 
 # Codes whose responses end with their head, among those that an application may answer with.
 _WITHOUT_BODY = frozenset({204, 304})
 
 _ERROR_BODIES = {400: b"Bad Request", 500: b"Internal Server Error"}
+
+
+def _as_bytes(data: Any) -> bytes:
+    """Return a copy of a block that is like bytes; raise ``TypeError`` for any other, before something is sent."""
+    view = memoryview(data)
+    # Its len() would be another number than that of its bytes.
+    if view.itemsize != 1:
+        raise TypeError(f"a block of the body is bytes, not {type(data).__name__} of {view.itemsize} bytes each")
+    return bytes(view)
 
 
 class WSGIHandler:
@@ -63,14 +77,23 @@ class WSGIHandler:
         command, path, request_version, requestline, headers: Of the request, as the client sent them.
     """
 
+    # More than 25 methods and 15 attributes, because gevent's own surface is that large: handle, handle_one_response,
+    # get_environ, run_application, process_result, start_response, finalize_headers, write, handle_error, log_error,
+    # log_request, format_request, headers, requestline, protocol_version, ApplicationError, ignored_socket_errors,
+    # environ, application, result, status, code, response_headers, headers_sent, response_length,
+    # response_use_chunked, connection_upgraded, close_connection, provided_date, provided_content_length, wsgi_input,
+    # content_length, time_start, time_finish, command, path, request_version, socket, client_address, server,
+    # _orig_status (which gunicorn reads as well).
+
     protocol_version = "HTTP/1.1"
 
     #: Raised for applications that break PEP 3333.
     ApplicationError = AssertionError
 
-    #: These say that the client has gone; they are not logged.
+    #: Where the client has gone these say so, and are not logged.
     ignored_socket_errors = (errno.EPIPE, errno.ECONNRESET)
 
+    # In the class, so that a handler, which is made for each request, costs no more than the attributes it changes.
     environ: Any = None
     application: Any = None
     result: Any = None
@@ -94,11 +117,11 @@ class WSGIHandler:
     request_version = "HTTP/1.1"
 
     _orig_status: str | None = None
-    _headers: HTTPMessage | None = None
     _says_keep_alive = False
     _pieces: PieceWriter | None = None
+    # How many bytes may still be sent, where a length was said; and that what comes is dropped without a word.
     _body_left: int | None = None
-    _without_body = False
+    _drops_body = False
 
     def __init__(self, sock: Exchange, address: Any, server: WSGIServer, rfile: Any = None) -> None:
         self.socket = sock
@@ -113,17 +136,19 @@ class WSGIHandler:
         request = self.socket.request
         is_handshake = request.method == "WEBSOCKET_HANDSHAKE"
         self.command = "GET" if is_handshake else request.method
-        self.close_connection, self._says_keep_alive = request._persistence or request.persistence()
+        self.close_connection, self._says_keep_alive = request.known_persistence or request.persistence()
         try:
             self.environ = self.get_environ()
         except FramingError as error:
             self._refuse(error)
             return
         except Exception:  # noqa: BLE001 - of an override, or of a stored body that cannot be read
+            # handle_error() and log_request() of subclasses read it.
             self.environ = {}
             self.handle_error(*sys.exc_info())
             self.log_request()
             return
+        # Looked up for each request: it may be replaced while the server runs, as in gevent.
         self.application = self.server.application
         if is_handshake:
             self.upgrade = Upgrade(self)
@@ -138,7 +163,7 @@ class WSGIHandler:
         exchange = self.socket
         environ = self.server.get_environ()
         streamed = exchange.streams
-        add_request(environ, exchange.request, body_apart=streamed or exchange.upload is not None)
+        add_request(environ, exchange.request)
         self.path = environ["RAW_URI"]
         self.request_version = environ["SERVER_PROTOCOL"]
         length = environ.get("CONTENT_LENGTH")
@@ -146,25 +171,24 @@ class WSGIHandler:
             self.content_length = int(length)
         if streamed:
             self.wsgi_input = open_streamed(exchange, self.content_length)
-        elif exchange.upload is not None:
-            self.wsgi_input = open_stored(exchange.upload, self.content_length)
         elif exchange.request.method == "WEBSOCKET_HANDSHAKE":
+            # Mongrel2 puts the accept value into the body of a handshake; the client sent none.
             self.wsgi_input = io.BytesIO()
             environ["wsgi.input_terminated"] = False
         else:
-            self.wsgi_input = io.BytesIO(exchange.request.body)
+            request = exchange.request
+            self.wsgi_input = io.BytesIO(request.body) if request.stored is None else request.body_file
         environ["wsgi.input"] = self.wsgi_input
         environ["greentx.disconnected"] = exchange.disconnected
         return environ
 
-    @property
+    @cached_property
     def headers(self) -> HTTPMessage:
         """What the client sent, one field for each value; names are in lower case, and looked up in any."""
-        if self._headers is None:
-            self._headers = HTTPMessage()
-            for name, value in self.socket.request.headers.client():
-                self._headers[name] = value
-        return self._headers
+        headers = HTTPMessage()
+        for name, value in self.socket.request.headers.client():
+            headers[name] = value
+        return headers
 
     @property
     def requestline(self) -> str:
@@ -184,30 +208,34 @@ class WSGIHandler:
     # -- the application -------------------------------------------------------------------------------------------
 
     def handle_one_response(self) -> None:
-        """Run the application, see to what fails, and log the request."""
+        """Run the application, answer for it where it fails, and log the request."""
         try:
             try:
                 if self.upgrade is None:
                     self.run_application()
                 else:
                     self.upgrade.run()
-                self._end_response()
+                if not self.socket.ended:
+                    self._end_response()
             finally:
                 if self.wsgi_input is not None:
                     self.wsgi_input.close()
         except OSError as error:
-            if error.errno in self.ignored_socket_errors:
+            # Of another socket, such as a database's, while our client waits, it is an error like any other.
+            if error.errno in self.ignored_socket_errors and self.socket.disconnected.is_set():
                 self._abandon()
             else:
                 self.handle_error(*sys.exc_info())
-        except RemoteProtocolError as error:
+        # The application cannot know, and must not be blamed by a 500.
+        except BrokenBody as error:
             self.log_error("Invalid request (from %s): %s", self.client_address, error)
             self.close_connection = True
             self._send_error(400)
+        # Answered, since nobody else will, and raised: whoever killed the greenlet waits for its end.
         except GreenletExit:
             self.handle_error(*sys.exc_info())
             raise
-        except BaseException:  # noqa: BLE001 - the hub is told, which sees to SystemExit and the like
+        except BaseException:  # noqa: BLE001 - the hub is told, which acts on SystemExit and the like
             self.handle_error(*sys.exc_info())
         finally:
             self.time_finish = time()
@@ -219,29 +247,50 @@ class WSGIHandler:
         try:
             self.process_result()
         finally:
+            # Deleted first: a close() that fails must not be called again by somebody who looks at it.
             result, self.result = self.result, None
             close = getattr(result, "close", None)
             if close is not None:
                 close()
 
     def process_result(self) -> None:
-        """Send the blocks of the result, and what is still due."""
+        """Send the blocks of the result, and what is still due.
+
+        Blocks are asked for while something of them may be sent. One more is asked for behind the last byte that
+        ``Content-Length`` allows, so that a generator which yields no more gets to its own end.
+        """
         result = self.result
         if self.upgrade is not None and self.upgrade.used:
             for _ in result or ():  # a generator does its work here; what it yields goes nowhere
-                pass
+                gevent.sleep(0)  # others run meanwhile
             return
+        # Nearly all answers: head and body go out as one message, and nothing has to be joined later.
         if (result.__class__ is list or result.__class__ is tuple) and not self.headers_sent and self.status:
             body = result[0] if len(result) == 1 else b"".join(result)
             self._send_whole(body)
-            return
-        for data in result:
-            if data:
-                self.write(data)
-            else:  # nothing is sent that would find out
-                self.socket.check()
-        if self.status and not self.headers_sent:
-            self.write(b"")
+        else:
+            for data in result:
+                # A generator mostly uses its WebSocket while it is iterated over. That tells it of its end, not we.
+                if self.upgrade is not None and self.upgrade.used:
+                    gevent.sleep(0)
+                elif data:
+                    self.write(data)
+                    if self._drops_body:
+                        break
+                else:
+                    self.socket.pause()
+                    if self.headers_sent:
+                        if self._body_left == 0:
+                            break
+                    # The one exception to the rule below; a 204 and a 304 have no body, either.
+                    elif self.status and (self.code in _WITHOUT_BODY or self.provided_content_length == "0"):
+                        break
+            # No block had a byte: the head has still to go out (PEP 3333, "The start_response() Callable").
+            if self.status and not self.headers_sent:
+                self.write(b"")
+        # Before the result is closed: what goes wrong there, or takes long, is not the client's business.
+        if self.status and not self.socket.ended:
+            self._end_response()
 
     def start_response(
         self,
@@ -249,7 +298,7 @@ class WSGIHandler:
         headers: list[tuple[str, str]],
         exc_info: tuple[type[BaseException], BaseException, TracebackType] | None = None,
     ) -> Any:
-        """Take the status and the headers, as PEP 3333 says.
+        """Accept the status and the headers, as PEP 3333 says.
 
         Args:
             status: ``"200 OK"``.
@@ -260,19 +309,26 @@ class WSGIHandler:
             :meth:`write`.
 
         Raises:
-            ValueError: A CR or LF in the status or a header.
-            UnicodeError: One is no native string of latin-1 characters.
+            ValueError: As :func:`greentx.wsgi.response.parse_status` and ``encode_headers``: what would be read as
+                something else than one head.
+            UnicodeError: One is not a native string of latin-1 characters.
             AssertionError: (:attr:`ApplicationError`) Called twice without *exc_info*; a header that only the server
-                may set; a 204 or 304 with a length.
+                may set; a 204 with a length.
         """
         if self.upgrade is not None and self.upgrade.used:
+            self.upgrade.note_status(status)
             return self.write
         if exc_info:
             try:
                 if self.headers_sent:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
+                # A reference cycle through the traceback would keep all of its frames alive.
                 exc_info = None
+            # Left by a first attempt that failed before anything was sent: this answer may have an end of another kind.
+            self.response_use_chunked = False
+            self._body_left = None
+            self._drops_body = False
         elif self.status is not None:
             raise self.ApplicationError("start_response() was called twice, the second time without exc_info")
         encoded_status, code = parse_status(status)
@@ -280,39 +336,38 @@ class WSGIHandler:
         self.provided_date = special.get("date")
         length = self.provided_content_length = special.get("content-length")
         connection = special.get("connection")
+        # PEP 3333, "Other HTTP Features": hop-by-hop headers are the server's.
         if "transfer-encoding" in special:
             raise self.ApplicationError("Transfer-Encoding is for the server to set: PEP 3333")
-        if length is not None:
-            if not (length.isascii() and length.isdecimal()):
-                raise ValueError(f"Content-Length {length!r} is no number")
-            if code in _WITHOUT_BODY and length != "0":
-                raise self.ApplicationError(
-                    f"Content-Length {length!r} in a {code} response: it must be absent or zero"
-                )
+        # RFC 9110, section 8.6: not in a 204, where gevent allows a zero. A 304 has that of a 200.
+        if length is not None and code == 204 and length != "0":
+            raise self.ApplicationError(f"Invalid Content-Length for 204 response: {length!r} (must be absent or zero)")
         self.status = encoded_status
         self._orig_status = status
         self.code = code
         self.response_headers = response_headers
-        if connection is not None:
-            if "close" in connection.lower():
-                self.close_connection = True
+        # What else an application says there is the server's to decide; it goes out as it is.
+        if connection is not None and "close" in connection_options(connection):
+            self.close_connection = True
         elif self.close_connection:
-            response_headers.append(_CLOSE)
-        elif self._says_keep_alive:
-            response_headers.append((b"Connection", b"keep-alive"))
+            say_close(response_headers)
+        elif self._says_keep_alive and connection is None:
+            response_headers.append(_KEEP_ALIVE)
         return self.write
 
     def finalize_headers(self) -> None:
         """Add what the response still needs to :attr:`response_headers`: ``Date``, and how its end is found."""
         if self.provided_date is None:
             self.response_headers.append((b"Date", current_date()))
-        self.connection_upgraded = self.code == 101
-        if self.provided_content_length is None and self.code not in _WITHOUT_BODY and not self.connection_upgraded:
-            if hasattr(self.result, "__len__"):
+        if self.provided_content_length is None and self.code not in _WITHOUT_BODY:
+            # A sequence gives its blocks again when they are sent. What else has a length may give them once only.
+            if isinstance(self.result, (list, tuple, Sequence)):
                 length = sum([len(data) for data in self.result])
+                # An empty body of a HEAD says nothing about the length that a GET would have.
                 if length or self.command != "HEAD":
                     self.response_headers.append((b"Content-Length", b"%d" % length))
                     self.provided_content_length = str(length)
+            # RFC 9112, section 6.1: no chunks to a client of HTTP/1.0.
             elif self.request_version == "HTTP/1.0":
                 self._close_behind()
             elif self.command != "HEAD":
@@ -328,26 +383,33 @@ class WSGIHandler:
 
         Raises:
             AssertionError: (:attr:`ApplicationError`) ``start_response`` was not called; a body in a 204 or 304.
+            TypeError: *data* is not bytes.
             ConnectionResetError: The client has gone.
         """
         if self.upgrade is not None and self.upgrade.used:
             return
+        if data and data.__class__ is not bytes:
+            data = _as_bytes(data)
         if data and self.code in _WITHOUT_BODY:
-            raise self.ApplicationError(f"the {self.code} response must have no body")
+            raise self.ApplicationError(f"The {self.code} response must have no body")
         if not self.headers_sent:
             if self.status is None:
-                raise self.ApplicationError("the application did not call start_response()")
+                raise self.ApplicationError("The application did not call start_response()")
             self._pieces = PieceWriter(self.socket)
-            self._put(self._take_head() + self._framed(data))
-        elif data:
-            self._put(self._framed(data))
+            self._put(self._finish_head() + self._framed(data))
+        elif framed := self._framed(data):
+            self._put(framed)
+        else:
+            self.socket.pause()
 
     def _send_whole(self, body: bytes) -> None:
         """Send the head and all of the body, as one message."""
+        if body and body.__class__ is not bytes:
+            body = _as_bytes(body)
         if body and self.code in _WITHOUT_BODY:
-            raise self.ApplicationError(f"the {self.code} response must have no body")
-        data = self._take_head()
-        if body and not self._without_body:
+            raise self.ApplicationError(f"The {self.code} response must have no body")
+        data = self._finish_head()
+        if body:
             if self._body_left == len(body):
                 self._body_left = 0
             else:
@@ -357,21 +419,25 @@ class WSGIHandler:
             else:  # rather two messages than two copies
                 self._send(data)
                 data = body
+        # The body of the request may still be coming, or that of the answer be too short: it is not complete yet.
         if self._body_left or self.wsgi_input.__class__ is not io.BytesIO:
             self._send(data)  # _end_response() says that it is complete
         else:
             self._send(data, last=True, close=self.close_connection)
 
     def _send(self, data: bytes, *, last: bool = False, close: bool = False) -> None:
+        self.headers_sent = True  # before the call, in which this greenlet may be killed
         self.socket.send(data, last=last, close=close)
         self.response_length += len(data)
 
-    def _take_head(self) -> bytes:
-        self.headers_sent = True
+    def _finish_head(self) -> bytes:
+        if self.socket.is_last and not self.close_connection:
+            self._close_behind()
         self.finalize_headers()
         length = self.provided_content_length
-        self._without_body = self.command == "HEAD" or self.code in _WITHOUT_BODY
-        if length is not None and not self._without_body:
+        if self.command == "HEAD" or self.code in _WITHOUT_BODY:
+            self._drops_body = True
+        elif length is not None:
             self._body_left = int(length)
         assert self.status is not None
         return build_head(self.status, self.response_headers)
@@ -380,43 +446,58 @@ class WSGIHandler:
         """The end of the connection is the end of this response."""
         if not self.close_connection:
             self.close_connection = True
-            if (b"Connection", b"keep-alive") in self.response_headers:
-                self.response_headers.remove((b"Connection", b"keep-alive"))
-                self.response_headers.append(_CLOSE)
+            say_close(self.response_headers)
 
     def _framed(self, data: bytes) -> bytes:
-        if not data or self._without_body:
-            return b""
-        if self.response_use_chunked:
-            return b"%x\r\n%b\r\n" % (len(data), data)
-        return self._cut(data)
+        data = self._cut(data)
+        return build_chunk(data) if data and self.response_use_chunked else data
 
     def _cut(self, data: bytes) -> bytes:
-        """Cut a body off where Content-Length says that it ends: the client takes the rest for its next response."""
+        """Cut a body off where its Content-Length says that it ends."""
+        if self._drops_body:
+            return b""
         left = self._body_left
         if left is None:
             return data
+        # The client would read the rest as its next response.
         if len(data) > left:
             self.log_error("%s: the body is longer than its Content-Length, the rest is not sent", self.requestline)
-            data = data[:left]
+            self._body_left = 0
+            self._drops_body = True
+            return data[:left]
         self._body_left = left - len(data)
         return data
 
     def _put(self, data: bytes) -> None:
         if data:
             assert self._pieces is not None
+            self.headers_sent = True
             self._pieces.put(data)
             self.response_length += len(data)
+
+    def note_answer(self, status: bytes, length: int) -> None:
+        """The request was answered in another way, as by a WebSocket; for the log, and so that nothing else is sent.
+
+        Args:
+            status: ``b"101 Switching Protocols"``.
+            length: Bytes of the answer's head.
+        """
+        self.status = status
+        self._orig_status = status.decode("latin-1")
+        self.code = int(status[:3])
+        self.headers_sent = self.close_connection = True
+        self.response_length = length
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def _end_response(self) -> None:
-        """Send what ends the response. What is unread of the request's body the exchange sees to."""
+        """Send what ends the response. The exchange reads, or drops, what is unread of the request's body."""
+        if not self.headers_sent:
+            raise self.ApplicationError("The application did not call start_response()")
         exchange = self.socket
-        if not self.headers_sent or exchange.ended:
-            return
-        tail = b"0\r\n\r\n" if self.response_use_chunked else b""
+        tail = LAST_CHUNK if self.response_use_chunked else b""
         self.response_length += len(tail)
+        # The client waits for the rest: only the end of the connection tells it that there is none.
         if self._body_left:
             self.log_error(
                 "%s: %d bytes of the body are missing, the connection is closed", self.requestline, self._body_left
@@ -430,6 +511,7 @@ class WSGIHandler:
         self.close_connection = True
         exchange = self.socket
         try:
+            # What the application has written goes out before the connection is closed.
             if self._pieces is not None and not exchange.ended:
                 self._pieces.end(last=False, close=True)
             else:
@@ -441,6 +523,7 @@ class WSGIHandler:
 
     def handle_error(self, kind: Any, value: Any, tb: Any) -> None:
         """Report an exception of the application, and answer 500 where nothing was sent; else close."""
+        # A kill is not an error of the application.
         if not issubclass(kind, GreenletExit):
             context = self.environ
             if not isinstance(context, self.server.secure_environ_class):
@@ -449,17 +532,21 @@ class WSGIHandler:
         self._send_error(500)
 
     def _send_error(self, code: int) -> None:
+        # The client has its whole answer, and may have asked for the next one.
+        if self.socket.ended and self.upgrade is None:
+            return
         if self.headers_sent or self.socket.ended:
             self._abandon()
             return
+        # No details: they are for the log, not for the browser.
         body = _ERROR_BODIES[code]
-        self.close_connection = self.headers_sent = True
+        self.close_connection = True
         self._orig_status = f"{code} {body.decode()}"
         self.status = self._orig_status.encode()
         self.code = code
         self.response_headers = [
             (b"Content-Type", b"text/plain"),
-            _CLOSE,
+            CLOSE,
             (b"Content-Length", b"%d" % len(body)),
             (b"Date", current_date()),
         ]
@@ -490,7 +577,8 @@ class WSGIHandler:
         return format_line(
             address[0] if isinstance(address, tuple) else address,
             self.requestline,
-            self._orig_status or "000",
+            # What was not sent nobody got.
+            (self.response_length and self._orig_status) or "000",
             self.response_length,
             self.time_finish - self.time_start if self.time_finish else None,
         )

@@ -1,13 +1,13 @@
-"""``wsgi.input`` for bodies that do not come with their request: a file that Mongrel2 wrote, or a stream.
+"""``wsgi.input`` for bodies that Mongrel2 streams (``upload.stream``).
 
-A body that came inline is an ``io.BytesIO``. The two here are raw files, read through ``io.BufferedReader``, which has
-``read``, ``readline``, ``readlines`` and iteration with all their sizes. One greenlet at a time may read.
+All others are read by :attr:`greentx.Request.body_file`. A streamed one is a raw file, read through
+``io.BufferedReader``, which has ``read``, ``readline``, ``readlines`` and iteration with all their sizes. One greenlet
+at a time may read.
 """
 
 from __future__ import annotations
 
 import io
-import os
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from ..errors import RemoteProtocolError
 if TYPE_CHECKING:
     from .exchange import Exchange
 
-__all__ = ["WINDOW", "StoredBody", "StreamedBody", "open_stored", "open_streamed"]
+__all__ = ["WINDOW", "BrokenBody", "StreamedBody", "open_streamed"]
 
 #: Bytes of a streamed body that may be on their way to us. Mongrel2 sends one piece more than it was granted.
 WINDOW = 524288
@@ -24,45 +24,8 @@ WINDOW = 524288
 _BUFFER_SIZE = 65536
 
 
-class StoredBody(io.RawIOBase):
-    """The file of an upload, as far as it is this request's.
-
-    Args:
-        path: Where Mongrel2 stored it.
-        length: The announced length; ``None`` for a chunked body. Mongrel2 appends the bytes of a pipelined next
-            request to the file (probed), so it is not read beyond this.
-
-    Raises:
-        OSError: It cannot be opened.
-    """
-
-    def __init__(self, path: str, length: int | None) -> None:
-        super().__init__()
-        self._file = -1
-        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        size = os.fstat(self._file).st_size
-        self._left = size if length is None else min(size, length)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Read from the file; blocks as files do."""
-        view = memoryview(buffer)[: self._left]
-        count = os.readv(self._file, [view]) if view else 0
-        self._left -= count
-        return count
-
-    def readall(self) -> bytes:
-        """Read what is left, at once; the default does so in pieces of 8 KiB."""
-        data = bytearray(self._left)
-        del data[self.readinto(data) :]
-        return bytes(data)
-
-    def close(self) -> None:
-        if not self.closed and self._file >= 0:  # Python closes what could not be opened, too
-            os.close(self._file)
-        super().close()
+class BrokenBody(RemoteProtocolError):
+    """A piece of a streamed body is missing: what follows of it means something else."""
 
 
 class StreamedBody(io.RawIOBase):
@@ -79,6 +42,7 @@ class StreamedBody(io.RawIOBase):
         self._exchange = exchange
         exchange.body = self
         exchange.streams = True
+        # A view: what is read in small sizes would otherwise be copied from the front again and again.
         self._piece = memoryview(exchange.request.body)
         self._received = len(self._piece)
         self._length = length
@@ -111,12 +75,14 @@ class StreamedBody(io.RawIOBase):
 
     def _receive(self, timeout: float | None = None) -> None:
         wanted = self._received + WINDOW
+        # Not with each piece: a grant is a message of its own.
         if wanted - self._granted >= WINDOW // 2:
             self._exchange.grant(wanted - self._granted)
             self._granted = wanted
         piece = self._exchange.next_piece(timeout)
+        # Another process of the same entry may have pulled one in between.
         if piece.header("UPLOAD_STREAM") != str(self._received):
-            raise RemoteProtocolError(
+            raise BrokenBody(
                 f"a piece of the body at {piece.header('UPLOAD_STREAM')} came, {self._received} bytes are here"
             )
         self._received += len(piece.body)
@@ -131,13 +97,14 @@ class StreamedBody(io.RawIOBase):
 
         Raises:
             ConnectionResetError: The client went away.
-            RemoteProtocolError: A piece is missing.
+            BrokenBody: A piece is missing.
         """
         self._piece = memoryview(b"")
         last = self._received + limit
         deadline = monotonic() + seconds
         try:
             while self._exchange.streams and self._received < last:
+                # Both bounds: a client that sends a byte a second would keep a greenlet for days.
                 left = deadline - monotonic()
                 if left <= 0:
                     return
@@ -150,11 +117,6 @@ class StreamedBody(io.RawIOBase):
     def left(self) -> int | None:
         """How many bytes Mongrel2 has not been granted yet; ``None`` where that is not known."""
         return None if self._length is None else max(0, self._length - self._granted)
-
-
-def open_stored(path: str, length: int | None) -> io.BufferedReader:
-    """Return the ``wsgi.input`` of a stored body; arguments and errors as :class:`StoredBody`."""
-    return io.BufferedReader(StoredBody(path, length), _BUFFER_SIZE)
 
 
 def open_streamed(exchange: Exchange, length: int | None) -> io.BufferedReader:

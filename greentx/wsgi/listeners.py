@@ -1,42 +1,57 @@
-"""What a WSGI server may be told to listen on, and the Transceiver that comes of it.
+"""What a WSGI server may be told to listen on, and the Transceiver that is made for it.
 
 =============================  =============================================================================
 *listener*                     front end
 =============================  =============================================================================
 ``(host, port)``, ``':8000'``  a ``mongrel2`` of our own on that address, over ``ipc://`` sockets
-a bound socket                 the same, on the address of the socket, which is closed to make room
+``('', port)``, a port         the same, on IPv6 and IPv4 (where there is no IPv6, on IPv4); as in gevent ``':8000'``
+                               is IPv4 alone, and the ``REMOTE_ADDR`` of an IPv4 client begins with ``::ffff:``
+a bound socket                 the same, on the address of the socket, which is closed to make room: connections
+                               that waited there are reset
 ``(sender, pull, pub)``        the Mongrel2 whose handler entry that is
-``'mongrel2://sender@host'``   the same, as a URL: ``?pull=9999&pub=9998`` are ports of *host*, or endpoints
+``'mongrel2://sender@host'``   the same, as a URL: ``?pull=9999&pub=9998`` are ports of *host*, or endpoints; and
+                               ``&control=ipc:///...`` is Mongrel2's control port
 a ``Transceiver``              whatever it is connected to
 =============================  =============================================================================
+
+Mongrel2 listens on TCP only (probed): a Unix socket, and a text such as ``unix:/run/app.sock``, are a ``ValueError``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
+import os
 import socket
-import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs, urlsplit
 
-import gevent
 from gevent.baseserver import parse_address
 
-from ..edge import Handler, Mongrel2
-from ..endpoints import Address, connect_endpoint
-from ..errors import GreentxError, LocalProtocolError
-from ..transceiver import Transceiver
+from ..edge import Handler, Keeper, Mongrel2
+from ..edge.addresses import every_host, family, numeric_host
+from ..errors import LocalProtocolError
+from ..handler.pinger import PING_SECONDS
+from ..handler.transceiver import Transceiver
+from ..protocol.bounds import MAX_PENDING_BYTES, MAX_QUEUE_BYTES
+from ..protocol.websocket.origins import Allowed
+from ..transport.endpoints import Address, bind_endpoint, connect_endpoint
 
 __all__ = [
     "MAX_MESSAGE_SIZE",
+    "SEND_TIMEOUT",
     "SETTINGS",
     "BoundAddress",
+    "EntryAddress",
     "Listener",
+    "Listens",
     "MongrelListener",
+    "Options",
     "TcpListener",
     "TransceiverListener",
+    "control_options",
     "make_listener",
     "parse_url",
 ]
@@ -46,35 +61,96 @@ log = logging.getLogger("greentx.wsgi")
 #: The settings of our own Mongrel2, over those of :data:`greentx.edge.config.DEFAULT_SETTINGS`.
 SETTINGS: Mapping[str, int | str] = {
     # Without it 16 messages may wait for a browser and it is not known how many do; with it Mongrel2 says what it
-    # wrote, so that whoever writes to a slow browser can be held up.
+    # wrote, so that a greenlet that writes to a slow browser can be made to wait.
     "download.flow_control": 1,
     # A large body comes piece by piece, as the application reads it. It is not written to a disk first.
     "upload.stream": 1,
     # Larger ones are streamed, in pieces of this size, so it is also what an unread upload costs.
     "limits.content_length": 262144,
-    # Header blocks that arrive in more than five pieces are answered 400 otherwise.
-    "limits.client_read_retries": 100,
     # URLs with { } ^ are answered 400 otherwise; browsers send them as they are.
     "request.relaxed": 1,
     # A proxy in front of us knows better who the client is.
     "no_clobber_xff": 1,
 }
 
-#: Bytes of a WebSocket message that applications get, where nobody says another number. gevent-websocket has no limit
-#: and simple-websocket none of its own, so what comes from there relies on more than the 1 MiB of a Transceiver.
+#: The default limit of a WebSocket message, in bytes. gevent-websocket has no limit and simple-websocket none of its
+#: own, so applications written for these rely on more than the 1 MiB of a Transceiver.
 #: Mongrel2 has none either, but keeps a message in memory as we do, so there has to be one.
 MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 
-# Between two attempts to start it again, should it end by itself: the first one, and at the most.
-_RESTART_SECONDS = 0.1
-_MAX_RESTART_SECONDS = 10.0
+#: Seconds over which a browser has to read, and that a handler waits for a front end that stands still. As nginx has
+#: it: a client that pauses a download for longer asks for the rest of it again.
+SEND_TIMEOUT = 60.0
 
 # How long our own Mongrel2 may take to subscribe, once it has bound its sockets.
 _READY_SECONDS = 5.0
 
+# What a Transceiver is to know of its control socket.
+_CONTROL_OPTIONS = frozenset(
+    {"rep_port", "rep_ip", "control_allow", "curve_secret", "curve_allow", "max_connections", "allow_connections"}
+)
+
 _SSL_FILES = ("certfile", "keyfile")
+
+
+class _Socket(Protocol):
+    """A bound socket, the standard library's or gevent's."""
+
+    def accept(self) -> Any: ...
+    def getsockname(self) -> Any: ...
+
+
+#: What may be listened on, for type checkers; the table is in the module. The tuple of three is a handler entry.
+Listens = str | int | tuple[str, int] | tuple[str, int, int, int] | tuple[str, Address, Address] | _Socket | Transceiver
+
 # Passed by those who call ssl.wrap_socket, and true of every listener.
 _SSL_OF_COURSE = {"server_side": True, "do_handshake_on_connect": True}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a WSGI server says of the Transceiver that is made for it; what is not said here is as there.
+
+    Attributes:
+        max_message_size, max_queue_bytes, max_pending_bytes, upload_store, origins, shared: As for a Transceiver.
+        ping_timeout: The same; with a front end of our own never more than half of its ``limits.min_ping``.
+        control: What it is to know of its control socket: ``rep_port`` (9997), ``rep_ip``, ``control_allow``,
+            ``curve_secret``, ``curve_allow``, ``max_connections``, ``allow_connections``. ``None``: there is none.
+    """
+
+    max_message_size: int | None = MAX_MESSAGE_SIZE
+    max_queue_bytes: int = MAX_QUEUE_BYTES
+    max_pending_bytes: int = MAX_PENDING_BYTES
+    ping_timeout: float | None = PING_SECONDS
+    upload_store: str | None = None
+    origins: Allowed = None
+    control: Mapping[str, Any] | None = None
+    shared: bool = False
+
+    def given(self) -> dict[str, Any]:
+        """Return those that are not the defaults."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value != getattr(type(self), name)}
+
+    def make(self, sender: str, pull_addr: Address, pub_addr: Address, **more: Any) -> Transceiver:
+        """Return a Transceiver with these options; *more* is of this server alone.
+
+        Raises:
+            LocalProtocolError: (a ``ValueError``) As Transceiver.
+            ValueError: The same, or *control* has another option.
+        """
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        control = values.pop("control")
+        if control is None:
+            values["rep_port"] = False
+        else:
+            unknown = sorted(set(control) - _CONTROL_OPTIONS)
+            if unknown:
+                raise ValueError(
+                    f"control has no {', '.join(unknown)}: there are {', '.join(sorted(_CONTROL_OPTIONS))}"
+                )
+            values.update(control)
+        return Transceiver(sender, pull_addr, pub_addr, **{**values, "send_timeout": SEND_TIMEOUT, **more})
 
 
 class Listener:
@@ -91,8 +167,8 @@ class Listener:
     family: int | None = None
     ssl_enabled = False
     owned = True
-    #: The front end goes with us: what it still holds then is answered by nobody.
-    goes_with_us = False
+    #: The front end is ours and ends with us: what it still holds then is not answered.
+    owns_front_end = False
 
     def bind(self) -> None:
         """Have the front end accept connections; nothing where it is somebody else's. Twice is once."""
@@ -109,17 +185,17 @@ class TcpListener(Listener):
     """A ``mongrel2`` of our own, which is started again should it end by itself.
 
     Args:
-        listener: What ``gevent.pywsgi`` takes: an address, or a bound socket.
+        listener: What ``gevent.pywsgi`` accepts: an address, or a bound socket.
         certfile, keyfile: PEM files, for TLS.
         settings: Mongrel2's settings by name, over :data:`SETTINGS`.
-        max_message_size: As for :class:`~greentx.Transceiver`.
+        options: Of the Transceiver.
 
     Raises:
-        ValueError: The address or a setting is malformed.
-        TypeError: It is none of these.
+        ValueError: The address, a setting or an option is malformed, or a Unix socket.
+        TypeError: It is something else.
     """
 
-    goes_with_us = True
+    owns_front_end = True
 
     def __init__(
         self,
@@ -127,30 +203,50 @@ class TcpListener(Listener):
         certfile: str | None = None,
         keyfile: str | None = None,
         settings: Mapping[str, int | str] | None = None,
-        max_message_size: int | None = MAX_MESSAGE_SIZE,
+        options: Options = Options(),
     ) -> None:
-        self._max_message_size = max_message_size
+        self._options = options
         self._socket: Any = None
-        self._keeper: gevent.Greenlet[..., None] | None = None
         if hasattr(listener, "accept"):
             if hasattr(listener, "do_handshake"):
                 raise TypeError(f"expected a regular socket, not {listener!r}: TLS is given by certfile and keyfile")
             self.family = int(listener.family)
             if self.family not in (socket.AF_INET, socket.AF_INET6):
-                raise ValueError(f"{listener!r}: Mongrel2 listens on TCP addresses only")
+                raise _not_tcp(listener)
             self.address = listener.getsockname()
             self._socket = listener
         else:
+            if isinstance(listener, os.PathLike) or (
+                isinstance(listener, str) and (listener.startswith("unix:") or "/" in listener)
+            ):
+                raise _not_tcp(listener)
             self.family, self.address = parse_address(listener)
         self.ssl_enabled = certfile is not None
-        host, port = self.address[0], self.address[1]
+        host, port = self.address[0] or "", self.address[1]
         self.mongrel2 = Mongrel2(
-            {"/": Handler("greentx")},
-            bind_addr=host,
+            # "*" is for OPTIONS, which asks about the server itself.
+            {"/": Handler("greentx"), "*": Handler("greentx")},
+            # ":8000" is IPv4 alone, as in gevent.
+            bind_addr=every_host() if not host and self.family == socket.AF_INET6 else host,
             port=port,
             settings={**SETTINGS, **(settings or {})},
             certfile=certfile,
             keyfile=keyfile,
+        )
+        self._keeper = Keeper(self.mongrel2)
+        self._new()  # checked now, not when the server starts
+
+    def _new(self) -> Transceiver:
+        (handler,) = self.mongrel2.handlers
+        assert handler.send_spec is not None and handler.recv_spec is not None
+        idle, timeout = self.mongrel2.idle_seconds, self._options.ping_timeout
+        return self._options.make(
+            handler.sender,
+            handler.send_spec,
+            handler.recv_spec,
+            ping_timeout=timeout if idle is None or timeout is None else min(timeout, idle / 2),
+            connect_timeout=_READY_SECONDS,
+            server_control=self.mongrel2.control_spec,
         )
 
     def bind(self) -> None:
@@ -161,51 +257,26 @@ class TcpListener(Listener):
             self._socket.close()
             self._socket = None
         self.mongrel2.start()
-        self.address = (self.address[0], self.mongrel2.port, *self.address[2:])
+        # As a bound socket says it.
+        host = numeric_host(self.mongrel2.bind_addr)
+        self.family = family(host)
+        more = (self.address[2:] or (0, 0)) if self.family == socket.AF_INET6 else ()
+        self.address = (host, self.mongrel2.port, *more)
+        # Here, since a supervisor binds only: its workers are who opens.
+        self._keeper.start()
 
     def open(self) -> Transceiver:
         self.bind()
-        (handler,) = self.mongrel2.handlers
-        assert handler.send_spec is not None and handler.recv_spec is not None
-        transceiver = Transceiver(
-            handler.sender,
-            handler.send_spec,
-            handler.recv_spec,
-            rep_port=False,
-            connect_timeout=_READY_SECONDS,
-            # A client that pauses a download has not gone.
-            send_timeout=None,
-            max_message_size=self._max_message_size,
-        )
+        transceiver = self._new()
         transceiver.start()
-        self._keeper = gevent.spawn(self._keep_running)
         return transceiver
-
-    def _keep_running(self) -> None:
-        """Start it again where it ended by itself; the Transceiver finds it under the same endpoints."""
-        delay = _RESTART_SECONDS
-        while True:
-            began = time.monotonic()
-            self.mongrel2.wait()
-            if time.monotonic() - began > _MAX_RESTART_SECONDS:
-                delay = _RESTART_SECONDS
-            gevent.sleep(delay)
-            delay = min(2 * delay, _MAX_RESTART_SECONDS)
-            try:
-                self.mongrel2.start()
-            except (GreentxError, OSError) as error:
-                log.error("the front end at %s cannot be started again: %s", self.address, error)
-            else:
-                log.warning("the front end at %s was started again", self.address)
 
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        if self._keeper is not None:
-            self._keeper.kill()
-            self._keeper = None
-        # It has said of every answer that it wrote it; asked politely it would take half a second to end.
+        self._keeper.stop()
+        # It has reported every answer as written, so nothing is lost; SIGTERM would cost half a second (probed).
         self.mongrel2.stop(0)
 
 
@@ -213,20 +284,27 @@ class MongrelListener(Listener):
     """A handler entry of somebody else's Mongrel2.
 
     Args:
-        sender, pull_addr, pub_addr, max_message_size: As for :class:`~greentx.Transceiver`.
+        sender, pull_addr, pub_addr, server_control: As for :class:`~greentx.Transceiver`.
+        options: Its others.
     """
 
     def __init__(
-        self, sender: str, pull_addr: Address, pub_addr: Address, max_message_size: int | None = MAX_MESSAGE_SIZE
+        self,
+        sender: str,
+        pull_addr: Address,
+        pub_addr: Address,
+        server_control: Address | None = None,
+        options: Options = Options(),
     ) -> None:
-        self._max_message_size = max_message_size
+        self._options = options
+        self._server_control = server_control
         # Made to have it checked; one that was used cannot be told from one that was not.
         self._arguments = (sender, connect_endpoint(pull_addr), connect_endpoint(pub_addr))
         self._new()
         self.address = f"mongrel2://{sender}@{self._arguments[1]}"
 
     def _new(self) -> Transceiver:
-        return Transceiver(*self._arguments, rep_port=False, send_timeout=None, max_message_size=self._max_message_size)
+        return self._options.make(*self._arguments, server_control=self._server_control)
 
     def open(self) -> Transceiver:
         """Return a Transceiver that connects. Does not wait for the server: containers start in any order."""
@@ -250,33 +328,36 @@ class TransceiverListener(Listener):
 
 
 def make_listener(
-    listener: Any,
+    listener: Listens,
     ssl_args: Mapping[str, Any],
     settings: Mapping[str, int | str] | None = None,
-    max_message_size: int | None = MAX_MESSAGE_SIZE,
+    options: Options = Options(),
 ) -> Listener:
     """Return the :class:`Listener` that *listener* means; the table is in the module.
 
     Args:
         ssl_args: What is left of the keyword arguments of a ``WSGIServer``.
         settings: Of our own Mongrel2.
-        max_message_size: Bytes of a WebSocket message; ``None`` is no limit. A Transceiver has its own.
+        options: Of the Transceiver that is made; one that is given as the listener has its own.
 
     Raises:
         ValueError: The listener or an argument cannot be served; the message names it.
-        TypeError: It is none of what is in the table.
+        TypeError: It is not in the table.
     """
     if isinstance(listener, Transceiver):
         _refuse_options(ssl_args, settings, f"the front end of {listener!r}")
-        if max_message_size != MAX_MESSAGE_SIZE:
-            raise ValueError(f"max_message_size belongs to {listener!r}; say it there")
+        for name in options.given():
+            raise ValueError(f"{name} belongs to {listener!r}; say it there")
         return TransceiverListener(listener)
     if isinstance(listener, tuple) and len(listener) == 3:
         _refuse_options(ssl_args, settings, f"the Mongrel2 of {listener!r}")
-        return MongrelListener(*listener, max_message_size=max_message_size)
-    if isinstance(listener, str) and "://" in listener:
+        return MongrelListener(*listener, options=options)
+    if isinstance(listener, str) and "://" in listener and not listener.startswith("unix:"):
         _refuse_options(ssl_args, settings, f"the Mongrel2 of {listener!r}")
-        return MongrelListener(*parse_url(listener), max_message_size=max_message_size)
+        entry = parse_url(listener)
+        return MongrelListener(entry.sender, entry.pull, entry.pub, server_control=entry.control, options=options)
+    if options.shared:
+        raise ValueError(f"shared: the mongrel2 of {listener!r} is ours, and no other process serves it")
     files = dict(ssl_args)
     for name, value in _SSL_OF_COURSE.items():
         if files.get(name) == value:
@@ -286,7 +367,43 @@ def make_listener(
         raise ValueError(f"Mongrel2 does not take {', '.join(unknown)}: its TLS is given by certfile and keyfile")
     if files and files.get("certfile") is None:
         raise ValueError("TLS needs a certfile")
-    return TcpListener(listener, settings=settings, max_message_size=max_message_size, **files)
+    return TcpListener(listener, settings=settings, options=options, **files)
+
+
+def _not_tcp(listener: Any) -> ValueError:
+    return ValueError(
+        f"listener {listener!r} is not a TCP address, and Mongrel2 listens on no other: give one such as "
+        "('127.0.0.1', 8000), and have the proxy in front connect to that"
+    )
+
+
+def control_options(
+    address: str, networks: Sequence[str] = (), secret: str = "", keys: Sequence[str] = ()
+) -> dict[str, Any] | None:
+    """Return *control* of :class:`Options` out of texts, as options and environment variables have them.
+
+    Args:
+        address: ``HOST:PORT``, to bind; port 0 is any free one. Empty: there is no control socket.
+        networks: ``control_allow``; none are the default's.
+        secret, keys: ``curve_secret`` and ``curve_allow``.
+
+    Raises:
+        LocalProtocolError: (a ``ValueError``) The address is malformed, or missing where something else is there.
+    """
+    if not address:
+        if networks or secret or keys:
+            raise LocalProtocolError("there is no control socket to be protected: say HOST:PORT of one")
+        return None
+    host, _, port = address.rpartition(":")
+    options: dict[str, Any] = {"rep_ip": host, "rep_port": int(port) if port.isascii() and port.isdecimal() else -1}
+    bind_endpoint((host, options["rep_port"]))  # told now if malformed
+    if networks:
+        options["control_allow"] = tuple(networks)
+    if secret:
+        options["curve_secret"] = secret
+    if keys:
+        options["curve_allow"] = keys[0] if len(keys) == 1 else tuple(keys)
+    return options
 
 
 def _refuse_options(ssl_args: Mapping[str, Any], settings: Mapping[str, int | str] | None, owner: str) -> None:
@@ -296,8 +413,21 @@ def _refuse_options(ssl_args: Mapping[str, Any], settings: Mapping[str, int | st
         raise ValueError(f"mongrel2_settings belong to {owner}; configure it there")
 
 
-def parse_url(url: str) -> tuple[str, str, str]:
-    """Return the sender and the two endpoints of ``mongrel2://sender@host?pull=9999&pub=9998``.
+class EntryAddress(NamedTuple):
+    """A handler entry of a Mongrel2, and that server's control port where it is known; endpoints."""
+
+    sender: str
+    pull: str
+    pub: str
+    control: str | None = None
+
+    def add_to(self, transceiver: Transceiver) -> None:
+        """Have *transceiver* serve it, too. Raises as ``Transceiver.add_connection``."""
+        transceiver.add_connection(self.sender, self.pull, self.pub, server_control=self.control)
+
+
+def parse_url(url: str) -> EntryAddress:
+    """Return what ``mongrel2://sender@host?pull=9999&pub=9998`` names; ``control=`` may follow.
 
     The ports are Mongrel2's usual ones where left out; in their place endpoints may stand.
 
@@ -306,15 +436,15 @@ def parse_url(url: str) -> tuple[str, str, str]:
     """
     parts = urlsplit(url)
     query = parse_qs(parts.query, keep_blank_values=True)
-    with contextlib.suppress(ValueError):  # a port that is no number
+    with contextlib.suppress(ValueError):  # a port that is not a number
         if (
             parts.scheme == "mongrel2"
             and parts.username
             and parts.password is None
             and parts.path in ("", "/")
             and not parts.fragment
-            and set(query) <= {"pull", "pub"}
-            and (parts.hostname or len(query) == 2)
+            and set(query) <= {"pull", "pub", "control"}
+            and (parts.hostname or {"pull", "pub"} <= set(query))
             and parts.port is None
         ):
             host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
@@ -322,8 +452,9 @@ def parse_url(url: str) -> tuple[str, str, str]:
                 query.get(name, [str(default)])[-1]
                 for name, default in (("pull", Transceiver.PUSH_PORT), ("pub", Transceiver.SUB_PORT))
             ]
-            pull, pub = (value if "://" in value else f"tcp://{host}:{value}" for value in values)
-            return parts.username, pull, pub
+            values += query.get("control", [])[-1:]
+            endpoints = [value if "://" in value else f"tcp://{host}:{value}" for value in values]
+            return EntryAddress(parts.username, *endpoints)
     raise LocalProtocolError(f"listener {url!r} is not of the form mongrel2://sender@host?pull=9999&pub=9998")
 
 

@@ -1,13 +1,14 @@
-"""The server: takes requests from a Transceiver and runs a handler in a greenlet for each."""
+"""The server: gevent's interface, and what it is made of and how it begins and ends.
+
+What comes in is read by :mod:`greentx.wsgi.intake`, each request is begun by :mod:`greentx.handler.schedule` and
+answered by :mod:`greentx.wsgi.handler`; what a server has begun when it ends is seen to by :mod:`greentx.wsgi.drain`.
+"""
 
 from __future__ import annotations
 
 import logging
-import math
-import sys
-import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -17,49 +18,36 @@ from gevent.pool import Pool
 from gevent.pywsgi import WSGISecureEnviron
 
 from ..errors import GreentxError
-from ..frames import CloseCode
-from ..pipeline import GONE
+from ..handler.pinger import PING_SECONDS
+from ..protocol.bounds import MAX_PENDING_BYTES, MAX_QUEUE_BYTES
+from ..protocol.kinds import Kind
+from ..protocol.proxies import TrustedProxies
+from ..protocol.websocket.frames import CloseCode
+from ..protocol.websocket.origins import Allowed
 from ..version import __version__
 from .accesslog import make_log
+from .drain import Drain
 from .exchange import Exchange
 from .handler import WSGIHandler
-from .listeners import MAX_MESSAGE_SIZE, BoundAddress, Listener, make_listener
+from .hooks import check_handler_class
+from .intake import Intake
+from .listeners import MAX_MESSAGE_SIZE, BoundAddress, Listener, Listens, Options, make_listener
 from .response import FileWrapper
-from .runners import Runners
-from .uploads import UploadStore
 
 if TYPE_CHECKING:
-    from ..connection import Connection
-    from ..registry import Sid
-    from ..transceiver import Transceiver
-    from ..wire import Request
+    from _typeshed.wsgi import WSGIApplication
+
+    from ..handler.transceiver import Transceiver
+    from ..protocol.request import Request
+    from ..protocol.websocket.registry import Sid
     from .upgrade import Client, Upgrade
 
 __all__ = ["WSGIServer"]
 
 log = logging.getLogger("greentx.wsgi")
 
-#: Requests that may wait for a place in the pool; more are answered 503.
-MAX_WAITING = 10000
-
 # How long handlers that are killed may take to end.
 _KILL_SECONDS = 1.0
-
-_POLL_SECONDS = 0.002
-
-# How long the end of a server waits for what keeps it from leaving further requests to another process.
-_QUIET_SECONDS = 5.0
-
-# Where requests are taken so long, what comes last has that much of the time to stop in to be answered, at the most.
-_LAST_SECONDS = 2.0
-
-_WEBSOCKET_EVENTS = frozenset({"WEBSOCKET", "WEBSOCKET_CONNECT", "WEBSOCKET_CLOSE"})
-# What is no HTTP request. As the method of one they do not get here.
-_EVENTS = _WEBSOCKET_EVENTS | {"UPLOAD_STREAM", "DISCONNECT", "JSON", "XML"}
-
-# What browsers' addresses are called, as handlers are given them. Those of few proxies, or of very many browsers.
-_MAX_ADDRESSES = 1024
-_addresses: dict[Any, tuple[str, int]] = {}
 
 
 class WSGIServer:
@@ -68,23 +56,37 @@ class WSGIServer:
     Each request is handled in a greenlet; those of one browser connection one after the other, in order.
 
     Args:
-        listener: An address to listen on as gevent takes it; or ``(sender, pull_addr, pub_addr)``, a URL
+        listener: An address to listen on, as gevent accepts it; or ``(sender, pull_addr, pub_addr)``, a URL
             ``mongrel2://sender@host?pull=9999&pub=9998`` or a ``Transceiver``: see :mod:`greentx.wsgi.listeners`.
         application: The WSGI application; may be replaced while the server runs.
-        backlog: Taken for gevent's sake; the queue of new connections is the front end's.
+        backlog: Accepted for gevent's sake; the queue of new connections is the front end's.
         spawn: How handlers run: ``'default'`` in greenlets without a limit; a ``Pool``, or a number for a new one: more
             requests than that wait; a callable such as ``gevent.spawn_raw``; ``None``: one after the other.
         log: Where the access log goes: ``'default'`` is stderr, ``None`` nowhere; an object with ``write()``; or a
             logger, at INFO.
         error_log: The same for errors, and for ``wsgi.errors``; a logger at ERROR.
-        handler_class: In the place of :class:`~greentx.wsgi.WSGIHandler`.
+        handler_class: In the place of :class:`~greentx.wsgi.WSGIHandler`, and derived from it; or a callable.
         environ: Added to every request's environ. ``SCRIPT_NAME`` is the path that the application is mounted at.
-        upload_store: The ``upload.temp_store`` setting of the front end, where it has one: an absolute path that ends
-            in ``XXXXXX``. Stored bodies are read from there, and deleted with the end of their request.
+        upload_store: As for a :class:`~greentx.Transceiver`. Stored bodies are deleted with the end of their request.
         mongrel2_settings: Of our own front end, by name, over :data:`greentx.wsgi.listeners.SETTINGS`.
-        max_message_size: Bytes of a WebSocket message; larger ones end their connection (1009), ``None`` is no limit.
+        max_message_size: Bytes of a WebSocket message; larger ones end their connection (1009), ``None`` sets no limit.
             The default, 16 MiB, is more than a Transceiver's own, because gevent's WebSockets know none: but a message
-            is held in memory whole, here and in Mongrel2. A ``Transceiver`` as the listener has a limit of its own.
+            is held in memory whole, here and in Mongrel2. A ``Transceiver`` as the listener has a limit of its own, and
+            so it has of the next three.
+        max_queue_bytes, max_pending_bytes: How many bytes may wait for one connection, and for all; as for a
+            :class:`~greentx.Transceiver`. A WebSocket beyond them is ended (1013), and a WARNING names which it was.
+        ping_timeout: Seconds between two pings of a WebSocket; as for a ``Transceiver``. Our own front end has it at
+            most half of its ``limits.min_ping``.
+        control: Opens the control socket: a dict of a Transceiver's options for it, ``rep_port``, ``rep_ip``,
+            ``control_allow``, ``curve_secret``, ``curve_allow``, ``max_connections``, ``allow_connections``. Whoever it
+            answers may add servers. ``None``, the default, has none; a ``Transceiver`` as the listener has its own.
+        origins: Which pages may open a WebSocket, ``"same"`` or a list, as for a :class:`~greentx.Transceiver`; others
+            get 403, and the application is not asked. ``None`` lets in any page of the web.
+        trusted_proxies: Whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` say who the client is, in ``REMOTE_ADDR``
+            and ``wsgi.url_scheme``: addresses and networks, ``"*"`` for any, or a
+            :class:`~greentx.wsgi.TrustedProxies` with other scheme headers. ``None``, the default, believes nobody.
+        shared: Several processes serve the same handler entry of a Mongrel2 that is not ours, as for a
+            :class:`~greentx.Transceiver`. Requests for a WebSocket get a 503, as its messages would scatter.
         ssl_args: ``certfile`` and ``keyfile`` (PEM), where the front end is our own.
 
     Raises:
@@ -100,10 +102,20 @@ class WSGIServer:
         clients: A :class:`~greentx.wsgi.upgrade.Client` for each ``environ['wsgi.websocket']`` in use, by
             ``(sender, conn_id)``.
         upgrades: The :class:`~greentx.wsgi.upgrade.Upgrade` of each WebSocket in use.
-        websockets_refused: Where not empty, why who asks for a WebSocket gets a 503.
+        websockets_refused: Called for each request for a WebSocket; where it returns a text, that is answered with a
+            503. ``None`` lets all in.
         goodbye_code: What WebSockets are closed with when the server ends.
         logger: What WebSockets have as their ``logger``.
+        listener: Where requests come from.
+        intake: What reads them.
     """
+
+    # More than 25 methods and 15 attributes, because gevent's own surface is that large. Its names: start, stop, close,
+    # serve_forever, start_accepting, stop_accepting, init_socket, set_environ, get_environ, update_environ, set_spawn,
+    # set_handle, set_listener, set_max_accept, full, handle, do_handle, do_close, started, closed, address, family,
+    # server_host, server_port, socket, ssl_enabled, pool, max_accept, min_delay, max_delay, delay, backlog,
+    # stop_timeout, loop, log, error_log, application, environ, base_env, environ_class, secure_environ_class,
+    # handler_class, _stop_event; and of gevent-websocket: clients, logger, debug, pre_start_hook.
 
     handler_class: Any = WSGIHandler
     application: Any = None
@@ -127,7 +139,7 @@ class WSGIServer:
     stop_timeout: float = 1
     debug = False
     pre_start_hook: Any = None
-    websockets_refused = ""
+    websockets_refused: Callable[[], str] | None = None
     goodbye_code: int = CloseCode.GOING_AWAY
     logger: Any = logging.getLogger("greentx.wsgi")
     backlog = 128
@@ -135,8 +147,8 @@ class WSGIServer:
 
     def __init__(
         self,
-        listener: Any,
-        application: Any = None,
+        listener: Listens,
+        application: WSGIApplication | None = None,
         backlog: int | None = None,
         spawn: Any = "default",
         log: Any = "default",
@@ -147,35 +159,48 @@ class WSGIServer:
         upload_store: str | None = None,
         mongrel2_settings: Mapping[str, int | str] | None = None,
         max_message_size: int | None = MAX_MESSAGE_SIZE,
+        max_queue_bytes: int = MAX_QUEUE_BYTES,
+        max_pending_bytes: int = MAX_PENDING_BYTES,
+        ping_timeout: float | None = PING_SECONDS,
+        control: Mapping[str, Any] | None = None,
+        origins: Allowed = None,
+        trusted_proxies: TrustedProxies | str | Iterable[str] | None = None,
+        shared: bool = False,
         **ssl_args: Any,
     ) -> None:
+        # Its name is gevent's: frameworks set it to end serve_forever().
         self._stop_event = Event()
         self._stop_event.set()
-        self._ssl_args = ssl_args
-        self._settings = mongrel2_settings
-        self._max_message_size = max_message_size
-        self._store = None if upload_store is None else UploadStore(upload_store)
+        self._make_listener = partial(
+            make_listener,
+            ssl_args=ssl_args,
+            settings=mongrel2_settings,
+            options=Options(
+                max_message_size=max_message_size,
+                max_queue_bytes=max_queue_bytes,
+                max_pending_bytes=max_pending_bytes,
+                ping_timeout=ping_timeout,
+                upload_store=upload_store,
+                control=control,
+                origins=origins,
+                shared=shared,
+            ),
+        )
+        # While it is not None, something listens for us.
         self._bound: BoundAddress | None = None
-        self._transceiver: Transceiver | None = None
-        self._intake: gevent.Greenlet[..., None] | None = None
+        # From close() on, until all has gone; the greenlet carries it out.
+        self._drain: Drain | None = None
         self._closer: gevent.Greenlet[..., None] | None = None
-        self._feeder: gevent.Greenlet[..., None] | None = None
-        self._accepting = False
-        self._closing = False
-        # Until when a server that stops may wait for its old requests, and take new ones.
-        self._leave_by = math.inf
-        # Requests by the connection they came over, in their order; the first one is being handled, or waits for that.
-        self._lines: dict[Sid, list[Exchange]] = {}
-        # First ones that wait for a place in the pool.
-        self._waiting: deque[Exchange] = deque()
-        self._idle: Event | None = None
+        if not (trusted_proxies is None or isinstance(trusted_proxies, TrustedProxies)):
+            trusted_proxies = TrustedProxies(trusted_proxies)
+        self.intake = Intake(self._answer, self.close, trusted_proxies)
         self.clients: dict[Sid, Client] = {}
         self.upgrades: set[Upgrade] = set()
-        self._handshake_events = False
-        self._runners = Runners(self._answer, self._end, self._lines.__contains__)
         self.loop = get_hub().loop
         self.delay = self.min_delay
         if backlog is not None:
+            if hasattr(listener, "accept"):
+                raise TypeError("backlog must be None when a socket instance is passed")
             self.backlog = backlog
         self.set_listener(listener)
         self.set_spawn(spawn)
@@ -183,47 +208,55 @@ class WSGIServer:
             self.application = application
         if handler_class is not None:
             self.handler_class = handler_class
+        check_handler_class(self.handler_class)
         self.set_handle(None)
         self.log = make_log(log)
         self.error_log = make_log(error_log, logging.ERROR)
         self.set_environ(environ)
         self.set_max_accept()
+        # gevent checks it, and programs rely on the ValueError.
         if self.max_accept < 1:
             raise ValueError(f"max_accept must be a positive number, not {self.max_accept!r}")
 
     # -- what it is made of ----------------------------------------------------------------------------------------
 
-    def set_listener(self, listener: Any) -> None:
-        """Take another listener; see the class."""
-        self._listener: Listener = make_listener(listener, self._ssl_args, self._settings, self._max_message_size)
+    def set_listener(self, listener: Listens) -> None:
+        """Use another listener, from the next :meth:`start` on; see the class."""
+        self.listener: Listener = self._make_listener(listener)
 
     def set_spawn(self, spawn: Any) -> None:
-        """Take another way to run handlers; see the class."""
+        """Run handlers in another way; see the class."""
         self.pool = None
-        if isinstance(spawn, str) and spawn == "default":
-            self._spawn: Any = self._spawn_runner
+        # None: in a greenlet that the schedule keeps for each connection.
+        self._spawn: Callable[..., Any] | None = None
+        limit = float("inf")
+        if spawn is None:
+            limit = 1
         elif isinstance(spawn, int) or (type(spawn) is Pool and spawn.greenlet_class is gevent.Greenlet):
             self.pool = Pool(spawn) if isinstance(spawn, int) else spawn
-            self._spawn = self._spawn_runner
         elif hasattr(spawn, "spawn"):
             self.pool = spawn
             self._spawn = spawn.spawn
-        else:
+        elif spawn != "default":
             self._spawn = spawn
+        self.intake.schedule.jobs.use_pool(self.pool, limit=limit, launch=self._launch)
 
     def set_handle(self, handle: Any) -> None:
         """Have *handle*, called with an exchange and the browser's address, answer requests; ``None`` keeps it."""
         if handle is not None:
             self.handle = handle  # type: ignore[method-assign]  # as gevent's servers do: people assign it
+        # Looked up once: gevent does so, and it saves each request an attribute of the class.
         self._handle = self.handle
 
     def set_environ(self, environ: dict[str, Any] | None = None) -> None:
         """Make :attr:`environ` anew, out of :attr:`base_env` and *environ* (or what was given before)."""
+        # gevent keeps what was given before where it is called without.
         given = environ if environ is not None else getattr(self, "environ", None)
         self.environ: Any = self.environ_class(self.base_env)
         self.environ["wsgi.url_scheme"] = "https" if self.ssl_enabled else "http"
         # What requests do not always say, and Mongrel2 never does.
         self.environ.update({"QUERY_STRING": "", "REMOTE_PORT": "", "wsgi.input_terminated": True})
+        # Last, so that the application's word counts.
         if given is not None:
             self.environ.update(given)
         if self.environ.get("wsgi.errors") is None:
@@ -242,18 +275,19 @@ class WSGIServer:
 
     def set_max_accept(self) -> None:
         """Set :attr:`max_accept` to 1 where several processes serve; of no effect behind a front end."""
+        # As gevent does it, though connections are accepted by the front end.
         if self.environ.get("wsgi.multiprocess"):
             self.max_accept = 1
 
     @property
     def address(self) -> Any:
         """Where browsers connect to."""
-        return self._listener.address
+        return self.listener.address
 
     @property
     def family(self) -> Any:
         """The address family; ``None`` where the front end is not ours."""
-        return self._listener.family
+        return self.listener.family
 
     @property
     def server_host(self) -> str | None:
@@ -268,12 +302,12 @@ class WSGIServer:
     @property
     def ssl_enabled(self) -> bool:
         """Browsers talk TLS to our own front end."""
-        return self._listener.ssl_enabled
+        return self.listener.ssl_enabled
 
     @property
     def transceiver(self) -> Transceiver | None:
         """What requests come from while the server runs, else ``None``."""
-        return self._transceiver
+        return self.intake.transceiver
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -302,8 +336,8 @@ class WSGIServer:
             Mongrel2NotFound: There is no ``mongrel2``; the message says what to install.
         """
         if self._bound is None:
-            self._listener.bind()
-            self._bound = BoundAddress(self._listener)
+            self.listener.bind()
+            self._bound = BoundAddress(self.listener)
         self.update_environ()
 
     def start(self) -> None:
@@ -311,41 +345,60 @@ class WSGIServer:
 
         Raises as :meth:`init_socket`; ``ConnectTimeout`` where our own front end does not come up.
         """
+        # Stopped a moment ago: its address is not free yet.
         if self._closer is not None:
             self._closer.join()
-        if self._transceiver is None:
+        if self.transceiver is None:
             try:
                 self.init_socket()
-                self._transceiver = transceiver = self._listener.open()
-                transceiver.attach(self)
-                self._handshake_events = transceiver.handshake_events
-                transceiver.handshake_events = True
-            except BaseException:
+                self.intake.start(self.listener.open())
+            except BaseException:  # raised again
+                # Nothing is left behind by a start that failed.
                 self.close()
                 raise
-            self._intake = gevent.spawn(self._take_events, transceiver)
         self._stop_event.clear()
         self.start_accepting()
 
     def start_accepting(self) -> None:
         """Handle requests; those that came since :meth:`stop_accepting` first."""
-        self._accepting = True
-        self._feed()
+        self.intake.schedule.resume()
 
     def stop_accepting(self) -> None:
         """Have new requests wait, until :meth:`start_accepting`. Those being handled go on."""
-        self._accepting = False
+        self.intake.schedule.pause()
 
     def close(self) -> None:
-        """Take no more requests. What runs goes on; after the last answer the front end ends. Does not block."""
+        """Accept no more requests. What runs goes on; after the last answer the front end ends. Does not block."""
+        if self.intake.handed_over(self.close):
+            return
         self._stop_event.set()
-        if self._transceiver is None:
-            self._listener.close()
+        transceiver = self.transceiver
+        if transceiver is None:
+            self.listener.close()
             self._bound = None
-        elif not self._closing:
-            self._closing = True
-            self._accepting = True  # what has come waits no longer
-            self._closer = gevent.spawn(self._release, self._transceiver)
+        elif self._drain is None:
+            self.intake.close_to(self._refuses, front_end_ends=self.listener.owns_front_end)
+            # Made at once, though carried out in a greenlet: a stop() right behind says how long it may take.
+            self._drain = Drain(
+                self.intake, self.upgrades, self.goodbye_code, successor=not self.listener.owns_front_end
+            )
+            self.intake.schedule.resume()  # what has come waits no longer
+            self._closer = gevent.spawn(self._release, self._drain, transceiver)
+
+    def _refuses(self, request: Request) -> bool:
+        """Whether a server that closes refuses *request*, which came while it waited for the old ones."""
+        # A WebSocket would be closed at once. Where the front end goes on, others serve what they get; we do too.
+        return self.listener.owns_front_end or request.method == Kind.WEBSOCKET_HANDSHAKE
+
+    def _release(self, drain: Drain, transceiver: Transceiver) -> None:
+        """Wait for the last answer, then let go of everything; in a greenlet of its own."""
+        try:
+            drain.run(transceiver, owned=self.listener.owned)
+        finally:
+            self.intake.end()
+            self._closer = self._drain = None
+            self.listener.close()
+            self._bound = None
 
     def stop(self, timeout: float | None = None) -> None:
         """:meth:`close`, wait for what runs, kill what is left after *timeout* seconds, wait until all is gone.
@@ -355,25 +408,45 @@ class WSGIServer:
         Args:
             timeout: ``None`` is :attr:`stop_timeout`.
         """
+        if self.intake.handed_over(partial(self.stop, timeout)):
+            return
         self.close()
-        closer = self._closer
+        drain, closer = self._drain, self._closer
         current = gevent.getcurrent()
-        if closer is None or current is get_hub() or any(line[0].greenlet is current for line in self._lines.values()):
+        # A handler that waited for the end of all handlers would wait for itself.
+        if drain is None or closer is None or current is get_hub() or current in self.intake.greenlets():
             return
         seconds = self.stop_timeout if timeout is None else timeout
-        self._leave_by = time.monotonic() + seconds - min(_LAST_SECONDS, seconds / 2)
+        drain.leave_within(seconds)
         closer.join(seconds)
         if not closer.dead:
-            self.kill(_KILL_SECONDS)
+            # Bounded by itself: what it waits for has been killed.
+            self.intake.kill(_KILL_SECONDS)
             closer.join()
+
+    def join(self) -> None:
+        """Block until every request that came has been handled, but for what this greenlet handles."""
+        if not self.intake.handed_over(self.join):
+            self.intake.join()
+
+    def kill(self, timeout: float) -> int:
+        """End all handlers but this greenlet within *timeout* seconds; requests that wait get a 503.
+
+        Returns:
+            How many there were, running or waiting.
+        """
+        return self.intake.kill(timeout)
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """Start, if that was not done, and block until the server is stopped; then :meth:`stop` with *stop_timeout*."""
         if not self.started:
             self.start()
+        if self.intake.handed_over(partial(self.serve_forever, stop_timeout)):
+            return
         try:
             self._stop_event.wait()
         finally:
+            # In a greenlet of its own, as gevent does: this one may be dying of a KeyboardInterrupt.
             gevent.spawn(self.stop, timeout=stop_timeout).join()
 
     def __enter__(self) -> WSGIServer:
@@ -382,213 +455,7 @@ class WSGIServer:
     def __exit__(self, *error: object) -> None:
         self.stop()
 
-    def _release(self, transceiver: Transceiver) -> None:
-        """Wait for the last answer, then let go of everything; in a greenlet of its own."""
-        if not self._listener.owned:
-            transceiver.handshake_events = self._handshake_events
-        for upgrade in list(self.upgrades):
-            upgrade.go_away(self.goodbye_code)
-        try:
-            if self._listener.owned:
-                if not self._listener.goes_with_us:
-                    self._leave_the_rest(transceiver)
-                self.join()
-                self._say_goodbye(transceiver)
-                transceiver.detach(self)
-                transceiver.stop(0)
-            else:
-                gevent.kill(self._intake)
-                self.join()
-                transceiver.detach(self)
-        finally:
-            if self._feeder is not None:
-                self._feeder.kill()
-            self._runners.end_parked()
-            self._intake = self._closer = self._feeder = self._transceiver = None
-            self._closing = self._accepting = False
-            self._leave_by = math.inf
-            self._listener.close()
-            self._bound = None
-
-    def _leave_the_rest(self, transceiver: Transceiver) -> None:
-        """Leave what was not pulled yet to the next process that serves.
-
-        What runs may depend on what is still to come: peers answer close frames, browsers take what they were sent and
-        send what was granted. That is waited for, for a while, in which new requests are served.
-        """
-        connections = list(transceiver.connections.values())
-        begun = time.monotonic()
-        flow_control = any(connection.flow_control for connection in connections)
-        self._answer_the_old(flow_control)
-        deadline = max(begun + _QUIET_SECONDS, min(time.monotonic() + _QUIET_SECONDS, self._leave_by))
-        while time.monotonic() < deadline and (
-            self.upgrades
-            or (flow_control and self._lines)
-            or any(connection.unconfirmed for connection in connections)
-            or any(one.streams for line in self._lines.values() for one in line if not one.disconnected.is_set())
-        ):
-            gevent.sleep(_POLL_SECONDS)
-        for connection in connections:
-            connection.stop_intake(transceiver.linger)
-        while transceiver.pending:  # what was taken in is still for us
-            gevent.sleep(_POLL_SECONDS)
-
-    def _answer_the_old(self, flow_control: bool) -> None:
-        """Wait for the requests that were there at the end, and until their browsers have taken the answers.
-
-        With flow control a large answer waits for notices of what was written, which come the way of requests; else
-        only what streams to us does. A browser that takes nothing is not waited for.
-        """
-        owed = [one for line in self._lines.values() for one in line]
-        seen = (0, 0)
-        now = since = time.monotonic()
-        while owed and now < self._leave_by and now - since < _QUIET_SECONDS:
-            gevent.sleep(_POLL_SECONDS)
-            now = time.monotonic()
-            running = {one for one in owed if (flow_control or one.streams) and one in self._lines.get(one.sid, ())}
-            taken = {one: one.connection.confirmed(one.request) for one in owed if one not in running}
-            taking = [one for one, count in taken.items() if count is not None]
-            state = len(taking), sum(count or 0 for count in taken.values())
-            if running or state != seen:
-                since, seen = now, state
-            owed = [*running, *taking]
-
-    def _say_goodbye(self, transceiver: Transceiver) -> None:
-        """End the WebSockets, and see that the front end wrote what it was given, as far as it tells."""
-        connections = list(transceiver.connections.values())
-        for connection in connections:
-            connection.sessions.close_all(self.goodbye_code)
-        deadline = time.monotonic() + transceiver.linger
-        while any(connection.unconfirmed for connection in connections) and time.monotonic() < deadline:
-            gevent.sleep(_POLL_SECONDS)
-
     # -- requests --------------------------------------------------------------------------------------------------
-
-    def _take_events(self, transceiver: Transceiver) -> None:
-        for sid, connection, request in transceiver.recv():
-            assert sid is not None and connection is not None and request is not None
-            try:
-                if request.method in _EVENTS:
-                    self._take_event(sid, connection, request)
-                else:
-                    self._take_request(sid, connection, request)
-            except GreentxError as error:
-                log.warning("%r: %s", request, error)
-            except Exception:  # noqa: BLE001 - one request ends, not the server
-                self.loop.handle_error((request, self), *sys.exc_info())
-        # The Transceiver was stopped, by whoever owns it.
-        self.close()
-
-    def _take_event(self, sid: Sid, connection: Connection, request: Request) -> None:
-        method = request.method
-        if method == "UPLOAD_STREAM":
-            line = self._lines.get(sid)
-            if line is not None:
-                line[-1].feed(request)
-        elif method == "DISCONNECT":
-            self._lose(sid)
-        elif method in _WEBSOCKET_EVENTS:
-            self.do_websocket(connection, request)
-        else:
-            connection.close(request)  # a socket of Mongrel2's own, no HTTP
-
-    def do_websocket(self, connection: Connection, request: Request) -> None:
-        """Handle an event of a WebSocket that the Transceiver let in; called in the intake, must not block."""
-        if request.method == "WEBSOCKET_CONNECT":
-            connection.close(request)
-
-    def _take_request(self, sid: Sid, connection: Connection, request: Request) -> None:
-        if request._books is GONE:
-            return  # its connection was closed by the answer to the one before
-        exchange = Exchange(connection, request, sid)
-        if self._store is not None and self._take_upload(self._store, exchange):
-            return
-        if (self._closing and self._takes_no_more(request)) or len(self._waiting) >= MAX_WAITING:
-            self._refuse(exchange)
-            return
-        line = self._lines.get(sid)
-        if line is None:
-            self._lines[sid] = [exchange]
-            self._begin(exchange)
-        else:
-            line.append(exchange)
-
-    def _takes_no_more(self, request: Request) -> bool:
-        """Whether a server that stops refuses *request*, which came while it waited for the old ones."""
-        return self._listener.goes_with_us or request.method == "WEBSOCKET_HANDSHAKE"
-
-    def _take_upload(self, store: UploadStore, exchange: Exchange) -> bool:
-        """Where the request announces a stored body, or its end, see to that; return whether that is all for now."""
-        line = self._lines.get(exchange.sid)
-        if line is not None and line[-1].held:
-            # Until the body has come nothing else can come from this connection.
-            held = line[-1]
-            assert held.upload is not None
-            held.connection.release(exchange.request)
-            held.held = False
-            if not store.is_done(exchange.request, held.upload):
-                log.warning("%r: %r is not the end of its upload", held, exchange.request)
-                held.upload = None
-            if line[0] is held:
-                self._begin(held)
-            return True
-        if self._closing:
-            return False
-        exchange.upload = store.start_of(exchange.request)
-        if exchange.upload is None:
-            return False
-        exchange.held = True
-        self._lines.setdefault(exchange.sid, []).append(exchange)
-        return True
-
-    def _begin(self, exchange: Exchange) -> None:
-        if exchange.held:
-            return
-        if self._waiting or not self._accepting or self._spawn is None or (self.pool is not None and self.full()):
-            self._waiting.append(exchange)
-            self._feed()
-        else:
-            self._handle_in_greenlet(exchange)
-
-    def _handle_in_greenlet(self, exchange: Exchange) -> None:
-        request = exchange.request
-        try:
-            self.do_handle(exchange, _address_of(request))
-        except Exception:  # noqa: BLE001 - of the application's spawn; it must not end the intake
-            self.loop.handle_error((request, self), *sys.exc_info())
-            self._refuse(exchange)
-            self._done(exchange)
-
-    def _refuse(self, exchange: Exchange) -> None:
-        """There is no place for this request, nor will there be."""
-        try:
-            exchange.connection.reply_http(
-                exchange.request,
-                "Service Unavailable\n",
-                503,
-                headers={"Content-Type": "text/plain", "Connection": "close"},
-            )
-            exchange.grant_rest()
-        except GreentxError as error:
-            log.warning("%r could not be refused: %s", exchange, error)
-
-    def _feed(self) -> None:
-        """Handle requests that wait, in a greenlet that waits for places in the pool."""
-        if self._waiting and self._accepting and (self._feeder is None or self._feeder.dead):
-            self._feeder = gevent.spawn(self._feed_pool)
-
-    def _feed_pool(self) -> None:
-        while self._waiting and self._accepting:
-            if self.full():
-                self.pool.wait_available()
-                continue
-            exchange = self._waiting.popleft()
-            if exchange.disconnected.is_set():
-                self._done(exchange)
-            elif self._spawn is None:
-                self._run(exchange, _address_of(exchange.request))
-            else:
-                self._handle_in_greenlet(exchange)
 
     def full(self) -> bool:
         """True when the pool has no place: requests wait."""
@@ -596,23 +463,24 @@ class WSGIServer:
 
     def do_handle(self, *args: Any) -> None:
         """Run :meth:`handle` with *args* the way that *spawn* says."""
-        args[0].greenlet = self._spawn(self._run, *args)
+        exchange, exchange.address = args
+        jobs = self.intake.schedule.jobs
+        if self._spawn is None:
+            jobs.spawn(exchange)
+        else:
+            jobs.spawn_by(self._spawn, exchange)
 
-    def _run(self, exchange: Exchange, address: Any) -> None:
-        exchange.greenlet = gevent.getcurrent()
+    def _launch(self, exchange: Exchange) -> None:
+        self.do_handle(exchange, exchange.address)
+
+    def _answer(self, exchange: Exchange) -> None:
         try:
-            self._answer(exchange, address)
+            self._handle(exchange, exchange.address)
         finally:
-            self._end(exchange)
-
-    def _answer(self, exchange: Exchange, address: Any) -> None:
-        try:
-            self._handle(exchange, address)
-        finally:
-            self.do_close(exchange, address)
-
-    def _spawn_runner(self, _run: Any, exchange: Exchange, address: Any) -> Any:
-        return self._runners.spawn(exchange, address, self.pool)
+            # Whatever happened: a request without an answer would keep its connection, and those behind it, waiting.
+            self.do_close(exchange, exchange.address)
+            if exchange.request.stored is not None:
+                exchange.request.stored.delete()
 
     def handle(self, sock: Any, address: Any) -> None:
         """Make a :attr:`handler_class` and have it answer; called in the request's greenlet.
@@ -626,125 +494,29 @@ class WSGIServer:
     def do_close(self, *args: Any) -> None:
         """Called with the arguments of :meth:`handle` after it: a request that got no whole answer is ended."""
         exchange = args[0]
+        # Only for a handler that neither answered nor failed, such as one that a program made itself.
         if not exchange.ended:
             try:
                 exchange.close()
             except GreentxError as error:
                 log.warning("%r could not be closed: %s", exchange, error)
 
-    def _end(self, exchange: Exchange) -> None:
-        """The handler returned: the next request of its connection may begin, once the body of this one has ended."""
-        if not exchange.lingers:
-            self._done(exchange)
-        elif exchange.sid in self._lines:
-            exchange.greenlet = gevent.spawn(self._linger, exchange)
-        else:  # the server was killed
-            self._finish(exchange, exchange.let_go)
-
-    def _linger(self, exchange: Exchange) -> None:
-        """Wait for the end of a body that nobody reads; it takes no place in the pool."""
-        try:
-            self._finish(exchange, exchange.linger)
-        finally:
-            self._done(exchange)
-
-    def _finish(self, exchange: Exchange, end: Callable[[], None]) -> None:
-        try:
-            end()
-        except GreentxError as error:
-            log.warning("%r could not be ended: %s", exchange, error)
-
-    def _done(self, exchange: Exchange) -> None:
-        sid = exchange.sid
-        if exchange.upload is not None:
-            self._delete_upload(exchange)
-        line = self._lines.get(sid)
-        if line is None or line[0] is not exchange:
-            return  # the server was killed meanwhile
-        del line[0]
-        while line and line[0].request._books is GONE:
-            line.pop(0).lose()
-        if line:
-            self._begin(line[0])
-        else:
-            del self._lines[sid]
-            if self._idle is not None and not self._lines:
-                self._idle.set()
-                self._idle = None
-
-    def _delete_upload(self, exchange: Exchange) -> None:
-        """The body's file is ours to delete, but where its end was not announced: then Mongrel2 does."""
-        if exchange.upload is not None and not exchange.held and self._store is not None:
-            try:
-                self._store.delete(exchange.upload)
-            except OSError as error:
-                log.warning("%r: its body could not be deleted: %s", exchange, error)
-
-    def _lose(self, sid: Sid) -> None:
-        """The client has gone: whoever handles its request finds out, what is behind that is forgotten."""
-        line = self._lines.get(sid)
-        if line is None:
-            return
-        while len(line) > 1:
-            line.pop().lose()
-        first = line[0]
-        first.lose()
-        if first.greenlet is None and first not in self._waiting:
-            self._done(first)
-
-    # -- what the Transceiver asks of its workers ------------------------------------------------------------------
-
-    def join(self) -> None:
-        """Block until every request that was taken has been handled."""
-        while self._lines:
-            if self._idle is None:
-                self._idle = Event()
-            self._idle.wait()
-
-    def kill(self, timeout: float) -> int:
-        """End all handlers but this greenlet within *timeout* seconds; requests that wait get a 503.
-
-        Returns:
-            How many there were, running or waiting.
-        """
-        exchanges = [exchange for line in self._lines.values() for exchange in line]
-        self._lines.clear()
-        self._waiting.clear()
-        current = gevent.getcurrent()
-        running = [one.greenlet for one in exchanges if one.greenlet is not None and one.greenlet is not current]
-        gevent.killall(running, block=False)
-        gevent.joinall(running, timeout=timeout)
-        for exchange in exchanges:
-            if exchange.greenlet is None and not exchange.ended and not exchange.disconnected.is_set():
-                self._refuse(exchange)
-            self._finish(exchange, exchange.let_go)  # where its greenlet was killed before it began
-            self._delete_upload(exchange)
-        if self._idle is not None:
-            self._idle.set()
-            self._idle = None
-        return len(exchanges)
-
     def __repr__(self) -> str:
         state = "started" if self.started else "stopped"
-        return f"<{type(self).__name__} at {id(self):#x} {state} {self._shown_address()} requests={len(self._lines)}>"
+        requests = len(self.intake.schedule.lines)
+        return f"<{type(self).__name__} at {id(self):#x} {state} {self._shown()} requests={requests}>"
 
     def __str__(self) -> str:
-        return f"<{type(self).__name__} {self._shown_address()}>"
+        return f"<{type(self).__name__} {self._shown()}>"
 
-    def _shown_address(self) -> str:
-        address = self.address
-        return f"address={address[0]}:{address[1]}" if isinstance(address, tuple) else f"address={address}"
-
-
-def _address_of(request: Request) -> tuple[str, int]:
-    """Return what handlers are given as the browser's address; Mongrel2 tells no port."""
-    raw = request._raw
-    host = raw.get(b"REMOTE_ADDR") or raw.get("REMOTE_ADDR")
-    address = _addresses.get(host)
-    if address is None:
-        text = request.header("REMOTE_ADDR")
-        address = (text if isinstance(text, str) else "", 0)
-        if len(_addresses) >= _MAX_ADDRESSES:
-            _addresses.clear()
-        _addresses[host] = address
-    return address
+    def _shown(self) -> str:
+        """The address, and what stands in for :meth:`handle`, as gevent shows them."""
+        address, handle = self.address, self.__dict__.get("handle")
+        if isinstance(address, tuple):
+            address = f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+        if handle is None:
+            return f"address={address}"
+        # The method of a server shows the server.
+        own = getattr(handle, "__self__", None) is self
+        shown = f"<bound method {type(self).__name__}.{handle.__name__} of self>" if own else repr(handle)
+        return f"address={address} handle={shown}"

@@ -7,31 +7,48 @@ Whether the client is let in is the application's decision, which it makes by wh
   :mod:`greentx.wsgi.bridge`;
 * neither, but ``start_response()``: an ordinary answer, behind which the connection is closed.
 
-Once a WebSocket was used, what the application returns, and what it gives to ``start_response()``, goes nowhere.
+Once a WebSocket was used, what the application returns, and what it gives to ``start_response()``, goes nowhere. How
+the application ends decides what the client is told, where the WebSocket is still open then:
+
+========================================================  ============================================================
+the application                                           close code
+========================================================  ============================================================
+returns                                                   1000
+raises anything                                           1011; ``handle_error()`` logs it
+calls ``start_response()`` with a status from 400 on      1011: a framework has caught, and logged, what a route raised
+is killed, as by the end of the server                    1001
+raises ``StopIteration`` after it used the raw socket     1000: so applications leave gunicorn
+========================================================  ============================================================
+
+Where it has ended before, an error that only says so is not logged: ``WebSocketError``, or Python's ``ConnectionError``
+of the raw socket. The application has to catch what a library raises of its own, as simple-websocket its
+``ConnectionClosed`` (flask-sock does so): it is logged as any other error.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 from gevent import GreenletExit
 
-from ..clock import current_date
 from ..errors import ConnectionClosed, GreentxError, SendTimeout
-from ..frames import CloseCode, Opcode
-from ..handshake import Accepted, Handshake, Refused
+from ..handler.clock import current_date
+from ..protocol.websocket.frames import CloseCode, Opcode, parse_close
+from ..protocol.websocket.handshake import Accepted, Handshake, Refused
 from .bridge import Bridge, BridgeSocket
 
 if TYPE_CHECKING:
-    from ..websocket import WebSocket as CoreWebSocket
+    from ..handler.websocket import WebSocket as CoreWebSocket
     from .handler import WSGIHandler
 
 __all__ = [
     "MSG_ALREADY_CLOSED",
     "MSG_CLOSED",
     "MSG_SOCKET_DEAD",
+    "SCATTERED",
     "Client",
     "Stream",
     "Upgrade",
@@ -44,6 +61,12 @@ log = logging.getLogger("greentx.wsgi.websocket")
 MSG_SOCKET_DEAD = "Socket is dead"
 MSG_ALREADY_CLOSED = "Connection is already closed"
 MSG_CLOSED = "Connection closed"
+
+#: Why there are no WebSockets where several processes share a handler entry.
+SCATTERED = (
+    "several processes share one handler entry of Mongrel2, and the messages of one WebSocket would scatter over them; "
+    "WebSockets need one worker"
+)
 
 
 class WebSocketError(OSError):
@@ -111,7 +134,22 @@ class WebSocket:
         if self._closed:
             return True
         socket = self._upgrade.accept()
+        # Messages that came before the end can still be received, so it is not closed for the application.
         return socket.closed and not socket.pending
+
+    @property
+    def close_code(self) -> int | None:
+        """After the end, RFC 6455's code: the peer's; what we ended it with for the peer's fault; or 1006 where no
+        close frame came. ``None`` before, also while our own close frame has not been answered.
+        """
+        socket = self._upgrade.socket
+        return None if socket is None else socket.close_code
+
+    @property
+    def close_reason(self) -> str:
+        """After the end, the text that goes with :attr:`close_code`; ``""`` before."""
+        socket = self._upgrade.socket
+        return "" if socket is None else socket.close_reason
 
     @property
     def current_app(self) -> Any:
@@ -125,7 +163,7 @@ class WebSocket:
 
     @property
     def protocol(self) -> str | None:
-        """What the client gave as ``Sec-WebSocket-Protocol``: all that it would take."""
+        """What the client gave as ``Sec-WebSocket-Protocol``: all that it would accept."""
         return self.environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL")
 
     @property
@@ -155,9 +193,11 @@ class WebSocket:
             self._fail(MSG_ALREADY_CLOSED)
         message = self._upgrade.accept().receive()
         if message is None:
+            # None once, then errors: programs loop until they get it.
             self._closed = True
             self.current_app.on_close(MSG_CLOSED)
             return None
+        # A bytearray, as from gevent-websocket: programs append to it.
         return message if isinstance(message, str) else bytearray(message)
 
     def send(self, message: str | bytes | bytearray | memoryview, binary: bool | None = None) -> None:
@@ -188,6 +228,7 @@ class WebSocket:
         self._send(message, opcode, MSG_ALREADY_CLOSED)
 
     def _send(self, message: str | bytes | bytearray | memoryview, opcode: int, text: str) -> None:
+        # Not encode_message(): the opcode is the caller's here, and the TypeError gevent-websocket's.
         if isinstance(message, str):
             payload = message.encode()
         elif isinstance(message, (bytes, bytearray, memoryview)):
@@ -213,10 +254,27 @@ class WebSocket:
             return
         text = message or ""
         try:
-            self._upgrade.accept()._begin_close(code, text if isinstance(text, str) else bytes(text).decode())
+            # begin_close() does not wait for the peer, as gevent-websocket does not.
+            self._upgrade.accept().begin_close(code, text if isinstance(text, str) else bytes(text).decode())
         except WebSocketError:
             log.debug("%r has ended before it could be closed", self)
         self._closed = True
+
+    def handle_ping(self, header: object, payload: bytes) -> None:
+        """Send a pong with *payload*. There for programs that call it: the server answers pings by itself."""
+        self.send_frame(payload, self.OPCODE_PONG)
+
+    def handle_pong(self, header: object, payload: bytes) -> None:
+        """Do nothing. The server looks after pongs by itself, and hands them to no application."""
+
+    def handle_close(self, header: object, payload: bytes) -> None:
+        """:meth:`close` as the payload of a close frame says. The server answers close frames by itself.
+
+        Raises:
+            RemoteProtocolError: *payload* is not that of a close frame.
+        """
+        code, reason = parse_close(payload)
+        self.close(code if payload else CloseCode.NORMAL_CLOSURE, reason)
 
     def _fail(self, text: str, cause: BaseException | None = None) -> None:
         self.current_app.on_close(text)
@@ -233,20 +291,24 @@ class Upgrade:
         handler: Whose ``environ`` is filled in.
 
     Attributes:
-        used: The application took a WebSocket: the connection speaks frames.
+        used: The application has used a WebSocket: the connection speaks frames.
         websocket: What it is offered as ``environ['wsgi.websocket']``.
+        socket: The WebSocket itself, once that was used; ``None`` before, and where the raw socket is used.
     """
 
     def __init__(self, handler: WSGIHandler) -> None:
         self.used = False
+        self._returned = False
+        self._failed = False
         self._handler = handler
         self._exchange = handler.socket
         self._answer: Accepted | None = None
         self._refused: Refused | None = None
-        self._socket: CoreWebSocket | None = None
+        self.socket: CoreWebSocket | None = None
         self._bridge: Bridge | None = None
         environ = handler.environ
         self.websocket = WebSocket(self, environ, handler)
+        # Checked before the application runs: it could not let in a client whose handshake is malformed.
         answer = self._check()
         if isinstance(answer, Refused):
             self._refused = answer
@@ -259,16 +321,23 @@ class Upgrade:
     def _check(self) -> Accepted | Refused:
         handler = self._handler
         server = handler.server
-        if server.websockets_refused:
-            return Refused(503, body=f"{server.websockets_refused}\n")
         connection = self._exchange.connection
+        why = SCATTERED if connection.sessions.options.shared else ""
+        if server.websockets_refused is not None:
+            # Asked each time: it may depend on how many workers run now.
+            why = why or server.websockets_refused()
+        if why:
+            log.warning("a WebSocket at %r is refused: %s", self.websocket.path, why)
+            return Refused(503, body=f"{why}\n")
+        # None: as the Transceiver was told.
         handshake: Handshake | None = None
         app_protocol = getattr(handler.application, "app_protocol", None)
         if app_protocol is not None:
+            # gevent-websocket's way to choose a subprotocol, by the path; it has one, or none.
             name = app_protocol(self.websocket.path)
-            agreed = connection.websocket_options.handshake
+            agreed = connection.sessions.options.handshake
             handshake = dataclasses.replace(agreed, subprotocols=(name,) if name else ())
-        return connection.check_handshake(self._exchange.request, handshake)
+        return connection.sessions.check(self._exchange.request, handshake)
 
     def withdraw(self) -> None:
         """Offer nothing: this is a request as any other."""
@@ -289,75 +358,81 @@ class Upgrade:
         try:
             handler.run_application()
             if not self.used and handler.status is None and self._answer is not None:
-                self.accept()  # neither taken nor answered: closed at once, as gevent-websocket does it
-        except BaseException as error:
+                self.accept()  # neither used nor answered: closed at once, as by gevent-websocket
+        except BaseException as error:  # raised again, or reported
+            # Not a WebSocket yet: the handler answers for it, by a 500.
             if not self.used:
                 raise
-            if self._says_end(error):
-                log.debug("%r: %r", self, error)
-                self._end(CloseCode.NORMAL_CLOSURE)
-            else:
-                self._end(CloseCode.GOING_AWAY if isinstance(error, GreenletExit) else CloseCode.INTERNAL_ERROR)
+            # The peer is to know whether it may come again at once (1001), or met a fault (1011).
+            if isinstance(error, GreenletExit):
+                self._end(CloseCode.GOING_AWAY)
                 raise
+            if self._bridge is not None and isinstance(error, StopIteration):
+                self._end(CloseCode.NORMAL_CLOSURE)
+            # While it is open, such an error is about another connection: a database's, another client's.
+            elif not self._end(CloseCode.INTERNAL_ERROR) and isinstance(
+                error, WebSocketError if self._bridge is None else ConnectionError
+            ):
+                log.debug("%r: %r", self, error)
+            else:
+                # Not raised: the handler takes some of them for the end of its own client.
+                handler.handle_error(*sys.exc_info())
         else:
             if self.used:
-                self._end(CloseCode.NORMAL_CLOSURE)
+                self._end(CloseCode.INTERNAL_ERROR if self._failed else CloseCode.NORMAL_CLOSURE)
         finally:
+            self._returned = True
             if self._bridge is not None:  # which may have been looked at only
                 self._bridge.finish(CloseCode.NORMAL_CLOSURE)
 
     def _refuse(self, refused: Refused) -> None:
         data = refused.build(date=current_date())
-        self._set_status(data[len(b"HTTP/1.1 ") : data.index(b"\r\n")], len(data))
+        self._handler.note_answer(data[len(b"HTTP/1.1 ") : data.index(b"\r\n")], len(data))
         self._exchange.send(data, last=True, close=True)
 
-    def _set_status(self, status: bytes, length: int) -> None:
-        handler = self._handler
-        handler.status = status
-        handler._orig_status = status.decode("latin-1")
-        handler.code = int(status[:3])
-        handler.headers_sent = handler.close_connection = True
-        handler.response_length = length
-
-    def _says_end(self, error: BaseException) -> bool:
-        if self._bridge is not None:  # how applications leave a server whose socket they have used up
-            return isinstance(error, (StopIteration, ConnectionError))
-        return isinstance(error, WebSocketError)
+    def note_status(self, status: str) -> None:
+        """The application answers, though it has used the WebSocket: nobody gets that, but an error is told."""
+        self._failed = str(status)[:1] in ("4", "5")
 
     def accept(self) -> CoreWebSocket:
         """Let the client in, if that was not done, and return its WebSocket.
 
         Raises ``WebSocketError`` where it has gone, or was answered in another way.
         """
-        if self._socket is None:
+        if self.socket is None:
             if self.used or self._answer is None or self._handler.headers_sent:
                 raise WebSocketError(MSG_SOCKET_DEAD)
             try:
                 socket = self._exchange.connection.accept_websocket(self._exchange.request, self._answer)
             except ConnectionClosed as error:
                 raise WebSocketError(MSG_SOCKET_DEAD) from error
-            self._socket = socket
+            self.socket = socket
+            # Mongrel2's notice goes to the WebSocket now, not to the exchange.
             socket.on_end(self._exchange.lose)
             server = self._handler.server
             server.clients[self._exchange.request.sid] = Client(self._handler.client_address, self.websocket)
             self._switch(len(self._answer.head))
-        return self._socket
+        return self.socket
 
     def _open_bridge(self) -> Bridge:
         if self._bridge is None:
             if self.used or self._handler.headers_sent:
-                raise ConnectionResetError("the request was answered already, its socket is of no use")
+                # An OSError, which libraries that write to sockets expect.
+                raise ConnectionResetError("the request was answered already, its socket cannot be used")
             self._bridge = Bridge(self._exchange, self._switch)
         return self._bridge
 
     def _use(self) -> None:
         """From here on nothing else is answered."""
-        self.used = self._exchange.ended = True
-        self._handler.server.upgrades.add(self)
+        # A greenlet of the application may outlive it: nobody would take out what it puts in so late.
+        if not self.used and not self._returned:
+            # The exchange has ended as an HTTP request: nothing that the application returns may go out as one.
+            self.used = self._exchange.ended = True
+            self._handler.server.upgrades.add(self)
 
     def _switch(self, length: int, status: bytes = b"101 Switching Protocols") -> None:
         self._use()
-        self._set_status(status, length)
+        self._handler.note_answer(status, length)
         self._handler.connection_upgraded = True
 
     def go_away(self, code: int) -> None:
@@ -365,22 +440,25 @@ class Upgrade:
         try:
             if self._bridge is not None:
                 self._bridge.begin_close(code)
-            elif self._socket is not None:
-                self._socket._begin_close(code)
+            elif self.socket is not None:
+                self.socket.begin_close(code)
         except GreentxError as error:
             log.warning("%r could not be closed: %s", self, error)
 
-    def _end(self, code: int) -> None:
+    def _end(self, code: int) -> bool:
+        """Close with *code*, where it is open, and return whether it was."""
         try:
             if self._bridge is not None:
-                self._bridge.finish(code)
-            else:
-                self.go_away(code)
+                return self._bridge.finish(code)
+            was_open = self.socket is not None and not self.socket.closed
+            self.go_away(code)
+            return was_open
         finally:
+            # In any case: the end of the server waits until both are empty.
             server = self._handler.server
             server.upgrades.discard(self)
             server.clients.pop(self._exchange.request.sid, None)
 
     def __repr__(self) -> str:
-        state = repr(self._socket or self._bridge) if self.used else "not taken"
+        state = repr(self.socket or self._bridge) if self.used else "not used"
         return f"<Upgrade of connection {self._exchange.request.conn_id}: {state}>"

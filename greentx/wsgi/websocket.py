@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from .exchange import Exchange
 from .handler import WSGIHandler
 from .server import WSGIServer
 from .upgrade import MSG_ALREADY_CLOSED, MSG_CLOSED, MSG_SOCKET_DEAD, Client, Stream, WebSocket, WebSocketError
@@ -32,11 +33,27 @@ __all__ = [
 
 
 class WebSocketHandler(WSGIHandler):
-    """The handler of a :class:`WebSocketServer`; any ``WSGIHandler`` offers WebSockets, this one has hooks as well."""
+    """The handler of a :class:`WebSocketServer`. Any ``WSGIHandler`` offers WebSockets; this one has hooks as well.
+
+    Raises:
+        TypeError: It is used by gevent's own server, whose sockets it cannot read.
+    """
+
+    #: Versions of the protocol that are accepted.
+    SUPPORTED_VERSIONS = ("13",)
+
+    def __init__(self, sock: Exchange, address: Any, server: WSGIServer, rfile: Any = None) -> None:
+        if not isinstance(sock, Exchange):
+            raise TypeError(
+                f"greentx's WebSocketHandler cannot work for {type(server).__module__}.{type(server).__name__}: use "
+                "greentx.wsgi.WSGIServer, which offers WebSockets without a handler_class"
+            )
+        super().__init__(sock, address, server, rfile)
 
     def run_application(self) -> None:
-        """Call the application, after the server's ``pre_start_hook``: what that takes is a request as any other."""
+        """Call the application, after the server's ``pre_start_hook``: what that handles is not offered a WebSocket."""
         hook = self.server.pre_start_hook
+        # gevent-websocket calls it for every request, not for WebSockets alone.
         if hook is not None and hook(self) and self.upgrade is not None:
             self.upgrade.withdraw()
         super().run_application()
@@ -169,11 +186,12 @@ class Resource:
 
     Args:
         apps: Pairs (or a dict) of a regular expression, matched from the start of ``PATH_INFO``, and a subclass of
-            :class:`WebSocketApplication` or a WSGI application. The first that matches is taken: for a WebSocket a
+            :class:`WebSocketApplication` or a WSGI application. The first that matches is used: for a WebSocket a
             WebSocket application, or else a WSGI one.
     """
 
     def __init__(self, apps: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None) -> None:
+        # A view of the dict: applications that are added later count.
         self.apps: Any = apps.items() if isinstance(apps, Mapping) else list(apps or ())
 
     def _is_websocket_app(self, app: Any) -> bool:
@@ -181,6 +199,7 @@ class Resource:
 
     def _app_by_path(self, environ_path: str, is_websocket_request: bool) -> Any:
         for path, app in self.apps:
+            # match(), not search(): from the start of the path, as gevent-websocket does.
             if re.match(path, environ_path) and self._is_websocket_app(app) == is_websocket_request:
                 return app
         return None
@@ -195,6 +214,7 @@ class Resource:
         path = environ["PATH_INFO"]
         if "wsgi.websocket" in environ:
             app = self._app_by_path(path, True)
+            # No WebSocket application there: the WSGI one may answer the handshake with a page.
             if app is not None:
                 app(environ["wsgi.websocket"]).handle()
                 return []

@@ -1,7 +1,10 @@
-"""Many WebSocket clients in one process, with asyncio and nothing else: ``python browsers.py PORT COUNT SECONDS``.
+"""Many WebSocket clients in one process, with asyncio and nothing else.
 
-Each opens a connection, sends a message about once a second, expects its echo, and answers pings. After SECONDS each
-closes properly. Prints one JSON object: how many were opened, echoes and pings seen, and what was lost and why.
+``python browsers.py PORT COUNT SECONDS [PAUSE]``
+
+Each opens a connection, sends a message about every PAUSE seconds (1), expects its echo, and answers pings. After
+SECONDS each closes properly. Prints one JSON object: how many were opened, echoes and pings seen, what was lost and
+why, and by how many seconds this process was ever late, which delayed pongs, too.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ def frame(opcode: int, payload: bytes) -> bytes:
     return bytes((0x80 | opcode, 0x80 | len(payload))) + MASK + payload
 
 
-async def browse(port: int, number: int, seconds: float, found: dict[str, int]) -> None:
+async def browse(port: int, number: int, seconds: float, pause: float, found: dict[str, int]) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     key = base64.b64encode(os.urandom(16)).decode()
     writer.write(
@@ -45,11 +48,11 @@ async def browse(port: int, number: int, seconds: float, found: dict[str, int]) 
 
     async def talk() -> None:
         nonlocal sent
-        await asyncio.sleep(number % 100 / 100)
+        await asyncio.sleep(number % 100 / 100 * pause)
         while loop.time() < end - 1:
             writer.write(frame(1, b"%d of %d" % (sent, number)))
             sent += 1
-            await asyncio.sleep(1)
+            await asyncio.sleep(min(pause, end - loop.time()))  # this is the pace
         await asyncio.sleep(max(0, end - loop.time()))
         writer.write(frame(8, b"\x03\xe8"))
 
@@ -76,16 +79,27 @@ async def browse(port: int, number: int, seconds: float, found: dict[str, int]) 
     writer.close()
 
 
-async def main(port: int, count: int, seconds: float) -> None:
+async def look_at_clock(late: list[float]) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        began = loop.time()
+        await asyncio.sleep(0.05)  # what it takes longer, others had to wait as well
+        late.append(max(late.pop(), loop.time() - began - 0.05))
+
+
+async def main(port: int, count: int, seconds: float, pause: float = 1.0) -> None:
     found = {"opened": 0, "echoes": 0, "pings": 0}
+    late = [0.0]
+    looking = asyncio.ensure_future(look_at_clock(late))
     tasks = []
     for number in range(count):
-        tasks.append(asyncio.ensure_future(browse(port, number, seconds, found)))
+        tasks.append(asyncio.ensure_future(browse(port, number, seconds, pause, found)))
         if number % 20 == 19:
             await asyncio.sleep(0.01)  # not all at once: the server's backlog is short
     lost = [f"{one!r}" for one in await asyncio.gather(*tasks, return_exceptions=True) if one is not None]
-    sys.stdout.write(json.dumps({**found, "lost": len(lost), "why": lost[:5]}))
+    looking.cancel()
+    sys.stdout.write(json.dumps({**found, "lost": len(lost), "why": lost[:5], "late": round(late[0], 2)}))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), *(float(one) for one in sys.argv[3:])))

@@ -11,7 +11,7 @@ from gevent import socket
 
 from greentx import Connection, Transceiver
 from greentx.edge import Handler, Mongrel2
-from greentx.http1_parser import ResponseParser
+from greentx.protocol.http1_parser import ResponseParser
 
 SENDER = "http-rig-1"
 
@@ -19,9 +19,9 @@ StartMongrel2 = Callable[..., Mongrel2]
 
 
 class Browser:
-    """One TCP connection to a Mongrel2; what a call waits for may take *timeout* seconds."""
+    """One TCP connection to a server with a ``port``; what a call waits for may take *timeout* seconds."""
 
-    def __init__(self, server: Mongrel2, *, timeout: float = 10.0, receive_buffer: int | None = None) -> None:
+    def __init__(self, server: Any, *, timeout: float = 10.0, receive_buffer: int | None = None) -> None:
         self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -47,9 +47,9 @@ class Browser:
             fields.append(f"Content-Length: {len(body)}")
         self.send("".join(f"{field}\r\n" for field in fields), "\r\n", body or b"")
 
-    def receive(self, method: str = "GET") -> ResponseParser:
-        """Read one response."""
-        parser = ResponseParser(method)
+    def receive(self, method: str = "GET", parser: ResponseParser | None = None) -> ResponseParser:
+        """Read one response, with *parser* where the caller wants to look at a part of it, too."""
+        parser = parser or ResponseParser(method)
         data, self.buffer = self.buffer, b""
         if data:
             parser.feed(data)

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import gevent
 import pytest
+from free_ports import Server
 from gevent import subprocess
 
 import greentx
-from greentx import Server, Transceiver
+from greentx import Transceiver
 from greentx.edge import Handler
 from greentx.relay import Node, Relay
 
@@ -49,12 +50,18 @@ class Chain:
 
         def run():
             connection = http.client.HTTPConnection(LOCAL, self.port, timeout=10)
-            with contextlib.closing(connection):
-                connection.request(method, path, body, headers)
-                response = connection.getresponse()
-                return response.status, response.read()
+            try:
+                with contextlib.closing(connection):
+                    connection.request(method, path, body, headers)
+                    response = connection.getresponse()
+                    return response.status, response.read()
+            except (http.client.HTTPException, OSError) as error:
+                return error  # raised in the thread it would count as a death there
 
-        return gevent.get_hub().threadpool.apply(run)
+        answer = gevent.get_hub().threadpool.apply(run)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def children(self) -> set[int]:
         """Return the ids of the processes that it started."""
@@ -193,7 +200,7 @@ def test_pipelined_requests_of_one_client_are_answered_in_order_by_api_and_node(
                 ),
             )
             with gevent.Timeout(10):
-                while node.name not in relay.nodes or not relay._pusher.peers:
+                while node.name not in relay.nodes or not relay.pusher.peers:
                     gevent.sleep(0.001)
             with contextlib.closing(gevent.socket.create_connection((LOCAL, front.port), 5)) as sock:
                 sock.settimeout(10)
@@ -203,7 +210,7 @@ def test_pipelined_requests_of_one_client_are_answered_in_order_by_api_and_node(
                     data += sock.recv(65536)
             found = re.findall(rb"(?:api|node)/\d+", data)
             assert found == [b"%b/%d" % (b"node" if number % 2 else b"api", number) for number in range(20)]
-            assert not relay._unproved
+            assert not relay.proofs.unproved
 
 
 def test_a_restart_of_mongrel2_is_survived_by_api_and_node(start_mongrel2):
@@ -231,7 +238,7 @@ def test_a_restart_of_mongrel2_is_survived_by_api_and_node(start_mongrel2):
 
     def answer(conn, req):
         if req.method != "DISCONNECT":
-            gevent.sleep(0.01)
+            gevent.sleep(0.01)  # the handler's work takes a while
             conn.reply_http(req, req.path)
 
     options = {"connect_timeout": 5, "rep_port": False}
@@ -246,11 +253,11 @@ def test_a_restart_of_mongrel2_is_survived_by_api_and_node(start_mongrel2):
                 while running[0]:
                     ask(number)
                     number += 100
-                    gevent.sleep(0.001)
+                    gevent.sleep(0.001)  # others run meanwhile
 
             browsing = [gevent.spawn(browse, first) for first in range(20)]
             for _ in range(2):
-                gevent.sleep(0.3)
+                gevent.sleep(0.3)  # the load runs on for a while before the next kill
                 front.kill()
                 front.start()
                 before = answers[0]

@@ -10,10 +10,11 @@ import gevent.queue
 import pytest
 from websocket_peer import HEAD, Peer
 
-from greentx import Request, Transceiver
+from greentx import Connection, Request, Transceiver
 from greentx.errors import ConnectionClosed, RemoteProtocolError
-from greentx.frames import Frame, Opcode, build_close, parse_close
-from greentx.handshake import Handshake
+from greentx.protocol.websocket.frames import Frame, Opcode, build_close, parse_close
+from greentx.protocol.websocket.handshake import Handshake
+from greentx.protocol.websocket.registry import Entry
 
 pytestmark = pytest.mark.mongrel2
 
@@ -41,6 +42,12 @@ def connect() -> Iterator[Callable[..., Peer]]:
         yield make
 
 
+def accept_raw(conn: Connection, request: Request, receive: Callable[[Request], None], head: bytes = HEAD) -> Entry:
+    """Let a client in whose frames a library of the application's reads and writes."""
+    conn.answers.take_out(request)
+    return conn.sessions.accept_raw(request, head, receive)
+
+
 def take(trans: Transceiver, timeout: float = 10) -> tuple[object, Request]:
     """Return the next event."""
     for _sid, conn, request in trans.recv(timeout):
@@ -56,7 +63,7 @@ def test_the_application_lets_a_client_in(start_mongrel2, connect):
         conn, request = take(trans)
         assert (request.method, request.path) == ("WEBSOCKET_HANDSHAKE", "/ws")
         peer.send("too early")
-        gevent.sleep(0.02)
+        gevent.sleep(0.02)  # the bytes get to the other side, which tells nobody
         ws = conn.accept_websocket(request)
         assert peer.head() == HEAD
         assert ws.receive(10) == "too early"
@@ -95,7 +102,7 @@ def test_a_client_that_goes_before_the_answer_is_reported(start_mongrel2, connec
         with pytest.raises(ConnectionClosed):
             conn.accept_websocket(request)
         with pytest.raises(ConnectionClosed):
-            conn.accept_raw_websocket(request, HEAD, print)
+            accept_raw(conn, request, print)
 
 
 def test_what_must_be_refused_is_not_let_in(start_mongrel2, connect):
@@ -110,19 +117,20 @@ def test_what_must_be_refused_is_not_let_in(start_mongrel2, connect):
         assert peer.rest() == b""
         peer = connect(port)
         conn, request = take(trans)
-        assert conn.check_handshake(request, Handshake(origins=["https://example.org"])).status == 403
+        assert conn.sessions.check(request, Handshake(origins=["https://example.org"])).status == 403
         conn.close(request)
         assert peer.rest() == b""
 
 
 def test_raw_frames_pass_as_they_are(start_mongrel2, connect):
-    """Of a raw WebSocket messages, pings and foreign pongs reach the application's library, reserved bits too."""
+    """Of a raw WebSocket messages, pings and foreign pongs reach the application's library, agreed bits too."""
     with running(start_mongrel2) as (trans, port):
         peer = connect(port)
         conn, request = take(trans)
         events = gevent.queue.Queue()
-        entry = conn.accept_raw_websocket(request, HEAD, events.put)
-        assert peer.head() == HEAD
+        head = HEAD[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+        entry = accept_raw(conn, request, events.put, head)
+        assert peer.head() == head
         peer.send(b"\xff", Opcode.TEXT, 4)
         peer.send(b"you", Opcode.PING)
         peer.send(b"me", Opcode.PONG)
@@ -147,7 +155,7 @@ def test_raw_websockets_are_pinged_and_bounded(start_mongrel2, connect):
         peer = connect(port)
         conn, request = take(trans)
         events = gevent.queue.Queue()
-        entry = conn.accept_raw_websocket(request, HEAD, events.put)
+        entry = accept_raw(conn, request, events.put)
         peer.head()
         for _ in range(3):
             ping = peer.frame()
@@ -163,7 +171,7 @@ def test_raw_websockets_are_pinged_and_bounded(start_mongrel2, connect):
 
         silent = connect(port)
         conn, request = take(trans)
-        conn.accept_raw_websocket(request, HEAD, events.put)
+        accept_raw(conn, request, events.put)
         end = events.get(timeout=10)
         assert (end.close_code, end.close_reason) == (1006, "ping timeout")
         silent.sock.close()

@@ -14,7 +14,7 @@ from http_rig import Browser, StartMongrel2, only_connection, routes, serving, t
 
 from greentx.edge import Mongrel2
 from greentx.errors import LocalProtocolError
-from greentx.http1 import LAST_CHUNK, build_chunk
+from greentx.protocol.http1 import LAST_CHUNK, build_chunk
 
 pytestmark = pytest.mark.mongrel2
 
@@ -194,7 +194,7 @@ def test_the_handler_may_close(any_server):
 
 
 def test_str_and_bytes_are_taken(any_server):
-    """str goes out as UTF-8; what is neither is refused, as are CR and LF in a header, and nothing is sent."""
+    """str goes out as UTF-8; what is neither is refused, like CR and LF in a header, or a 101; nothing is sent then."""
     refused = []
 
     def handler(conn, req):
@@ -207,6 +207,8 @@ def test_str_and_bytes_are_taken(any_server):
             {"body": "", "headers": {"X\r\n": "a"}},
             {"body": "", "status": "OK\r\nX: y"},
             {"body": "", "headers": {"Content-Length": "7"}},
+            # Mongrel2 reads what follows as requests, in whatever protocol it is.
+            {"body": "", "code": 101, "headers": {"Upgrade": "other", "Connection": "Upgrade"}},
         ):
             with pytest.raises(LocalProtocolError) as error:
                 conn.reply_http(req, **arguments)
@@ -222,7 +224,7 @@ def test_str_and_bytes_are_taken(any_server):
         assert answer.body.decode() == "bytes für str"
         assert answer.headers["x-y"] == ["a", "b"]
         assert browser.get().status == 200  # in step
-    assert len(refused) == 16
+    assert len(refused) == 18
 
 
 def test_interim_answers_may_come_first(any_server):
@@ -272,28 +274,28 @@ def test_five_megabytes_arrive(start_mongrel2, flow_control, slow):
     body = os.urandom(5 * MB)
     with transceiver(server) as trans, Browser(server, receive_buffer=65536 if slow else None) as browser:
         outstanding: list[int] = []
-        writer = only_connection(trans)._writer
-        send, credit = writer._send, writer.credit
+        writer = only_connection(trans).link.writer
+        send, credit = writer.pipe.send, writer.credit
         under_way = 0
 
         def counted_send(message, *arguments, **options):
             nonlocal under_way
             under_way += len(message.partition(b", ")[2])
             outstanding.append(under_way)
-            send(message, *arguments, **options)
+            return send(message, *arguments, **options)
 
         def counted_credit(conn_id, count):
             nonlocal under_way
             under_way -= count
             credit(conn_id, count)
 
-        writer._send, writer.credit = counted_send, counted_credit
+        writer.pipe.send, writer.credit = counted_send, counted_credit  # type: ignore[method-assign]
         with serving(trans, lambda conn, req: conn.reply_http(req, body if req.path == "/big" else b"small")):
             for _ in range(2):  # keep-alive: the second request does not announce credits again
                 browser.ask("/big")
                 if slow:
                     wait_until(lambda: outstanding)
-                    gevent.sleep(0.05)
+                    gevent.sleep(0.05)  # what must not happen has no event
                 assert browser.receive().body == body
                 assert browser.get("/small").body == b"small"
         if flow_control:
@@ -355,7 +357,7 @@ def test_answers_in_any_order_go_out_in_the_order_of_the_requests(any_server):
         assert [browser.receive().body for _ in range(count)] == [b"%05d" % number for number in range(count)]
         receiver.get(timeout=5)
         pool.join(5, raise_error=True)
-        assert len(only_connection(trans)._open) == 0
+        assert len(only_connection(trans).link.life.requests) == 0
 
 
 def test_an_answer_that_ends_the_connection_ends_the_pipeline(any_server):
@@ -379,7 +381,7 @@ def test_an_answer_that_ends_the_connection_ends_the_pipeline(any_server):
         assert browser.receive().body == b"/1"
         assert browser.at_end()
         assert answered == ["/2", "/1", "/0"]
-        assert len(receiver.get()._open) == 0
+        assert len(receiver.get().link.life.requests) == 0
 
 
 def test_nothing_is_taken_behind_a_last_request(any_server):
@@ -388,7 +390,7 @@ def test_nothing_is_taken_behind_a_last_request(any_server):
 
     def handler(conn, req):
         seen.append(req.path)
-        gevent.sleep(0.05)
+        gevent.sleep(0.05)  # the handler's work takes a while
         conn.reply_http(req, "last")
 
     with transceiver(any_server) as trans, Browser(any_server) as browser, serving(trans, handler):
@@ -402,7 +404,7 @@ def test_nothing_is_taken_behind_a_last_request(any_server):
 
 def test_a_client_that_pipelines_without_end_is_closed(own_server, monkeypatch, caplog):
     """Its memory has a bound; the application hears of the end."""
-    monkeypatch.setattr("greentx.pipeline.MAX_PIPELINED", 50)
+    monkeypatch.setattr("greentx.protocol.pipeline.MAX_PIPELINED", 50)
     events = []
     with transceiver(own_server) as trans, Browser(own_server) as browser:
         receiver = gevent.spawn(lambda: [events.append(req.method) for _, _, req in trans.recv()])
@@ -412,7 +414,7 @@ def test_a_client_that_pipelines_without_end_is_closed(own_server, monkeypatch, 
         assert events.count("DISCONNECT") == 1
         trans.stop()
         receiver.join(5)
-    assert "too many requests open" in caplog.text
+    assert "pipelines too much" in caplog.text
 
 
 # -- clients that go away --------------------------------------------------------------------------------------------
@@ -463,7 +465,7 @@ def test_a_request_that_waits_survives_the_idle_limits(start_mongrel2):
 
         def handler(conn, req):
             if req.method == "GET":
-                gevent.sleep(5)
+                gevent.sleep(5)  # never ends by itself: it is ended
                 conn.reply_http(req, "at last")
 
         with serving(trans, handler):
@@ -480,8 +482,8 @@ def test_a_connection_that_ended_without_notice_is_found_out(start_mongrel2):
         browser.ask()
         _, conn, req = next(events)
         assert browser.at_end()
-        conn.keep_alive()  # notes what is open
-        conn.keep_alive()  # asks about it
+        conn.intake.keep_alive()  # notes what is open
+        conn.intake.keep_alive()  # asks about it
         gone = next(events)[2]
         assert (gone.method, gone.sid) == ("DISCONNECT", req.sid)
         assert conn.status()["open_requests"] == 0
@@ -599,7 +601,10 @@ def test_http_requests_are_answered_with_json_too(any_server):
         assert request.data == {}
         conn.reply_http(request, "")
         assert browser.receive().status == 200
-        browser.send("@chat {broken}\0@chat {}\0")
+        with Browser(any_server) as other:
+            other.send("@chat {broken}\0")
+            assert other.at_end()
+        browser.send("@chat {}\0")
         assert conn.recv_json(5).body == b"{}"
         assert conn.bad_messages == 1
 
@@ -653,7 +658,7 @@ def test_one_connection_set_may_be_received_from_alone(any_server):
         request = conn.recv(5)
         assert request.path == "/after"
         waiting = gevent.spawn(conn.recv)
-        gevent.sleep(0.01)
+        gevent.sleep(0.01)  # until it waits in there, which nobody is told
         trans.stop()
         assert waiting.get(timeout=5) is None
         assert conn.recv() is None
@@ -671,7 +676,7 @@ def test_the_pool_bounds_what_runs_at_once(any_server, pool):
         nonlocal running, peak
         running += 1
         peak = max(peak, running)
-        gevent.sleep(0.02)
+        gevent.sleep(0.02)  # the handler's work takes a while
         running -= 1
         conn.reply_http(req, "done")
 
@@ -775,7 +780,7 @@ def test_a_disconnect_reaches_the_application_beside_the_handler_that_waits(any_
             browser.send(pipelined(3))
             wait_until(lambda: handled)
         wait_until(lambda: len(handled) == 2)
-        gevent.sleep(0.02)
+        gevent.sleep(0.02)  # what must not happen has no event
     assert handled == [("GET", "/0"), ("DISCONNECT", "@*")]
 
 
@@ -795,8 +800,8 @@ def test_a_disconnect_waits_for_the_request_that_it_ends(own_server):
         wait_until(lambda: handled)
         with Browser(own_server) as browser:
             browser.ask("/short")
-            wait_until(lambda: only_connection(trans).requests == 2)
-        gevent.sleep(0.05)
+            wait_until(lambda: only_connection(trans).intake.requests == 2)
+        gevent.sleep(0.05)  # what must not happen has no event
         go_on.set()
         wait_until(lambda: len(handled) == 3)
     assert handled == [("GET", "/blocks"), ("GET", "/short"), ("DISCONNECT", "@*")]
@@ -805,12 +810,12 @@ def test_a_disconnect_waits_for_the_request_that_it_ends(own_server):
 def test_handlers_that_are_killed_answer_503(own_server, caplog):
     """With a timeout for the end: neither the one that runs nor the ones that wait leave their client hanging."""
     with transceiver(own_server) as trans, Browser(own_server) as browser, Browser(own_server) as other:
-        with serving(trans, lambda conn, req: gevent.sleep(60), pool=1):
+        with serving(trans, lambda conn, req: gevent.sleep(60), pool=1):  # never ends by itself: it is ended
             browser.ask("/1")
-            wait_until(lambda: only_connection(trans).requests == 1)
+            wait_until(lambda: only_connection(trans).intake.requests == 1)
             other.ask("/2")
-            wait_until(lambda: only_connection(trans).requests == 2)
-            gevent.sleep(0.02)
+            wait_until(lambda: only_connection(trans).intake.requests == 2)
+            gevent.sleep(0.02)  # until it waits in there, which nobody is told
             trans.stop(0.05)
             assert (browser.receive().status, other.receive().status) == (503, 503)
     assert "2 requests had not been handled" in caplog.text
@@ -822,7 +827,7 @@ def test_handlers_of_a_serve_that_failed_end_with_the_transceiver(own_server):
 
     def handler(conn, req):
         try:
-            gevent.sleep(60)
+            gevent.sleep(60)  # never ends by itself: it is ended
         finally:
             ended.append(req.path)
 
@@ -830,8 +835,8 @@ def test_handlers_of_a_serve_that_failed_end_with_the_transceiver(own_server):
         with transceiver(own_server) as trans:
             greenlet = gevent.spawn(trans.serve, handler)
             browser.ask("/x")
-            wait_until(lambda: only_connection(trans).requests == 1)
-            gevent.sleep(0.02)
+            wait_until(lambda: only_connection(trans).intake.requests == 1)
+            gevent.sleep(0.02)  # until it waits in there, which nobody is told
             greenlet.kill()
             assert not ended
         assert ended == ["/x"]
@@ -844,13 +849,13 @@ def test_running_handlers_finish_and_those_that_wait_too(own_server):
         browsers = [Browser(own_server) for _ in range(5)]
 
         def handler(conn, req):
-            gevent.sleep(0.02)
+            gevent.sleep(0.02)  # the handler's work takes a while
             conn.reply_http(req, "done")
 
         greenlet = gevent.spawn(trans.serve, handler, pool=2)
         for browser in browsers:
             browser.ask()
-        wait_until(lambda: only_connection(trans).requests == 5)
+        wait_until(lambda: only_connection(trans).intake.requests == 5)
         trans.stop()
         greenlet.get(timeout=5)
         for browser in browsers:

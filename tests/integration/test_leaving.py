@@ -43,7 +43,7 @@ def watch(req):
 
 def left():
     gc.collect()
-    gevent.sleep(0.01)
+    gevent.sleep(0.01)  # threads end when they get round to it
     threads = len(os.listdir("/proc/self/task"))
     say("left", trans.started, [one for one in gc.get_objects() if isinstance(one, gevent.Greenlet) and not one.dead])
 """
@@ -87,11 +87,30 @@ left()
     "SIGINT in recv": (
         "with trans:\n    for sid, conn, req in trans.recv():\n        watch(req)",
         signal.SIGINT,
-        -2,
+        130,
         None,
     ),
     "SIGTERM in recv": (
         "with trans:\n    for sid, conn, req in trans.recv():\n        watch(req)",
+        signal.SIGTERM,
+        143,
+        None,
+    ),
+    "SIGHUP in recv": (
+        "with trans:\n    for sid, conn, req in trans.recv():\n        watch(req)",
+        signal.SIGHUP,
+        129,
+        None,
+    ),
+    "SIGHUP in serve": ("with trans:\n    trans.serve(lambda conn, req: watch(req))", signal.SIGHUP, 129, None),
+    "SIGTERM after a SIGHUP that is ignored": (
+        """
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with trans:
+    for sid, conn, req in trans.recv():
+        os.kill(os.getpid(), signal.SIGHUP)
+        watch(req)
+""",
         signal.SIGTERM,
         143,
         None,
@@ -129,7 +148,7 @@ def handler(conn, req):
     watch(req)
     while req.method == "WEBSOCKET_CONNECT":
         try:
-            gevent.sleep(100)
+            gevent.sleep(100)  # never ends by itself: it is ended
         except gevent.GreenletExit:
             pass
 with trans:
@@ -297,7 +316,7 @@ with trans:
         watch(req)
         gevent.get_hub().loop.run_callback(trans.stop)
     trans.serve(handler)
-gevent.sleep(0.1)
+gevent.sleep(0.1)  # what still ends may end
 left()
 """,
         None,
@@ -311,7 +330,7 @@ def handler(conn, req):
     if req.method == "WEBSOCKET_CONNECT":
         gevent.spawn_later(0.05, gevent.kill, main, KeyboardInterrupt)
         gevent.spawn(trans.stop)
-        gevent.sleep(100)
+        gevent.sleep(100)  # never ends by itself: it is ended
 main = gevent.getcurrent()
 try:
     with trans:
@@ -425,7 +444,7 @@ def test_a_forked_child_gets_errors_and_the_parent_goes_on(server, fork, patched
     program = """
 import gevent.os, multiprocessing
 from greentx.errors import ForkError
-from greentx.transport.teardown import _guarded
+from greentx.transport.teardown import guarded
 
 def child(conn, req, events):
     signal.alarm(5)
@@ -443,20 +462,20 @@ def child(conn, req, events):
         except ForkError as error:
             failed += 1
     used = time.process_time()
-    gevent.sleep(0.3)
+    gevent.sleep(0.3)  # the processor time of this while is what is measured
     assert time.process_time() - used < 0.1
     trans.__exit__(None, None, None)
     assert not trans.started
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     with Transceiver("two", "ipc:///nowhere/a", "ipc:///nowhere/b", rep_port=0) as fresh:
         assert fresh.started
-        assert len(_guarded) == 1
+        assert len(guarded) == 1
     say("child", failed)
 
 with trans:
     events = trans.recv()
     sid, conn, req = next(events)
-    gevent.sleep(0.05)
+    gevent.sleep(0.05)  # until it waits in there, which nobody is told
     if "FORK" == "multiprocessing":
         process = multiprocessing.get_context("fork").Process(target=child, args=(conn, req, events))
         process.start()
@@ -485,7 +504,7 @@ with trans:
     for number in range(2):
         sid, conn, req = next(events)
         conn.reply_http(req, "parent")
-    gevent.sleep(0.05)
+    gevent.sleep(0.05)  # what still ends may end
 left()
 """.replace("FORK", fork)
     with Program(server, program, patched) as running:
@@ -547,7 +566,7 @@ left()
                     sock.sendall(b"GET /fill HTTP/1.1\r\nHost: localhost\r\n\r\n")
                     running.wait_for("filling")
                     os.kill(server.pid, signal.SIGSTOP)
-                    gevent.sleep(0.5)
+                    gevent.sleep(0.5)  # what fills the pipe backs up, which nobody is told
                 os.kill(running.process.pid, signal.SIGUSR1)
                 assert running.end() == 0, running.errors
             finally:
@@ -560,6 +579,77 @@ left()
                 assert client.recv_close() == 1001
 
 
+@pytest.mark.parametrize("server", ["transceiver", "wsgi"])
+def test_an_exit_in_a_handler_ends_the_program_whatever_stands_still(server):
+    """The pipe is full, so that nobody can be answered: neither its own client, nor those whose answer has begun or who
+    wait for a handler."""
+    program = """
+full, exiting = gevent.event.Event(), []
+def fill(conn):
+    for number in range(1000, 100_000):
+        if exiting:
+            return
+        conn.deliver("one", [number], bytes(20_000))
+def came(path):
+    if path == "/fill":
+        say("filling")
+    full.wait()
+    say("exiting")
+    exiting.append(time.monotonic())
+    sys.exit(3)
+def handler(conn, req):
+    if req.method == "GET" and req.path == "/begun":
+        conn.reply(req, "HTTP/1.1 200 OK\\r\\nContent-Length: 9\\r\\n\\r\\nbegun")
+        full.wait()
+        gevent.sleep(100)  # it is killed
+    if req.method == "GET":
+        gevent.spawn(fill, conn)
+        came(req.path)
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/begun":
+        start_response("200 OK", [("Content-Length", "9")])(b"begun")
+        full.wait()
+        gevent.sleep(100)  # it is killed
+    gevent.spawn(fill, server.transceiver.conn)
+    came(environ["PATH_INFO"])
+gevent.signal_handler(signal.SIGUSR1, full.set)
+try:
+    if "SERVER" == "wsgi":
+        from greentx.wsgi import WSGIServer
+        server = WSGIServer(("one", sys.argv[1], sys.argv[2]), application, spawn=2, log=None)
+        server.serve_forever()
+    else:
+        with trans:
+            trans.serve(handler, pool=2)
+finally:
+    say("took", time.monotonic() - exiting[0])
+""".replace("SERVER", server)
+    with (
+        Mongrel2({"/": Handler("one")}) as mongrel2,
+        Program(mongrel2, "import gevent.event\n" + program, True) as running,
+    ):
+        socks = [socket.create_connection(("127.0.0.1", mongrel2.port)) for _ in range(5)]
+        try:
+            socks[0].sendall(b"GET /begun HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b"begun" in socks[0].recv(1000)
+            socks[1].sendall(b"GET /fill HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            running.wait_for("filling")
+            for sock in socks[2:]:
+                sock.sendall(b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            gevent.sleep(0.2)  # until they wait there, which nobody is told
+            os.kill(mongrel2.pid, signal.SIGSTOP)
+            gevent.sleep(0.5)  # what fills the pipe backs up, which nobody is told
+            os.kill(running.process.pid, signal.SIGUSR1)
+            assert running.end() == 3, running.errors
+        finally:
+            os.kill(mongrel2.pid, signal.SIGCONT)
+            for sock in socks:
+                sock.close()
+        took = float(next(line for line in running.lines if line.startswith("took")).split()[1])
+        # The server's own linger is 1 s, which the WSGI server gives twice: to what runs, and to what was sent.
+        assert took < (LINGER + 1 if server == "transceiver" else 3.5)
+
+
 def test_a_second_interrupt_ends_at_once():
     """Ctrl-C while it waits for handlers: the graceful end is cut short, and still nothing is left."""
     program = """
@@ -568,7 +658,7 @@ def handler(conn, req):
     watch(req)
     if req.method == "WEBSOCKET_CONNECT":
         gevent.spawn_later(0.1, gevent.kill, main, KeyboardInterrupt)
-        gevent.sleep(100)
+        gevent.sleep(100)  # never ends by itself: it is ended
 try:
     with trans:
         serving = gevent.spawn(trans.serve, handler)
@@ -609,7 +699,7 @@ left()
 def test_a_transceiver_in_a_second_thread_lives_on_its_own_hub(server):
     """It works there, and goes with that thread's hub."""
     program = """
-from greentx.transport.teardown import _guarded
+from greentx.transport.teardown import guarded
 def other():
     trans.start()
     for sid, conn, req in trans.recv():
@@ -619,7 +709,7 @@ def other():
 thread = threading.Thread(target=other)
 thread.start()
 thread.join()
-say("ended", trans.started, len(_guarded))
+say("ended", trans.started, len(guarded))
 """
     with Program(server, program) as running, RawClient(server.port) as client:
         assert client.recv_close() == 1001

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 
 import gevent
@@ -39,7 +42,7 @@ def connect(server):
             try:
                 return socket.create_connection(("127.0.0.1", server.port), timeout=5)
             except OSError:
-                gevent.sleep(0.01)
+                gevent.sleep(0.01)  # between two looks
 
 
 def ask(sock, path="/"):
@@ -131,7 +134,7 @@ def test_an_answer_to_the_old_server_reaches_nobody(server, trans):
         lambda: conn.close(late),
     ):
         call()
-    gevent.sleep(0.1)
+    gevent.sleep(0.1)  # what must not happen has no event
     conn.reply_http(req, "right")
     answer = stranger.recv(4096)
     assert answer.endswith(b"\r\n\r\nright")
@@ -177,3 +180,94 @@ def test_restarts_in_a_row_are_survived(server, trans):
         sock.close()
     trans.stop()
     serving.join(5)
+
+
+RESTARTS = 5
+LARGE = 300_000
+
+
+def say_whose(conn, req):
+    """Answer with the letter of the path in each byte: at once, or in many parts for the lower-case ones."""
+    letter = req.path[1:2].encode()
+    if letter.islower():
+        conn.reply(req, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (40 * LARGE))
+        for _ in range(40):
+            conn.reply(req, letter * LARGE)
+    elif letter:
+        conn.reply_http(req, letter * LARGE)
+
+
+def strangers_answers(server, letter):
+    """Have the first browsers of a server ask for *letter*; return what they got of others'."""
+    wrong = b""
+    for _ in range(6):
+        with contextlib.closing(connect(server)) as sock:
+            ask(sock, f"/{letter}")
+            data = sock.recv(65536)
+            head, _, body = data.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK"), data[:100]
+            while len(body) < LARGE:
+                data = sock.recv(65536)
+                assert data, "the server closed"
+                body += data
+            wrong += body.replace(letter.encode(), b"")
+    return wrong
+
+
+@pytest.mark.parametrize("flow_control", [0, 1])
+def test_no_stranger_gets_an_answer_that_waited_while_the_server_restarted(flow_control):
+    """Large ones, for browsers that do not read; the first browsers of each next server have their numbers."""
+    with Mongrel2({"/": Handler("one")}, settings={"download.flow_control": flow_control}) as server:
+        entry = server.handlers[0]
+        with Transceiver(entry.sender, entry.send_spec, entry.recv_spec, rep_port=False, connect_timeout=5) as trans:
+            serving = gevent.spawn(trans.serve, say_whose)
+            for number in range(RESTARTS):
+                old = [connect(server) for _ in range(4)]
+                sent = trans.conn.link.writer.messages_sent
+                for sock in old:
+                    ask(sock, f"/{chr(ord('a') + number)}")
+                until(lambda sent=sent: trans.conn.link.writer.messages_sent >= sent + 8)
+                restart(server)
+                assert strangers_answers(server, chr(ord("A") + number)) == b""
+                for sock in old:
+                    sock.close()
+            trans.stop(1)
+            serving.join(5)
+
+
+@pytest.mark.parametrize("flow_control", [0, 1])
+def test_no_stranger_gets_an_answer_of_a_handler_that_computed_while_the_server_restarted(flow_control):
+    """Nobody here had a chance to hear of it, and ZeroMQ has connected to the next server already."""
+    with Mongrel2({"/": Handler("one")}, settings={"download.flow_control": flow_control}) as server:
+        entry = server.handlers[0]
+        with Transceiver(entry.sender, entry.send_spec, entry.recv_spec, rep_port=False, connect_timeout=5) as trans:
+            old = connect(server)
+            ask(old, "/x")
+            events = trans.recv(timeout=5)
+            _, conn, late = next(events)
+            new = restart_while_nothing_runs(server)
+            try:
+                say_whose(conn, late)
+                serving = gevent.spawn(trans.serve, say_whose)
+                events.close()
+                assert strangers_answers(server, "A") == b""
+                trans.stop(1)
+                serving.join(5)
+            finally:
+                os.kill(new, signal.SIGKILL)
+                os.waitpid(new, 0)
+            old.close()
+
+
+def restart_while_nothing_runs(server):
+    """Kill it and start it again, while no greenlet runs; return the number of the new process."""
+    with open(f"/proc/{server.pid}/cmdline", "rb") as file:
+        command = file.read().split(b"\0")[:-1]
+    folder = os.readlink(f"/proc/{server.pid}/cwd")
+    os.kill(server.pid, signal.SIGKILL)
+    # Its port is free when it has ended; it is there, as a zombie, until a greenlet of ours waits for it.
+    os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+    shell = [b"sh", b"-c", b'cd "$0" && rm -f pid control; exec "$@" > /dev/null 2>&1', folder.encode(), *command]
+    pid = os.posix_spawnp(b"sh", shell, os.environ)
+    time.sleep(1.5)  # ZeroMQ connects again meanwhile, which can be asked for in a greenlet only
+    return pid

@@ -14,14 +14,14 @@ from pathlib import Path
 import gevent
 import gevent.subprocess
 import pytest
+from free_ports import Server
 from gevent.event import Event
 
 import greentx
 from greentx import Transceiver
-from greentx.connector import Connector
 from greentx.errors import ConnectionClosed, ConnectTimeout, ControlError, LocalProtocolError
-from greentx.frames import Frame, Opcode
-from greentx.server import Server
+from greentx.protocol.websocket.frames import Frame, Opcode
+from greentx.standin.connector import Connector
 
 LOCAL = "127.0.0.1"
 ROOT = Path(greentx.__file__).parents[1]
@@ -156,7 +156,7 @@ def test_handlers_are_added_and_removed_while_requests_run():
         for address in addresses[1:]:
             server.connect(address)
         assert len(server.handlers) == 3
-        gevent.sleep(0.1)
+        gevent.sleep(0.1)  # the load goes on for a while with all of them
         going_on = False
         gevent.joinall(browsing, raise_error=True)
         assert all(one.value > 0 for one in browsing)
@@ -206,7 +206,7 @@ def test_a_killed_handler_does_not_stop_the_others():
             for client in clients:
                 client.send("/")
             assert sorted(int(client.recv(timeout=5000).body) for client in clients) == sorted([one.pid, two.pid] * 2)
-            peers = server._sockets.pusher.peers
+            peers = server.peers
             one.send_signal(signal.SIGSTOP)
             waiting = [server.client("http") for _ in range(2)]
             for client in waiting:
@@ -214,7 +214,7 @@ def test_a_killed_handler_does_not_stop_the_others():
             one.kill()
             answers = [client.recv(timeout=300) for client in waiting]
             assert [answer is None for answer in answers].count(True) == 1
-            wait_until(lambda: server._sockets.pusher.peers < peers)
+            wait_until(lambda: server.peers < peers)
             for _ in range(10):
                 client = server.client("http")
                 client.send("/")
@@ -228,7 +228,7 @@ def test_a_handler_started_again_is_connected_again():
     with Server(ip=LOCAL) as server:
         with program(HANDLER) as (_, port):
             server.connect((LOCAL, int(port)))
-        with pytest.raises(ControlError, match="did not answer within 100 ms"):
+        with pytest.raises(ControlError, match=r"did not answer within (99|100) ms"):
             server.disconnect((LOCAL, int(port)), timeout=100)
         assert server.handlers == ()
         with program(HANDLER) as (again, port):
@@ -247,11 +247,11 @@ def test_a_handler_that_died_is_connected_anew(others):
         with program(HANDLER) as (_, port):
             address = (LOCAL, int(port))
             server.connect(address)
-        wait_until(lambda: server._sockets.pusher.peers == others)
+        wait_until(lambda: server.peers == others)
         with program(HANDLER.replace("rep_port=0", f"rep_port={port}")):
             server.connect(address)
             server.connect(address)
-            assert server._sockets.pusher.peers == others + 1
+            assert server.peers == others + 1
             for _ in range(4):
                 with server.client("http") as client:
                     client.send("/x")
@@ -270,6 +270,19 @@ def test_a_handler_by_another_name_stays_connected():
         assert client.recv().body == b"/still 1"
 
 
+def test_a_handler_by_another_name_stays_connected_where_its_caller_does_not_wait():
+    """Nor is it told to let go where a timeout of the caller's ends the waiting."""
+    with transceivers(1, say_path) as ((handler,), addresses), Server(ip=LOCAL, connect=addresses) as server:
+        client = server.client("http")
+        with gevent.Timeout(0.3, False):
+            server.connect(("localhost", handler.rep_port))
+        with gevent.Timeout(0.3, False):  # what must not happen has no event
+            wait_until(lambda: not server.peers)
+        assert server.peers == 1
+        client.send("/still")
+        assert client.recv().body == b"/still 1"
+
+
 def test_a_handler_that_obeys_too_late_can_be_connected_again():
     """What it was told before is done with first."""
     free = Event()
@@ -283,7 +296,7 @@ def test_a_handler_that_obeys_too_late_can_be_connected_again():
     with Busy("none", (LOCAL, 1), (LOCAL, 1), rep_port=0, rep_ip=LOCAL) as handler, Server(ip=LOCAL) as server:
         gevent.spawn(handler.serve, say_path)
         free.clear()
-        with pytest.raises(ControlError, match="did not answer within 100 ms"):
+        with pytest.raises(ControlError, match=r"did not answer within (99|100) ms"):
             server.connect((LOCAL, handler.rep_port), timeout=100)
         gevent.spawn_later(0.1, free.set)
         server.connect((LOCAL, handler.rep_port))
@@ -298,7 +311,7 @@ def test_a_handler_that_obeys_too_late_can_be_connected_again():
 def test_websockets_are_pinged_broadcast_to_and_closed():
     """A thousand from one Server: three rounds of pings dropped none, one broadcast reaches each, all close cleanly."""
     count = 1000
-    with transceivers(1, ping_timeout=0.5) as ((handler,), addresses), Server(ip=LOCAL, connect=addresses) as server:
+    with transceivers(1, ping_timeout=1) as ((handler,), addresses), Server(ip=LOCAL, connect=addresses) as server:
         gevent.spawn(handler.serve, websocket=echo)
         clients = [server.client("websocket") for _ in range(count)]
         for client in clients:
@@ -363,8 +376,8 @@ def test_a_browser_that_answers_no_ping_is_dropped():
 
 SERVER = """
 import gevent, os, signal, sys
-from greentx.server import Server
-server = Server(ip="127.0.0.1", connect={connect!r})
+from greentx.standin.server import Server
+server = Server(ip="127.0.0.1", connect={connect!r}, push_port=0, sub_port=0)
 server.start()
 server.client()
 print("up", flush=True)
@@ -377,8 +390,9 @@ print("up", flush=True)
     [
         ("sys.exit(3)", 3),
         ("raise KeyError", 1),
+        # The sleep is cut short by the signal.
         ("os.kill(os.getpid(), signal.SIGTERM); gevent.sleep(10)", 143),
-        ("os.kill(os.getpid(), signal.SIGINT); gevent.sleep(10)", -2),
+        ("os.kill(os.getpid(), signal.SIGINT); gevent.sleep(10)", 130),
         ("gevent.get_hub().destroy(); os._exit(5)", 5),
     ],
 )
@@ -402,7 +416,7 @@ client = server.client("http")
 client.send("/patched")
 assert client.recv().body == b"/patched 2"
 before = time.process_time()
-time.sleep(0.5)
+time.sleep(0.5)  # the processor time of this while is what is measured
 print(time.process_time() - before, flush=True)
 server.stop()
 """

@@ -18,7 +18,7 @@ more than 128 ids in one reply                    test_many_connections_are_answ
 a second part is a garbage message                test_a_reply_is_one_part
 LEN does not count the "X "                       test_a_request_that_waits_survives_the_idle_limits
 the first replies after connecting are lost       test_the_first_reply_is_never_lost
-two processes on one send_spec, frames scattered  test_a_message_of_a_client_that_another_process_let_in_is_taken
+two processes on one send_spec, frames scattered  test_a_message_of_a_client_that_another_process_let_in_is_delivered
 a broadcast to dead ids: a storm of notices       test_a_storm_of_notices_is_absorbed
 notices have neither PATH nor VERSION             test_a_notice_is_a_request_like_any_other
 a notice that a client made up                    test_a_forged_disconnect_fools_nobody
@@ -56,7 +56,7 @@ from http_rig import Browser, only_connection, routes, serving, transceiver, wai
 from greentx import Transceiver
 from greentx.edge import Handler
 from greentx.errors import LocalProtocolError
-from greentx.wire import build_request
+from greentx.protocol.requests import build_request
 
 ROOT = Path(__file__).parent.parent
 
@@ -123,7 +123,7 @@ def test_a_close_waits_for_a_slow_reader(start_mongrel2):
     with transceiver(server) as trans, Browser(server, receive_buffer=65536) as browser:
         with serving(trans, lambda conn, req: conn.reply_http(req, body)):
             browser.ask("/", "Connection: close")
-            gevent.sleep(0.1)
+            gevent.sleep(0.1)  # the bytes get to the other side, which tells nobody
             assert browser.receive().body == body
             assert browser.at_end()
 
@@ -165,7 +165,7 @@ def test_a_reply_is_one_part():
             _, conn, req = next(events)
             conn.reply_http(req, "x" * 100000)
             conn.deliver("u", range(300), "data")
-            conn.keep_alive()
+            conn.intake.keep_alive()
             with gevent.Timeout(5):
                 parts = [sub.recv_multipart() for _ in range(5)]
             assert {len(one) for one in parts} == {1}
@@ -272,7 +272,7 @@ def test_no_reply_of_ours_stalls_the_server(start_mongrel2):
             for number in range(20):
                 conn.deliver(conn.sender, [1000 + number, 2000], "nobody")
                 conn.deliver_close(conn.sender, [3000])
-                conn.keep_alive()
+                conn.intake.keep_alive()
                 started = time.monotonic()
                 assert browser.get().body == b"x"
                 slowest = max(slowest, time.monotonic() - started)

@@ -18,11 +18,11 @@ from websockets.exceptions import InvalidStatus
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
 from greentx import Transceiver
-from greentx.deflate import DeflateConfig
 from greentx.edge import Handler, Mongrel2
 from greentx.errors import ConnectionClosed
-from greentx.frames import Opcode, build_frame
-from greentx.handshake import Refused, new_key, request_headers
+from greentx.protocol.websocket.deflate import DeflateConfig
+from greentx.protocol.websocket.frames import Opcode, build_frame
+from greentx.protocol.websocket.handshake import Refused, new_key, request_headers
 from greentx.transport.writer import OUTBOX_LIMIT
 
 pytestmark = pytest.mark.mongrel2
@@ -119,7 +119,7 @@ def test_frames_sent_before_the_101_are_answered_after_it() -> None:
     """Also when the application takes its time to let the client in."""
 
     def slowly(request: Any) -> None:
-        gevent.sleep(0.1)
+        gevent.sleep(0.1)  # the handler's work takes a while
 
     early = build_frame(b"one", mask=MASK) + build_frame(b"two", mask=MASK)
     with rig(on_handshake=slowly) as one, one.raw(early=early) as raw:
@@ -154,7 +154,7 @@ def test_recv_yields_connect_messages_and_close() -> None:
     assert seen == [
         ("WEBSOCKET_CONNECT", b"", None, None),
         ("WEBSOCKET", b"x", 1, None),
-        ("WEBSOCKET_CLOSE", b"", 8, 1000),
+        ("WEBSOCKET_CLOSE", b"\x03\xe8", 8, 1000),
     ]
 
 
@@ -213,7 +213,7 @@ def test_whatever_ends_a_connection_the_handler_ends_once(how: str) -> None:
         if how != "RST":
             raw.close()
         until(lambda: ended)
-        gevent.sleep(0.05)
+        gevent.sleep(0.05)  # what must not happen has no event
         assert ended == [1000 if how.startswith("close") else 1006]
         assert len(one.trans.websockets) == 0
 
@@ -234,8 +234,8 @@ def test_a_bomb_is_stopped_with_1009() -> None:
         assert in_thread(talk, one.url) == 1009
 
 
-def test_more_than_max_queue_messages_end_the_connection_with_1013() -> None:
-    """A handler that does not receive holds up to max_queue; what it got is still there afterwards."""
+def test_more_than_max_queue_bytes_end_the_connection_with_1013(caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that does not receive holds up to them; what it got is still there afterwards."""
     go_on = Event()
     got = []
 
@@ -243,13 +243,15 @@ def test_more_than_max_queue_messages_end_the_connection_with_1013() -> None:
         go_on.wait()
         got.extend(ws)
 
-    with rig(handler, max_queue=5) as one, one.raw() as raw:
+    with rig(handler, max_queue_bytes=1000) as one, one.raw() as raw:
         for _ in range(50):
             raw.send(b"x")
         assert raw.recv_close() == 1013
         go_on.set()
         until(lambda: len(got) == 5)
         assert one.sockets[0].close_code == 1013
+    [record] = [record for record in caplog.records if "1013" in record.getMessage()]
+    assert record.levelname == "WARNING" and "max_queue_bytes is 1000" in record.getMessage()
 
 
 # -- closing ---------------------------------------------------------------------------------------------------------
@@ -581,8 +583,8 @@ def test_a_sender_that_waits_for_its_reader_is_told_of_the_end() -> None:
     with rig(handler, settings={"download.flow_control": 1}) as one:
         raw = one.raw(receive_buffer=16384)
         # It waits from the limit on, and until half of that is left: the system may take some more meanwhile.
-        writer = one.trans.connections["rig"]._writer
-        until(lambda: one.sockets and writer.waiting(one.sockets[0].sid[1]) > OUTBOX_LIMIT // 2)
+        writer = one.trans.connections["rig"].link.writer
+        until(lambda: one.sockets and writer.flow.waiting(one.sockets[0].sid[1]) > OUTBOX_LIMIT // 2)
         raw.send_close(4002, "I am off")
         until(lambda: failed)
         assert failed == [(4002, "I am off")]
@@ -691,7 +693,7 @@ def test_handlers_that_share_an_endpoint_serve_each_message_where_it_comes() -> 
                     for number in range(10):
                         ws.send(str(number))
                         got.append(ws.recv(10))
-                        time.sleep(0.1)
+                        time.sleep(0.1)  # reads slowly
                 return got
 
             got = in_thread(talk, server.url.replace("http", "ws"))
@@ -714,7 +716,7 @@ def test_a_native_thread_may_send_and_broadcast() -> None:
         def work() -> str:
             ws.send("from a thread")
             one.trans.broadcast("to all")
-            ws._begin_close(4000)
+            ws.begin_close(4000)
             try:
                 ws.send("late")
             except ConnectionClosed as error:

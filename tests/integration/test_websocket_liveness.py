@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ from websocket_rig import echo, kill, rig, shared_mongrel2, started, until
 
 from greentx import Transceiver
 from greentx.edge import Handler, Mongrel2
-from greentx.frames import Opcode
+from greentx.protocol.websocket.frames import Opcode
 
 pytestmark = pytest.mark.mongrel2
 
@@ -51,7 +53,7 @@ def test_who_is_silent_is_ended_and_who_answers_stays() -> None:
         assert close is not None
         assert (close.opcode, close.payload) == (Opcode.CLOSE, (1011).to_bytes(2, "big") + b"ping timeout")
         until(lambda: ends)
-        gevent.sleep(1)
+        gevent.sleep(1)  # what must not happen has no event
         assert ends == [("/silent", 1006, "ping timeout")]
         assert not answering.dead
         answering.kill()
@@ -66,9 +68,9 @@ def test_a_process_that_was_busy_drops_nobody() -> None:
         try:
             until(lambda: len(one.trans.websockets) == 20)
             for _ in range(3):
-                gevent.sleep(0.5)
-                time.sleep(1.0)
-            gevent.sleep(1.0)
+                gevent.sleep(0.5)  # the time itself is what is tested
+                time.sleep(1.0)  # blocks the hub: that is what is tested
+            gevent.sleep(1.0)  # the time itself is what is tested
             assert len(one.trans.websockets) == 20
         finally:
             process.kill()
@@ -109,7 +111,7 @@ def test_idle_connections_do_not_fall_to_the_servers_limit() -> None:
     }
     with rig(settings=settings, ping_timeout=0.3) as one, one.raw() as raw:
         answering = gevent.spawn(answer_pings, raw)
-        gevent.sleep(4)
+        gevent.sleep(4)  # the time itself is what is tested
         assert not answering.dead and len(one.trans.websockets) == 1
         answering.kill()
     with rig(settings=settings, ping_timeout=None) as one, one.raw() as raw:
@@ -166,7 +168,7 @@ def test_a_reader_that_is_slow_but_goes_on_is_not_taken_for_dead() -> None:
         deadline = time.monotonic() + 3.0
         while time.monotonic() < deadline and got < total:
             got += len(raw.sock.recv(65536))
-            gevent.sleep(0.01)
+            gevent.sleep(0.01)  # reads slowly
         assert got < total
         assert len(one.trans.websockets) == 1
 
@@ -181,8 +183,53 @@ def test_a_handler_that_left_replies_to_the_dead_behind_does_not_lock_its_succes
             reply.connect(entry.recv_spec)
             assert reply.recv() == b"\x01"
             reply.send(b"rig 5:12345, to somebody who has gone")
-            gevent.sleep(0.1)
+            gevent.sleep(0.1)  # the bytes get to the other side, which tells nobody
         finally:
             context.destroy(1000)
         with Transceiver(entry.sender, entry.send_spec, entry.recv_spec, rep_port=False) as trans:
             trans.wait_ready(5)
+
+
+@pytest.mark.parametrize("flow_control", [0, 1])
+def test_a_server_that_stands_still_drops_nobody_and_the_silent_are_ended_all_the_same(flow_control: int) -> None:
+    """Three times it is stopped for several intervals, in which no pong can come; before and after, pongs count."""
+    with rig(ping_timeout=1.0, settings={"download.flow_control": flow_control}) as one:
+        process = subprocess.Popen([sys.executable, "-c", BROWSERS.replace("PORT", str(one.mongrel2.port))])
+        try:
+            until(lambda: len(one.trans.websockets) == 20)
+            pid = one.mongrel2.pid
+            assert pid is not None
+            for _ in range(3):
+                gevent.sleep(0.7)  # somewhere between two pings and their pongs
+                os.kill(pid, signal.SIGSTOP)
+                try:
+                    gevent.sleep(3.5)  # the time itself is what is tested
+                finally:
+                    os.kill(pid, signal.SIGCONT)
+            with one.raw(path="/silent") as silent:
+                started = time.monotonic()
+                assert silent.recv_close() == 1011
+                assert time.monotonic() - started < 10
+            assert len(one.trans.websockets) == 20
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_a_peer_in_the_middle_of_a_fragmented_message_is_alive() -> None:
+    """It comes to its pongs only behind the message; the server says how much it has read. One that stops is ended."""
+    with started(Mongrel2({"/": Handler("rig")})) as server:
+        with rig(ping_timeout=0.5, mongrel2=server, server_control=server.control_spec) as one, one.raw() as raw:
+            began = time.monotonic()
+            raw.send(b"0", Opcode.TEXT, fin=False)
+            while time.monotonic() - began < 4:
+                gevent.sleep(0.1)  # slowly, which is what is tested
+                raw.send(b"1", Opcode.CONT, fin=False)
+            raw.send(b"2", Opcode.CONT)
+            frame = raw.recv()
+            while frame is not None and frame.opcode == Opcode.PING:
+                frame = raw.recv()
+            assert frame is not None and frame.opcode == Opcode.TEXT
+            assert frame.payload.startswith(b"011") and frame.payload.endswith(b"12")
+            # From now on it sends nothing, nor a pong.
+            assert raw.recv_close() == 1011

@@ -2,257 +2,145 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
+import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
+from gevent import subprocess
+from gunicorn_rig import Gunicorn, url_of
 from http_rig import Browser
+from wsgi_applications import APPLICATIONS, DIGEST, FILE, pages
 from wsgi_rig import serving, talk
 
+from greentx.edge import Mongrel2
 from greentx.wsgi import WSGIServer
+from greentx.wsgi.listeners import SETTINGS
 
 pytestmark = pytest.mark.mongrel2
 
-FILE = hashlib.sha256(b"seed").digest() * 98304  # 3 MB
-DIGEST = hashlib.sha256(FILE).hexdigest()
 BOUNDARY = "----boundary"
-
-
-def pages() -> Iterator[bytes]:
-    for number in range(1000):
-        yield b"line %d\n" % number
-
-
-def digest_of(file: Any) -> str:
-    digest = hashlib.sha256()
-    while data := file.read(65536):
-        digest.update(data)
-    return digest.hexdigest()
-
-
-def flask_application() -> Any:
-    import flask
-
-    application = flask.Flask("test")
-
-    @application.get("/get")
-    def get() -> Any:
-        return f"hello {flask.request.args['name']}"
-
-    @application.post("/form")
-    def form() -> Any:
-        return "&".join(f"{key}={value}" for key, value in sorted(flask.request.form.items()))
-
-    @application.post("/upload")
-    def upload() -> Any:
-        return digest_of(flask.request.files["file"].stream)
-
-    @application.get("/cookies")
-    def cookies() -> Any:
-        answer = flask.make_response(flask.request.cookies.get("seen", "nothing"))
-        answer.set_cookie("seen", "1")
-        answer.set_cookie("other", "2")
-        return answer
-
-    @application.get("/redirect")
-    def redirect() -> Any:
-        return flask.redirect("/get?name=again")
-
-    @application.get("/error")
-    def error() -> Any:
-        raise ValueError("a failure of the application")
-
-    @application.get("/stream")
-    def stream() -> Any:
-        return flask.Response(pages(), mimetype="text/plain")
-
-    @application.get("/file")
-    def file() -> Any:
-        return flask.send_file(io.BytesIO(FILE), mimetype="application/octet-stream")
-
-    return application
-
-
-def bottle_application() -> Any:
-    import bottle
-
-    application = bottle.Bottle()
-
-    @application.get("/get")
-    def get() -> Any:
-        return f"hello {bottle.request.query.getunicode('name')}"
-
-    @application.post("/form")
-    def form() -> Any:
-        return "&".join(f"{key}={value}" for key, value in sorted(bottle.request.forms.items()))
-
-    @application.post("/upload")
-    def upload() -> Any:
-        return digest_of(bottle.request.files["file"].file)
-
-    @application.get("/cookies")
-    def cookies() -> Any:
-        bottle.response.set_cookie("seen", "1")
-        bottle.response.set_cookie("other", "2")
-        return bottle.request.get_cookie("seen") or "nothing"
-
-    @application.get("/redirect")
-    def redirect() -> Any:
-        bottle.redirect("/get?name=again")
-
-    @application.get("/error")
-    def error() -> Any:
-        raise ValueError("a failure of the application")
-
-    @application.get("/stream")
-    def stream() -> Any:
-        bottle.response.content_type = "text/plain"
-        return pages()
-
-    @application.get("/file")
-    def file() -> Any:
-        bottle.response.content_type = "application/octet-stream"
-        return io.BytesIO(FILE)
-
-    return application
-
-
-def falcon_application() -> Any:
-    import falcon
-
-    class Get:
-        def on_get(self, req: Any, resp: Any) -> None:
-            resp.text = f"hello {req.get_param('name')}"
-
-    class Form:
-        def on_post(self, req: Any, resp: Any) -> None:
-            form = req.get_media()
-            resp.text = "&".join(f"{key}={value}" for key, value in sorted(form.items()))
-
-    class Upload:
-        def on_post(self, req: Any, resp: Any) -> None:
-            for part in req.get_media():
-                resp.text = digest_of(part.stream)
-
-    class Cookies:
-        def on_get(self, req: Any, resp: Any) -> None:
-            resp.text = (req.get_cookie_values("seen") or ["nothing"])[0]
-            resp.set_cookie("seen", "1", secure=False)
-            resp.set_cookie("other", "2", secure=False)
-
-    class Redirect:
-        def on_get(self, req: Any, resp: Any) -> None:
-            raise falcon.HTTPFound("/get?name=again")
-
-    class Error:
-        def on_get(self, req: Any, resp: Any) -> None:
-            raise ValueError("a failure of the application")
-
-    class Stream:
-        def on_get(self, req: Any, resp: Any) -> None:
-            resp.content_type = "text/plain"
-            resp.stream = pages()
-
-    class File:
-        def on_get(self, req: Any, resp: Any) -> None:
-            resp.content_type = "application/octet-stream"
-            resp.stream = io.BytesIO(FILE)  # by way of wsgi.file_wrapper
-
-    application = falcon.App()
-    application.req_options.strip_url_path_trailing_slash = True
-    for route in (Get, Form, Upload, Cookies, Redirect, Error, Stream, File):
-        application.add_route(f"/{route.__name__.lower()}", route())
-    return application
-
-
-def django_application() -> Any:
-    import django
-    from django.conf import settings
-    from django.core.wsgi import get_wsgi_application
-    from django.http import FileResponse, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
-    from django.urls import path
-
-    def cookies(request: Any) -> Any:
-        answer = HttpResponse(request.COOKIES.get("seen", "nothing"))
-        answer.set_cookie("seen", "1")
-        answer.set_cookie("other", "2")
-        return answer
-
-    def error(request: Any) -> Any:
-        raise ValueError("a failure of the application")
-
-    class Urls:
-        urlpatterns = (
-            path("get", lambda request: HttpResponse(f"hello {request.GET['name']}")),
-            path(
-                "form",
-                lambda request: HttpResponse(
-                    "&".join(f"{key}={value}" for key, value in sorted(request.POST.items())),
-                ),
-            ),
-            path("upload", lambda request: HttpResponse(digest_of(request.FILES["file"]))),
-            path("cookies", cookies),
-            path("redirect", lambda request: HttpResponseRedirect("/get?name=again")),
-            path("error", error),
-            path("stream", lambda request: StreamingHttpResponse(pages(), content_type="text/plain")),
-            path("file", lambda request: FileResponse(io.BytesIO(FILE), content_type="application/octet-stream")),
-        )
-
-    if not settings.configured:
-        settings.configure(
-            ALLOWED_HOSTS=["*"], SECRET_KEY="test", ROOT_URLCONF=Urls, MIDDLEWARE=[], LOGGING_CONFIG=None
-        )
-        django.setup()
-    return get_wsgi_application()
-
-
-APPLICATIONS = {
-    "flask": flask_application,
-    "bottle": bottle_application,
-    "falcon": falcon_application,
-    "django": django_application,
-}
 
 
 def cookies_of(answer: Any) -> str:
     return "; ".join(value.partition(";")[0] for value in answer.headers.get_all("set-cookie"))
 
 
+def use(browser: Browser, prefix: str = "") -> None:
+    """GET, form, upload, cookies, redirect, error, streaming, a file; all over one connection."""
+    assert browser.get(f"{prefix}/get?name=w%C3%B6rld").body.decode() == "hello w\xf6rld"
+    form = "Content-Type: application/x-www-form-urlencoded"
+    assert browser.get(f"{prefix}/form", form, method="POST", body=b"b=2&a=1%202").body == b"a=1 2&b=2"
+    body = (
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n'
+        f"Content-Type: application/octet-stream\r\n\r\n"
+    ).encode()
+    body += FILE + f"\r\n--{BOUNDARY}--\r\n".encode()
+    multipart = f"Content-Type: multipart/form-data; boundary={BOUNDARY}"
+    for _ in range(2):
+        assert browser.get(f"{prefix}/upload", multipart, method="POST", body=body).body == DIGEST.encode()
+    answer = browser.get(f"{prefix}/cookies")
+    assert answer.body == b"nothing" and sorted(cookies_of(answer).split("; ")) == ["other=2", "seen=1"]
+    assert browser.get(f"{prefix}/cookies", f"Cookie: {cookies_of(answer)}").body == b"1"
+    answer = browser.get(f"{prefix}/redirect")
+    assert answer.status in (302, 303) and str(answer.headers["location"]).endswith("/get?name=again")
+    answer = browser.get(f"{prefix}/error")
+    assert answer.status == 500 and b"a failure of the application" not in answer.body
+    assert browser.get(f"{prefix}/missing").status == 404
+    answer = browser.get(f"{prefix}/stream")
+    assert answer.body == b"".join(pages()) and answer.headers.get("transfer-encoding") == "chunked"
+    assert browser.get(f"{prefix}/file").body == FILE
+    answer = browser.get(f"{prefix}/file", method="HEAD")
+    assert answer.body == b"" and answer.status in (200, 404, 405)
+    assert browser.get(f"{prefix}/get?name=end").body == b"hello end"
+
+
 @pytest.mark.parametrize("name", APPLICATIONS)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_an_application_works(name: str) -> None:
-    """GET, form, upload, cookies, redirect, error, streaming, a file; all over one connection."""
+    """With a front end of its own."""
     make: Callable[[], Any] = APPLICATIONS[name]
     with serving("greentx", make()) as server, Browser(server) as browser:
-        assert browser.get("/get?name=w%C3%B6rld").body.decode() == "hello w\xf6rld"
-        form = "Content-Type: application/x-www-form-urlencoded"
-        assert browser.get("/form", form, method="POST", body=b"b=2&a=1%202").body == b"a=1 2&b=2"
-        body = (
-            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n'
-            f"Content-Type: application/octet-stream\r\n\r\n"
-        ).encode()
-        body += FILE + f"\r\n--{BOUNDARY}--\r\n".encode()
-        multipart = f"Content-Type: multipart/form-data; boundary={BOUNDARY}"
-        for _ in range(2):
-            assert browser.get("/upload", multipart, method="POST", body=body).body == DIGEST.encode()
-        answer = browser.get("/cookies")
-        assert answer.body == b"nothing" and sorted(cookies_of(answer).split("; ")) == ["other=2", "seen=1"]
-        assert browser.get("/cookies", f"Cookie: {cookies_of(answer)}").body == b"1"
-        answer = browser.get("/redirect")
-        assert answer.status in (302, 303) and str(answer.headers["location"]).endswith("/get?name=again")
-        answer = browser.get("/error")
-        assert answer.status == 500 and b"a failure of the application" not in answer.body
-        assert browser.get("/missing").status == 404
-        answer = browser.get("/stream")
-        assert answer.body == b"".join(pages()) and answer.headers.get("transfer-encoding") == "chunked"
-        assert browser.get("/file").body == FILE
-        answer = browser.get("/file", method="HEAD")
-        assert answer.body == b"" and answer.status in (200, 404, 405)
-        assert browser.get("/get?name=end").body == b"hello end"
+        use(browser)
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def workers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongrel2]:
+    """A mongrel2 with the settings of our own front end, and gunicorn with so many workers.
+
+    For several of them bodies are stored: they cannot be streamed to several.
+    """
+    folder = tmp_path_factory.mktemp("workers")
+    settings = dict(SETTINGS)
+    if request.param > 1:
+        settings |= {"upload.stream": 0, "upload.temp_store": f"{folder}/up.XXXXXX"}
+    with Mongrel2(settings=settings) as mongrel2, gunicorn(folder, mongrel2, request.param):
+        yield mongrel2
+
+
+@contextlib.contextmanager
+def gunicorn(folder: Path, mongrel2: Mongrel2, count: int) -> Iterator[None]:
+    """Run gunicorn with all applications."""
+    running = Gunicorn(folder, url_of(mongrel2), "-w", str(count), app="wsgi_applications:all_of_them()")
+    try:
+        for _ in range(count):
+            running.wait_for("greentx .* serves")
+        yield
+        running.process.terminate()
+        assert running.finish() == 0
+    finally:
+        running.close()
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_an_application_works_in_gunicorns_workers(name: str, workers: Mongrel2) -> None:
+    """Whichever of them gets a request, and the notices that belong to it."""
+    with Browser(workers) as browser:
+        use(browser, f"/{name}")
+
+
+@pytest.mark.parametrize("workers", [1], indirect=True)
+@pytest.mark.parametrize("name", ["flask-sock", "flask-sockets"])
+def test_websockets_of_an_application_work_in_one_worker(name: str, workers: Mongrel2) -> None:
+    """With an independent client, whose library writes and reads frames by itself."""
+    printed = run_client(f"""
+from websockets.sync.client import connect
+with connect("ws://127.0.0.1:{workers.port}/{name}/echo") as ws:
+    for message in ("gr\u00fc\u00dfe", b"\\0\\xff", "long " * 60000):
+        ws.send(message)
+        assert ws.recv(timeout=10) == message, message
+    assert ws.ping().wait(10)
+print(ws.close_code)
+""")
+    assert printed == "1000\n"
+
+
+@pytest.mark.parametrize("workers", [1], indirect=True)
+def test_socketio_works_in_one_worker(workers: Mongrel2) -> None:
+    """Polling, websocket, and the upgrade from one to the other."""
+    printed = run_client(f"""
+import socketio, threading
+for transports in (["polling"], ["websocket"], ["polling", "websocket"]):
+    heard = threading.Event()
+    sio = socketio.Client(reconnection=False)
+    sio.on("shouted", lambda data: (print(data), heard.set()))
+    sio.connect("http://127.0.0.1:{workers.port}", transports=transports, socketio_path="socketio/socket.io")
+    assert sio.call("shout", "hello", timeout=10) == 5
+    assert heard.wait(10)
+    print(sio.transport())
+    sio.disconnect()
+""")
+    assert printed.split() == ["HELLO", "polling", "HELLO", "websocket", "HELLO", "websocket"]
+
+
+def run_client(script: str) -> str:
+    """Run a client's *script* in another Python, and return what it prints."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=40)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_urls_of_careless_clients_are_served() -> None:

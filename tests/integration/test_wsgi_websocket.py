@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -16,11 +19,13 @@ from engineio.async_drivers.gevent import Thread
 from gevent import subprocess
 from gevent.event import Event
 from gevent.queue import Queue
-from websocket_peer import HEAD, Peer
+from http_rig import wait_until
+from websocket_peer import HEAD, MASK, Peer
 
 from greentx import Transceiver
 from greentx.edge import Mongrel2
-from greentx.frames import Frame, FrameParser, Opcode, build_frame
+from greentx.errors import RemoteProtocolError
+from greentx.protocol.websocket.frames import Frame, FrameParser, Opcode, apply_mask, build_close, build_frame
 from greentx.wsgi import WSGIServer
 from greentx.wsgi.listeners import SETTINGS
 from greentx.wsgi.websocket import (
@@ -150,12 +155,52 @@ def test_messages_may_be_as_large_as_applications_expect(serve, connect, own):
         server.stop(0)
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_only_pages_of_the_origins_that_were_named_get_in(front, serve, own):
+    """Others get 403 and the end, and the application is not asked; both contracts are the same here."""
+    asked = []
+
+    def application(environ, start_response):
+        asked.append(environ.get("HTTP_ORIGIN"))
+        return echo(environ, start_response)
+
+    listener = ("127.0.0.1", 0) if own else None
+    for origins in ("same", ["same", "https://ours.example", None]):
+        server = serve(application, listener=listener, origins=origins)
+        port = server.server_port or front.port
+        here = [f"http://localhost:{port}"]
+        for origin in (
+            *here,
+            "https://ours.example",
+            "https://evil.example",
+            f"https://localhost:{port}",
+            "null",
+            None,
+        ):
+            asked.clear()
+            lines = "" if origin is None else f"Origin: {origin}\r\n"
+            peer = Peer(port, headers=lines, host=f"localhost:{port}")
+            head = peer.head()
+            if origin in here or (origins != "same" and origin in ("https://ours.example", None)):
+                assert head == HEAD
+                peer.send("hello")
+                assert peer.message() == "hello" and asked == [origin]
+            else:
+                assert head.startswith(b"HTTP/1.1 403 ")
+                peer.rest()
+                assert not asked
+            peer.sock.close()
+        server.stop(0)
+
+
 @pytest.mark.parametrize("limit", [1000, None])
 def test_a_transceiver_has_its_own_limit(limit):
     """A second one beside it would be of no effect."""
     transceiver = Transceiver("abc", ("127.0.0.1", 1), ("127.0.0.1", 2), rep_port=False)
     with pytest.raises(ValueError, match="max_message_size belongs to"):
         WSGIServer(transceiver, echo, max_message_size=limit)
+    with pytest.raises(ValueError, match="origins belongs to"):
+        WSGIServer(transceiver, echo, origins="same")
 
 
 def test_what_the_object_knows(serve, connect):
@@ -351,28 +396,275 @@ def test_generators_work(serve, connect):
     assert peer.closed() == (1000, "")
 
 
-def test_a_failure_is_told_by_its_code(serve, connect):
-    """After the 101 an exception closes with 1011, before it is a 500 page."""
-    errors = []
-
-    class Log:
-        write = errors.append
+@pytest.mark.parametrize("by", ["object", "library"])
+@pytest.mark.parametrize("leaves", ["with a close frame", "without"])
+def test_a_generator_gets_to_its_own_end_though_its_websocket_has_ended(serve, connect, by, leaves):
+    """In its loop and behind it; the end of its client is no error. Nor does the length of an answer end it."""
+    done = Event()
 
     def application(environ, start_response):
-        if environ["PATH_INFO"] == "/late":
-            environ["wsgi.websocket"].send("x")
+        start_response("200 OK", [("Content-Length", "0")])
+        receive = simple_websocket.Server(environ, **SIMPLE).receive if by == "library" else object_receive(environ)
+        try:
+            while receive() is not None:
+                yield b""
+        except simple_websocket.ConnectionClosed:
+            yield b""
+        environ["greentx.disconnected"].wait()
+        yield b""
+        yield b"lost"
+        done.set()
+
+    def object_receive(environ):
+        environ["wsgi.websocket"].send("open")
+        return environ["wsgi.websocket"].receive
+
+    server = serve(application)
+    server.loop = Quiet()
+    peer = connect(server)
+    peer.head()
+    peer.send("a message")
+    if leaves == "without":
+        peer.sock.close()
+    else:
+        peer.close()
+        assert peer.closed()[0] == 1000
+    assert done.wait(10)
+    server.join()
+    assert server.loop.errors == []
+
+
+@pytest.mark.parametrize("opened", ["before", "while it is iterated over"])
+def test_a_generator_without_a_pause_hears_that_its_websocket_has_ended(serve, connect, opened):
+    """It stops nobody: the hub runs between its blocks."""
+    done = Event()
+
+    def application(environ, start_response):
+        if opened == "before":
+            environ["wsgi.websocket"].send("open")
+        return blocks(environ)
+
+    def blocks(environ):
+        environ["wsgi.websocket"].send("open")
+        while not environ["greentx.disconnected"].is_set():
+            yield b""
+        done.set()
+
+    peer = connect(serve(application))
+    peer.head()
+    assert peer.message() == "open"
+    peer.sock.close()
+    assert done.wait(10)
+
+
+def test_a_failure_before_the_101_is_a_500_page(serve, connect):
+    """The log has it, the client has no details."""
+
+    def application(environ, start_response):
         raise RuntimeError("a fault of the application")
 
-    server = serve(application, error_log=Log())
+    server = serve(application)
     server.loop = Quiet()
-    peer = connect(server, "/late")
-    peer.head()
-    assert peer.message() == "x"
-    assert peer.closed() == (1011, "")
-    peer = connect(server, "/early")
+    peer = connect(server)
     assert peer.head().startswith(b"HTTP/1.1 500 ")
     assert b"fault" not in peer.rest()
-    assert [str(one) for one in server.loop.errors] == ["a fault of the application"] * 2
+    assert [str(one) for one in server.loop.errors] == ["a fault of the application"]
+
+
+@pytest.mark.parametrize("by", ["start_response", "object", "library"])
+def test_a_101_of_the_application_is_for_a_websocket_alone(serve, connect, by):
+    """Before one is used it is an error that says what to use: no bytes of another protocol can follow."""
+
+    def application(environ, start_response):
+        if by == "object":
+            environ["wsgi.websocket"].send("open")
+        elif by == "library":
+            environ["werkzeug.socket"].sendall(HEAD + build_frame(b"open"))
+        start_response("101 Switching Protocols", [("Upgrade", "websocket"), ("Connection", "Upgrade")])
+        return [b"lost"]
+
+    server = serve(application)
+    server.loop = Quiet()
+    peer = connect(server)
+    if by == "start_response":
+        assert peer.head().startswith(b"HTTP/1.1 500 ")
+        (error,) = server.loop.errors
+        assert isinstance(error, ValueError) and "environ['wsgi.websocket']" in str(error)
+    else:
+        peer.head()
+        assert peer.message() == "open" and peer.closed() == (1000, "")
+        server.join()
+        assert server.loop.errors == []
+
+
+def raises(error: BaseException) -> Callable[..., list[bytes]]:
+    def end(ws, start_response):
+        raise error
+
+    return end
+
+
+def returns(status: str) -> Callable[..., list[bytes]]:
+    def end(ws, start_response):
+        start_response(status, [], None)
+        return [b"x"]
+
+    return end
+
+
+def fails_late(ws, start_response):
+    yield b""
+    raise RuntimeError("a generator")
+
+
+def closes(code: int, error: BaseException | None = None) -> Callable[..., list[bytes]]:
+    def end(ws, start_response):
+        ws.close(code, b"mine")
+        if error is not None:
+            raise error
+        return []
+
+    return end
+
+
+class Result(list[bytes]):
+    """What an application may return."""
+
+    def close(self) -> None:
+        raise RuntimeError("close() of the result")
+
+
+#: How it ends, the code that the client is told, what is logged. WebSocketError and ConnectionError are somebody
+#: else's: the application's own WebSocket is open.
+ENDS = {
+    "it returns": (lambda ws, start_response: [], 1000, None),
+    "it answers 200": (returns("200 OK"), 1000, None),
+    "a framework answers 500": (returns("500 Internal Server Error"), 1011, None),
+    "a framework answers 404": (returns("404 Not Found"), 1011, None),
+    "an exception": (raises(RuntimeError("a fault")), 1011, "a fault"),
+    "an exception of a generator": (fails_late, 1011, "a generator"),
+    "an exception of close()": (lambda ws, start_response: Result(), 1011, "close() of the result"),
+    "another client's end": (raises(WebSocketError("of another client")), 1011, "of another client"),
+    "a database's end": (raises(ConnectionResetError(104, "a database")), 1011, "[Errno 104] a database"),
+    "a broken pipe": (raises(BrokenPipeError(32, "a helper")), 1011, "[Errno 32] a helper"),
+    "a timeout": (raises(gevent.Timeout(5)), 1011, "5 seconds"),
+    "it closes": (closes(4000), 4000, None),
+    "it closes and fails": (closes(4000, RuntimeError("late")), 4000, "late"),
+    "it closes and uses it": (closes(4000, WebSocketError(MSG_ALREADY_CLOSED)), 4000, None),
+    "it closes, and a database ends": (closes(4000, ConnectionResetError(104, "a db")), 4000, "[Errno 104] a db"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_how_an_application_ends_is_what_the_client_is_told(serve, connect, end):
+    """What it raises while its WebSocket is open is 1011 and logged once; what says that it has ended is neither."""
+    act, code, logged = ENDS[end]
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        ws.send("open")
+        return act(ws, start_response)
+
+    server = serve(application)
+    server.loop = Quiet()
+    peer = connect(server)
+    peer.head()
+    assert peer.message() == "open"
+    assert peer.closed()[0] == code
+    peer.close(code)
+    assert peer.rest() == b""
+    server.join()
+    assert [str(one) for one in server.loop.errors] == ([] if logged is None else [logged])
+    assert not server.upgrades and not server.clients
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "logged"),
+    [
+        (None, 1000, []),
+        (RuntimeError("a fault"), 1011, ["a fault"]),
+        (ConnectionResetError(104, "a database"), 1011, ["[Errno 104] a database"]),
+        (StopIteration(), 1000, []),
+    ],
+)
+def test_a_raw_socket_that_is_left_open_is_closed_by_how_the_application_ended(serve, connect, error, code, logged):
+    """As the object is; StopIteration is how applications leave gunicorn."""
+
+    def application(environ, start_response):
+        environ["werkzeug.socket"].sendall(HEAD + build_frame(b"open"))
+        if error is not None:
+            raise error
+        return []
+
+    server = serve(application)
+    server.loop = Quiet()
+    peer = connect(server)
+    peer.head()
+    assert peer.message() == "open"
+    assert peer.closed()[0] == code
+    server.join()
+    assert [str(one) for one in server.loop.errors] == logged
+
+
+def test_what_a_library_raises_for_the_end_is_for_its_application_to_catch(serve, connect):
+    """As flask-sock does. It is an error like any other: ours cannot know which libraries there are."""
+
+    def application(environ, start_response):
+        simple_websocket.Server(environ, **SIMPLE).receive()
+
+    server = serve(application)
+    server.loop = Quiet()
+    peer = connect(server)
+    peer.head()
+    peer.close(1001)
+    assert peer.closed()[0] == 1001
+    server.join()
+    (error,) = server.loop.errors
+    assert isinstance(error, simple_websocket.ConnectionClosed)
+
+
+def test_a_raw_socket_that_was_closed_may_be_left_by_any_error_of_a_connection(serve, connect):
+    """The library's close frame is what the client gets, also where the server has not read it yet."""
+
+    def application(environ, start_response):
+        environ["werkzeug.socket"].sendall(HEAD + build_frame(b"\x0f\xa0", Opcode.CLOSE))
+        raise ConnectionError
+
+    server = serve(application)
+    server.loop = Quiet()
+    peer = connect(server)
+    peer.head()
+    assert peer.closed() == (4000, "")
+    server.join()
+    assert server.loop.errors == []
+
+
+@pytest.mark.parametrize("path", ["/object", "/flask-sock"])
+def test_a_flask_route_that_raises_ends_with_1011_and_one_traceback(serve, connect, caplog, path):
+    """Flask catches it, logs it, and answers 500 to nobody."""
+    app = flask.Flask(__name__)
+    app.config["SOCK_SERVER_OPTIONS"] = SIMPLE
+    sock = flask_sock.Sock(app)
+
+    @app.route("/object", websocket=True)
+    def route():
+        flask.request.environ["wsgi.websocket"].send("open")
+        raise RuntimeError("a fault")
+
+    @sock.route("/flask-sock")
+    def raw_route(ws):
+        ws.send("open")
+        raise RuntimeError("a fault")
+
+    server = serve(app)
+    server.loop = Quiet()
+    peer = connect(server, path)
+    peer.head()
+    assert peer.message() == "open"
+    assert peer.closed()[0] == 1011
+    server.join()
+    assert [record.exc_info[1].args for record in caplog.records if record.exc_info] == [("a fault",)]
+    assert server.loop.errors == []
 
 
 class Quiet:
@@ -398,7 +690,7 @@ def test_sending_to_one_that_went_is_no_failure(serve, connect):
         try:
             while True:
                 ws.send("x")
-                gevent.sleep(0.001)
+                gevent.sleep(0.001)  # the pace of the messages
         finally:
             sent.set()
 
@@ -419,7 +711,7 @@ def test_a_handshake_that_no_application_may_accept(serve, connect):
     peer = connect(server, version=12)
     assert peer.head().startswith(b"HTTP/1.1 426 ")
     assert b"13" in peer.rest()
-    server.websockets_refused = "several workers share one endpoint"
+    server.websockets_refused = lambda: "several workers share one endpoint"
     peer = connect(server)
     assert peer.head().startswith(b"HTTP/1.1 503 ")
     assert peer.rest() == b"several workers share one endpoint\n"
@@ -683,6 +975,222 @@ def test_fragments_are_joined(serve, connect):
     assert peer.closed() == (1000, "")
 
 
+def both_ways() -> flask.Flask:
+    """An application that echoes at /object, by the object of the environ, and at /flask-sock, by a library."""
+    app = flask.Flask(__name__)
+    app.config["SOCK_SERVER_OPTIONS"] = SIMPLE
+    sock = flask_sock.Sock(app)
+
+    @app.route("/object", websocket=True)
+    def route():
+        ws = flask.request.environ["wsgi.websocket"]
+        while (message := ws.receive()) is not None:
+            ws.send(message)
+        return ""
+
+    @sock.route("/flask-sock")
+    def raw_route(ws):
+        while True:
+            ws.send(ws.receive())
+
+    return app
+
+
+def deflated(data: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-15)
+    return (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
+
+#: A peer's fault that Mongrel2 passes on: payload, opcode, reserved bits, whether permessage-deflate was agreed on;
+#: and the code that it is told.
+FAULTS = {
+    "opcode 3": (b"x", 3, 0, False, 1002),
+    "opcode 7": (b"x", 7, 0, False, 1002),
+    "opcode 11": (b"x", 11, 0, False, 1002),
+    "opcode 15": (b"", 15, 0, False, 1002),
+    "opcode 3, deflate": (b"x", 3, 0, True, 1002),
+    "opcode 11, deflate": (b"x", 11, 0, True, 1002),
+    "RSV1 on text": (b"x", Opcode.TEXT, 4, False, 1002),
+    "RSV2 on text": (b"x", Opcode.TEXT, 2, False, 1002),
+    "RSV3 on binary": (b"x", Opcode.BINARY, 1, False, 1002),
+    "RSV2 on text, deflate": (b"x", Opcode.TEXT, 2, True, 1002),
+    "RSV1 on a ping": (b"x", Opcode.PING, 4, False, 1002),
+    "RSV1 on a ping, deflate": (b"x", Opcode.PING, 4, True, 1002),
+    "RSV3 on a pong": (b"x", Opcode.PONG, 1, False, 1002),
+    "RSV1 on a close frame": (b"\x03\xe8", Opcode.CLOSE, 4, False, 1002),
+    "text that is not UTF-8": (b"\xff\xfe", Opcode.TEXT, 0, False, 1007),
+    "compressed text that is not UTF-8": (deflated(b"\xff\xfe"), Opcode.TEXT, 4, True, 1007),
+    "what does not inflate": (b"\xff\xff\xff\xff", Opcode.TEXT, 4, True, 1007),
+    "half a close code": (b"\x03", Opcode.CLOSE, 0, False, 1002),
+    "a close code that may not be sent": (b"\x03\xed", Opcode.CLOSE, 0, False, 1002),
+    "a close reason that is not UTF-8": (b"\x03\xe8\xff", Opcode.CLOSE, 0, False, 1007),
+    "too large a message": (b"x" * 1001, Opcode.BINARY, 0, False, 1009),
+}
+
+
+@pytest.mark.parametrize("path", ["/object", "/flask-sock"])
+def test_a_peer_that_breaks_the_protocol_is_told_so_by_the_code_whoever_reads_its_frames(serve, connect, caplog, path):
+    """Three such frames in a row are one fault; nothing is logged but a bound of ours, whose setting is named."""
+    server = serve(both_ways(), max_message_size=1000)
+    server.loop = Quiet()
+    for name, (payload, opcode, rsvd, deflate, code) in FAULTS.items():
+        peer = connect(server, path, headers=DEFLATE if deflate else "")
+        assert (b"permessage-deflate" in peer.head()) is deflate
+        peer.send("ok")
+        assert peer.frame().opcode == Opcode.TEXT, name  # which a library may compress
+        head = bytes([0x80 | rsvd << 4 | opcode])
+        size = len(payload)
+        head += bytes([0x80 | size]) if size < 126 else bytes([0xFE, size >> 8, size & 0xFF])
+        peer.sock.sendall(3 * (head + MASK + apply_mask(payload, MASK)))
+        assert peer.closed()[0] == code, name
+        peer.close(code)
+        assert peer.rest() == b"", name
+    server.join()
+    assert server.loop.errors == []
+    loud = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(loud) == 1 and "failed with 1009" in loud[0] and "max_message_size" in loud[0], loud
+
+
+#: Frames that Mongrel2 itself ends the connection for, without a close frame.
+REFUSED = {
+    "a continuation of nothing": bytes([0x80, 0x80]) + MASK,
+    "a message inside another": bytes([0x01, 0x80]) + MASK + bytes([0x81, 0x80]) + MASK,
+    "a fragmented ping": bytes([0x09, 0x80]) + MASK,
+    "a long ping": bytes([0x89, 0xFE, 0, 126]) + MASK + bytes(126),
+    "no mask": b"\x81\x02hi",
+}
+
+
+@pytest.mark.parametrize("path", ["/object", "/flask-sock"])
+def test_what_mongrel2_ends_a_peer_for_ends_the_application_without_an_error(serve, connect, caplog, path):
+    """The code is 1006, as no close frame came; a client's fault is no ERROR of the front end's log."""
+    app = both_ways()
+    codes = Queue()
+
+    def application(environ, start_response):
+        try:
+            return app(environ, start_response)
+        finally:
+            codes.put(environ["wsgi.websocket"].close_code)
+
+    server = serve(application)
+    server.loop = Quiet()
+    for name, data in REFUSED.items():
+        peer = connect(server, path)
+        peer.head()
+        peer.send("ok")
+        assert peer.message() == "ok", name
+        peer.sock.sendall(data)
+        assert peer.rest() == b"", name
+        assert codes.get(timeout=10) == (1006 if path == "/object" else None), name
+    server.join()
+    assert server.loop.errors == []
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_the_object_knows_how_it_was_closed(serve, connect):
+    """close_code and close_reason are None and "" before the end, and while a close frame of ours is not answered."""
+    seen = Queue()
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        seen.put((ws.close_code, ws.close_reason))
+        if environ["PATH_INFO"] == "/ours":
+            ws.close(4001, b"enough")
+            seen.put((ws.close_code, ws.close_reason))
+            environ["greentx.disconnected"].wait(10)
+        else:
+            while ws.receive() is not None:
+                pass
+        seen.put((ws.close_code, ws.close_reason))
+        return []
+
+    server = serve(application)
+    for code, reason, told in ((4000, "bye", (4000, "bye")), (None, "", (1005, ""))):
+        peer = connect(server)
+        peer.head()
+        peer.send(build_close(code, reason), Opcode.CLOSE)
+        assert [seen.get(timeout=10) for _ in range(2)] == [(None, ""), told]
+    peer = connect(server)
+    peer.head()
+    peer.sock.close()
+    assert [seen.get(timeout=10) for _ in range(2)] == [(None, ""), (1006, "")]
+    peer = connect(server, "/ours")
+    peer.head()
+    assert peer.closed() == (4001, "enough")
+    peer.close(4001)
+    assert [seen.get(timeout=10) for _ in range(3)] == [(None, ""), (None, ""), (4001, "")]
+
+
+def test_what_programs_of_gevent_websocket_call_for_control_frames_works(serve, connect):
+    """The server answers control frames by itself; a program that calls these methods sends the same frames."""
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        ws.handle_ping(None, b"you")
+        ws.handle_pong(None, b"you")
+        with pytest.raises(RemoteProtocolError, match="half a close code"):
+            ws.handle_close(None, b"\x03")
+        ws.handle_close(None, b"" if environ["PATH_INFO"] == "/empty" else build_close(4000, "bye"))
+        return []
+
+    server = serve(application)
+    for path, told in (("/empty", (1000, "")), ("/", (4000, "bye"))):
+        peer = connect(server, path)
+        peer.head()
+        assert peer.frame() == Frame(b"you", Opcode.PONG, 0, True)
+        assert peer.closed() == told
+
+
+BURST = 50_000
+
+
+@pytest.mark.parametrize("by", ["object", "library"])
+def test_a_burst_of_small_messages_waits_for_a_handler_that_computes(serve, connect, by):
+    """50,000 of them are far below the bound in bytes; gevent-websocket leaves them in the socket."""
+    go = Event()
+    total = Queue()
+
+    def application(environ, start_response):
+        # Of a library's own thread the socket would be read, whatever the handler does.
+        receive = raw_receive(environ) if by == "library" else environ["wsgi.websocket"].receive
+        number = 0
+        while receive() not in ("last", b"last"):
+            number += 1
+            go.wait()  # it computes until all have come
+        total.put(number)
+        return []
+
+    def raw_receive(environ):
+        sock = environ["werkzeug.socket"]
+        sock.sendall(HEAD)
+        parser = FrameParser(require_mask=True)
+        frames = (frame.payload for data in iter(lambda: sock.recv(4096), b"") for frame in parser.feed(data))
+        return lambda: next(frames)
+
+    server = serve(application)
+    peer = connect(server)
+    peer.head()
+    one = build_frame(b"a message", mask=MASK)
+    peer.sock.sendall(one * BURST)
+    peer.send("last")
+    if by == "object":
+        peer.send("answered by the core", Opcode.PING)
+        while peer.frame().opcode != Opcode.PONG:
+            pass
+    else:
+
+        def waiting():
+            return int(re.search("([0-9]+) messages wait", repr(server.upgrades))[1])
+
+        wait_until(lambda: waiting() > BURST * 9 // 10, 30)  # the others are in the socket
+    go.set()
+    assert total.get(timeout=30) == BURST
+    assert peer.closed()[0] == 1000
+
+
 @pytest.mark.parametrize(
     ("written", "code"),
     [
@@ -728,6 +1236,40 @@ def test_what_is_no_answer_closes(serve, connect, written):
 
     peer = connect(serve(application))
     assert peer.rest() == b""
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_one_that_has_ended_is_not_waited_for_however_late_something_is_written(serve, connect, used):
+    """A greenlet of the application outlives it: what it writes fails, and the end of the server does not wait."""
+    go = Event()
+    late = Queue()
+
+    def write_late(sock):
+        go.wait(10)
+        try:
+            sock.sendall(b"too late")
+        except OSError as error:
+            late.put(error)
+
+    def application(environ, start_response):
+        sock = environ["werkzeug.socket"]
+        if used:
+            sock.sendall(b"HTTP/1.1 418 Teapot\r\nContent-Length: 0\r\n\r\n")
+        else:
+            assert sock.fileno() >= 0  # looked at, and not used
+            start_response("418 Teapot", [("Content-Length", "0")])
+        gevent.spawn(write_late, sock)
+        return []
+
+    server = serve(application)
+    peer = connect(server)
+    assert peer.head().startswith(b"HTTP/1.1 418 ")
+    assert peer.rest() == b""
+    server.join()
+    assert not server.upgrades
+    go.set()
+    assert isinstance(late.get(timeout=10), OSError)
+    assert not server.upgrades
 
 
 def test_a_library_hears_of_the_end(serve, connect):
@@ -796,17 +1338,24 @@ def test_liveness_is_ours_for_both(start_mongrel2, serve, connect):
         assert not trans.handshake_events
 
 
-def test_a_library_that_does_not_read_is_ended(start_mongrel2, serve, connect):
-    """No more messages wait for it than for any other WebSocket: then it is closed with 1013."""
+@pytest.mark.parametrize("bound", ["max_queue_bytes", "max_pending_bytes"])
+@pytest.mark.parametrize("by", ["object", "library"])
+def test_an_application_that_does_not_read_is_ended_and_a_warning_names_the_setting(
+    start_mongrel2, serve, connect, caplog, bound, by
+):
+    """No more bytes wait for it than the setting says: then it is closed with 1013."""
     done = Event()
 
     def application(environ, start_response):
-        environ["werkzeug.socket"].send(HEAD)
+        if by == "object":
+            environ["wsgi.websocket"].send("open")
+        else:
+            environ["werkzeug.socket"].send(HEAD + build_frame(b"open"))
         done.wait()
 
     mongrel2 = start_mongrel2()
     handler = mongrel2.handlers[0]
-    with Transceiver(handler.sender, handler.send_spec, handler.recv_spec, rep_port=False, max_queue=2) as trans:
+    with Transceiver(handler.sender, handler.send_spec, handler.recv_spec, rep_port=False, **{bound: 250_000}) as trans:
         server = serve(application, listener=trans)
         peer = connect(mongrel2.port)
         peer.head()
@@ -815,6 +1364,8 @@ def test_a_library_that_does_not_read_is_ended(start_mongrel2, serve, connect):
         assert peer.closed()[0] == 1013
         done.set()
         server.stop()
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "failed with 1013" in line and f"{bound} is 250000" in line
 
 
 # -- python-socketio ---------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from gevent import socket
 
 from greentx import Transceiver
 from greentx.edge import Handler, Mongrel2
-from greentx.frames import CloseCode, Frame, FrameParser, Opcode, build_close, build_frame
-from greentx.handshake import accept_key, new_key, request_headers
+from greentx.protocol.websocket.frames import CloseCode, Frame, FrameParser, Opcode, build_close, build_frame
+from greentx.protocol.websocket.handshake import accept_key, new_key, request_headers
 
 MASK = b"\x01\x02\x03\x04"
 
@@ -74,11 +74,14 @@ def rig(
     *,
     settings: dict[str, int | str] | None = None,
     routes: dict[str, Handler] | None = None,
+    mongrel2: Mongrel2 | None = None,
     **options: Any,
 ) -> Iterator[Rig]:
-    """Run both; *websocket* echoes by default."""
+    """Run both, or a handler behind a *mongrel2* that runs already; *websocket* echoes by default."""
     with contextlib.ExitStack() as stack:
-        if _shared and settings is None and routes is None:
+        if mongrel2 is not None:
+            pass
+        elif _shared and settings is None and routes is None:
             mongrel2 = _shared[0]
         else:
             mongrel2 = stack.enter_context(started(Mongrel2(routes or {"/": Handler("rig")}, settings=settings)))
@@ -167,7 +170,8 @@ class RawClient:
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.sock.settimeout(10)
+        # The handler may be a process that is just starting, on a busy machine.
+        self.sock.settimeout(20)
         self.sock.connect(("127.0.0.1", port))
         self.parser = FrameParser(require_mask=False)
         self.frames: list[Frame] = []
@@ -175,8 +179,12 @@ class RawClient:
         self.answer = b""
         if upgrade:
             self.key = new_key()
-            self.request(path, {**request_headers(self.key), **(headers or {})}, early)
-            self.answer = self.read_head()
+            try:
+                self.request(path, {**request_headers(self.key), **(headers or {})}, early)
+                self.answer = self.read_head()
+            except BaseException:
+                self.sock.close()
+                raise
 
     def request(self, path: str, headers: dict[str, str], early: bytes = b"") -> None:
         lines = [f"GET {path} HTTP/1.1", "host: localhost", *(f"{name}: {value}" for name, value in headers.items())]

@@ -1,0 +1,30 @@
+"""A front end of our own: what it is told, and how its address is shown."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+__all__ = ["settings", "tls", "url"]
+
+# What listens on every address of the machine.
+_EVERYWHERE = ("", "0.0.0.0", "::")
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, int | str]:
+    """Return the settings that its ``mongrel2`` is started with, over the defaults."""
+    return dict(arguments.set)
+
+
+def tls(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the files of its certificate, as arguments of a ``WSGIServer``."""
+    files = {"certfile": arguments.certfile, "keyfile": arguments.keyfile}
+    return {name: value for name, value in files.items() if value is not None}
+
+
+def url(address: Any, *, tls: bool) -> str:
+    """Return the URL of an *address* that a server listens on."""
+    everywhere = address[0] in _EVERYWHERE
+    host, port = "localhost" if everywhere else address[0], address[1]
+    shown = f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}/"
+    return f"{shown} and every other address of this machine" if everywhere else shown

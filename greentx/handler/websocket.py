@@ -1,0 +1,280 @@
+"""One WebSocket as an object that a greenlet receives from and sends to."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from os import urandom
+from sys import getsizeof
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from gevent.event import AsyncResult, Event
+
+from ..errors import ConnectionClosed, LocalProtocolError
+from ..protocol.bounds import MESSAGE_BYTES
+from ..protocol.kinds import Kind
+from ..protocol.request import Request
+from ..protocol.websocket.frames import CloseCode, Opcode, build_frame
+from ..protocol.websocket.registry import CLOSED, OPEN, Entry, Registry
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+__all__ = ["WebSocket", "encode_message"]
+
+
+def encode_message(message: str | bytes) -> tuple[bytes, Opcode]:
+    """Return the payload and the opcode of a message: ``str`` is text, bytes are binary.
+
+    Raises:
+        LocalProtocolError: It holds lone surrogates, so it is not text.
+        TypeError: It is neither.
+    """
+    if isinstance(message, str):
+        try:
+            return message.encode(), Opcode.TEXT
+        except UnicodeEncodeError as error:
+            raise LocalProtocolError(f"message is not text: {error}") from error
+    if isinstance(message, (bytes, bytearray, memoryview)):
+        return bytes(message), Opcode.BINARY
+    raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
+
+
+def _as_payload(payload: object) -> bytes:
+    if isinstance(payload, str):
+        return payload.encode()
+    if isinstance(payload, (bytes, bytearray, memoryview)):
+        return bytes(payload)
+    raise TypeError(f"the payload of a ping is str or bytes, not {type(payload).__name__}")
+
+
+class WebSocket:
+    """A live WebSocket; ``Transceiver.serve(websocket=handler)`` makes one for each and calls ``handler(ws)``.
+
+    One greenlet receives; any may send, ping and close.
+
+    Attributes:
+        request: The opening handshake: headers, path, query.
+        conn: The connection set that it came in by.
+        sid: ``(sender, conn_id)``.
+        path: What the handshake asked for.
+        subprotocol: What was agreed on, ``None`` for none.
+    """
+
+    def __init__(self, conn: Connection, entry: Entry, request: Request, registry: Registry) -> None:
+        self.conn = conn
+        self.request = request
+        self.sid = entry.sid
+        self.path = entry.path
+        self.subprotocol = entry.subprotocol
+        # Its state is asked for each time and never copied: it is CLOSED before the event comes through the inbox.
+        self._entry = entry
+        self._registry = registry
+        self._share = conn.sessions.queued.share()
+        # Not a gevent Queue, which costs several times as much for each idle WebSocket. What is received is a plain
+        # popleft(), which needs no lock for another native thread either.
+        self._messages: deque[str | bytes] = deque()
+        self._arrived = Event()
+        # Apart from the state: the entry is CLOSED when the end comes, the application may still have messages to read.
+        self._ended = Event()
+        # The pings that are out, in order.
+        self._pings: dict[bytes, AsyncResult[float | None]] = {}
+
+    @property
+    def closed(self) -> bool:
+        """True once nothing can be sent any more: a close frame was sent or came, or the connection is gone."""
+        return self._entry.state != OPEN
+
+    @property
+    def close_code(self) -> int | None:
+        """After the end, RFC 6455's code: the peer's; what we ended it with for the peer's fault; or 1006 where no
+        close frame came. ``None`` before.
+        """
+        return self._entry.ending[0] if self._entry.state == CLOSED else None
+
+    @property
+    def close_reason(self) -> str:
+        """After the end, the text that goes with :attr:`close_code`; ``""`` before."""
+        return self._entry.ending[1] if self._entry.state == CLOSED else ""
+
+    @property
+    def pending(self) -> int:
+        """How many messages wait to be received."""
+        return len(self._messages)
+
+    def on_end(self, callback: Callable[[], object]) -> None:
+        """Have *callback* called, in the hub, when the connection has ended; it must not block."""
+        self._ended.rawlink(lambda _: callback())
+
+    def receive(self, timeout: float | None = None) -> str | bytes | None:
+        """Return the next message: ``str`` for text, ``bytes`` for binary; ``None`` once the connection has ended.
+
+        Messages that came before the end are returned first. Blocks this greenlet.
+
+        Raises:
+            TimeoutError: Nothing came for *timeout* seconds.
+        """
+        while not self._messages:
+            if self._ended.is_set():
+                return None
+            # An Event wakes greenlets of its own hub only: another native thread has one of these wait for it.
+            if not self.conn.answers.in_hub_thread():
+                return self.conn.answers.hand_over(self.receive, timeout)
+            self._arrived.clear()
+            # A message that came together with the timeout is a message.
+            if not self._arrived.wait(timeout) and not self._messages:
+                raise TimeoutError(f"no message for {timeout} s")
+        message = self._messages.popleft()
+        self._share.remove(getsizeof(message) + MESSAGE_BYTES)
+        return message
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        """Yield messages until the connection ends."""
+        while (message := self.receive()) is not None:
+            yield message
+
+    def send(self, message: str | bytes) -> None:
+        """Send a text message (``str``) or a binary one (bytes).
+
+        Blocks this greenlet while the peer does not read or the pipe to the server is full.
+
+        Raises:
+            ConnectionClosed: It has ended, also while this greenlet was blocked; with code and reason.
+            LocalProtocolError: *message* holds lone surrogates, so it is not text.
+            SendTimeout: No progress for the Transceiver's ``send_timeout``. Where ``error.queued`` is true the peer
+                did not read, and the message waits behind the others and goes out when it does: do not send it again.
+                Where it is false the pipe to the server was full, and nothing of the message was sent.
+            TypeError: *message* is neither.
+        """
+        payload, opcode = encode_message(message)
+        self._check_open()  # where its connection set was removed nothing more is called
+        self.conn.answers.run(self._send, payload, opcode)
+
+    def _send(self, payload: bytes, opcode: int) -> None:
+        self._check_open()
+        try:
+            self.conn.sessions.send([self._entry], payload, opcode)
+        except ConnectionClosed:
+            self._check_open()  # it knows code and reason
+            raise
+
+    def ping(self, payload: bytes | str | None = None, timeout: float | None = None) -> float:
+        """Send a ping, wait for its pong and return the seconds in between. Blocks this greenlet.
+
+        The pong of a later ping counts, too: a peer need not answer each (RFC 6455, section 5.5.3).
+
+        Args:
+            payload: At most 125 bytes, not those of a ping that is out already; ``None`` makes eight random ones.
+
+        Raises:
+            ConnectionClosed: It ended before the pong came.
+            TimeoutError: No pong for *timeout* seconds; ``None`` waits until the connection ends.
+            LocalProtocolError: *payload* is too long, or under way.
+        """
+        if not self.conn.answers.in_hub_thread():
+            return self.conn.answers.hand_over(self.ping, payload, timeout)
+        self._check_open()
+        data = urandom(8) if payload is None else _as_payload(payload)
+        if data in self._pings:
+            raise LocalProtocolError(f"a ping with the payload {data!r} is under way already")
+        answer = self._pings[data] = AsyncResult()
+        started = monotonic()
+        try:
+            self.conn.answers.run(self._send_ping, build_frame(data, Opcode.PING))
+            # Not get(timeout): its gevent.Timeout could not be told from one that the caller has set around this.
+            answer.wait(timeout)
+            if not answer.ready():
+                raise TimeoutError(f"no pong for {timeout} s")
+        finally:
+            # Also where it was not answered: its payload may be used again.
+            self._pings.pop(data, None)
+        arrived: float | None = answer.get()
+        if arrived is None:
+            raise ConnectionClosed(*self._entry.ending)
+        return arrived - started
+
+    def _send_ping(self, frame: bytes) -> None:
+        self._check_open()
+        # Not before the first ping: of an entry without it a pong costs nothing more than a flag.
+        self._entry.on_pong = self._on_pong
+        self.conn.link.writer.write(self.sid[0], self.sid[1], frame)
+
+    def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Close with a closing handshake; a closed one stays as it is.
+
+        Blocks this greenlet until the peer has answered, or ``close_timeout`` has passed and it was dropped.
+
+        Raises:
+            LocalProtocolError: The code may not be sent, or the reason is longer than 123 bytes.
+        """
+        if not self.conn.answers.in_hub_thread():
+            self.conn.answers.hand_over(self.close, code, reason)
+            return
+        # The end comes in any case, by the peer's answer or when close_timeout has passed: nothing else bounds this.
+        self.begin_close(code, reason)
+        self._ended.wait()
+
+    def begin_close(self, code: int, reason: str = "") -> None:
+        """As :meth:`close`, without waiting for the peer."""
+        self.conn.answers.run(self.conn.sessions.close, self._entry, code, reason)
+
+    def join(self, group: str) -> None:
+        """Join a group for ``Transceiver.broadcast``; raises ``ConnectionClosed`` after the end."""
+        if self._entry.state == CLOSED:  # its number may be another's by now
+            raise ConnectionClosed(*self._entry.ending)
+        self._registry.join(self.sid, group)
+
+    def leave(self, group: str) -> None:
+        """Leave a group; nothing happens when it is not in it, or closed."""
+        if self._entry.state != CLOSED:
+            self._registry.leave(self.sid, group)
+
+    def _check_open(self) -> None:
+        entry = self._entry
+        if entry.state != OPEN:
+            raise ConnectionClosed(*entry.ending)
+
+    # -- called by the Dispatcher ------------------------------------------------------------------------------------
+
+    def feed(self, request: Request) -> None:
+        """An event of this connection has come; never blocks."""
+        if request.method == Kind.WEBSOCKET_CLOSE:
+            self.end()
+        else:
+            # Text was decoded when it was checked, and is not decoded again.
+            text = request.text
+            message = request.body if text is None else text
+            # The inbox has let it through, so this is the bound of one handler that is slower than its client. The
+            # message on top is dropped, and the client told so: a gap would be worse than an end.
+            why = self._share.add(getsizeof(message) + MESSAGE_BYTES)
+            if why:
+                self.conn.sessions.fail(self._entry, CloseCode.TRY_AGAIN_LATER, why)
+                return
+            self._messages.append(message)
+            if not self._arrived.is_set():
+                self._arrived.set()
+
+    def end(self) -> None:
+        """Nothing more comes: wake the greenlets that wait."""
+        self._ended.set()
+        self._arrived.set()
+        # None stands for the end; a ping that was answered just before keeps its time.
+        for answer in self._pings.values():
+            if not answer.ready():
+                answer.set(None)
+
+    def _on_pong(self, payload: bytes) -> None:
+        if payload not in self._pings:
+            return
+        # A peer that has several pings to answer may answer the last one alone (RFC 6455, section 5.5.3).
+        now = monotonic()
+        for sent, answer in list(self._pings.items()):
+            if not answer.ready():
+                answer.set(now)
+            if sent == payload:
+                return
+
+    def __repr__(self) -> str:
+        state = self._entry.state if self.close_code is None else f"{self._entry.state} {self.close_code}"
+        return f"<WebSocket {self.sid[0]} {self.sid[1]} {self.path}: {state}, {len(self._messages)} messages wait>"

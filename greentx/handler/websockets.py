@@ -1,0 +1,376 @@
+"""The WebSockets of one connection set, as the rest of the handler side sees them.
+
+What RFC 6455 asks of a server is decided in :mod:`greentx.protocol.websocket.machine`, where the table of states is.
+Here it is carried out: :mod:`greentx.handler.openings` runs opening handshakes, :mod:`greentx.handler.established` what
+comes after them, :mod:`greentx.handler.relayed` those of another process; this module puts them together, and sends.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from ..errors import GreentxError
+from ..protocol.bounds import Queued
+from ..protocol.flow import SLOW_POLICIES
+from ..protocol.request import Request
+from ..protocol.websocket.frames import CloseCode, Opcode, build_close, build_frame
+from ..protocol.websocket.handshake import Accepted, Handshake, Refused
+from ..protocol.websocket.machine import DELIVER, MAX_CLOSE_REASON, NOTHING, PING_PAYLOAD, Machine, allowed_bits, pack
+from ..protocol.websocket.registry import OPEN, Entry, Registry, Sid
+from ..transport import Context, Placed, Writer
+from .established import Established
+from .openings import Openings
+from .relayed import Relayed
+
+__all__ = ["MAX_CLOSE_REASON", "PING_PAYLOAD", "WebSocketOptions", "WebSockets"]
+
+log = logging.getLogger("greentx.session")
+
+# Plain numbers: a look into an enum class costs more than the comparison, for each message that is sent.
+_TEXT = int(Opcode.TEXT)
+_BINARY = int(Opcode.BINARY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebSocketOptions:
+    """What an application may say about its WebSockets; see ``Transceiver`` for each."""
+
+    handshake: Handshake = field(default_factory=Handshake)
+    on_handshake: Callable[[Request], Refused | None] | None = None
+    max_message_size: int | None = 1024 * 1024
+    close_timeout: float = 10.0
+    handshake_timeout: float | None = 10.0
+    shared: bool = False
+    slow_policy: str = "close"
+
+    def __post_init__(self) -> None:
+        if self.slow_policy not in SLOW_POLICIES:
+            raise ValueError(f"slow_policy is one of {', '.join(SLOW_POLICIES)}; not {self.slow_policy!r}")
+
+    @property
+    def may_block(self) -> bool:
+        """True when the opening handshake calls something of the application's."""
+        handshake = self.handshake
+        return self.on_handshake is not None or any(
+            callable(one) for one in (handshake.origins, handshake.subprotocols, handshake.headers)
+        )
+
+
+class WebSockets:
+    """Runs the WebSocket protocol for one connection set.
+
+    Args:
+        context: For the timers.
+        writer: Where frames go.
+        registry: Where live WebSockets are kept, shared by all connection sets.
+        options: The application's.
+        queued: What bounds the messages that wait for one.
+        emit: Called with each event for the application: a ``Request`` with METHOD ``WEBSOCKET_CONNECT``, ``WEBSOCKET``
+            or ``WEBSOCKET_CLOSE``. Must not block.
+        name: For logs.
+
+    Attributes:
+        options, queued: As given.
+        relayed: Those whose protocol another process runs.
+        senders: The senders of WebSockets seen so far.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        writer: Writer,
+        registry: Registry,
+        options: WebSocketOptions,
+        queued: Queued,
+        emit: Callable[[Request], None],
+        *,
+        name: str,
+    ) -> None:
+        self.options = options
+        self.queued = queued
+        # What decides has no reference to what does I/O.
+        # Its parts each call only those before them: rules, the established ones, the opening ones, the relayed ones.
+        self._writer = writer
+        self._registry = registry
+        self._emit = emit
+        self._machine = Machine(max_size=options.max_message_size, shared=options.shared)
+        self._established = Established(
+            context, writer, registry, self._machine, emit, close_timeout=options.close_timeout, name=name
+        )
+        self._openings = Openings(
+            self._established,
+            self._machine,
+            writer,
+            handshake=options.handshake,
+            on_handshake=options.on_handshake,
+            may_block=options.may_block,
+            timeout=options.handshake_timeout,
+            queued=queued,
+            emit=emit,
+        )
+        self.relayed = Relayed(self._established, registry, emit)
+        # The same dict: the pinger walks through it for each round.
+        self.senders = self._established.senders
+
+    @property
+    def failures(self) -> int:
+        """How many connections were ended for what their peers did."""
+        return self._established.failures
+
+    @property
+    def connecting(self) -> int:
+        """How many handshakes wait for the application."""
+        return len(self._openings)
+
+    def __repr__(self) -> str:
+        return f"<WebSockets: {self._openings!r}, {self._established!r}>"
+
+    # -- opening handshakes ------------------------------------------------------------------------------------------
+
+    def handshake(self, request: Request) -> None:
+        """A client asks to be let in (METHOD ``WEBSOCKET_HANDSHAKE``)."""
+        self._openings.begin(request)
+
+    def hold(self, request: Request) -> None:
+        """Keep what this client sends until it is accepted by one of the methods below, or :meth:`release`."""
+        self._openings.hold(request)
+
+    def check(self, request: Request, handshake: Handshake | None = None) -> Accepted | Refused:
+        """Say what is to be answered to a held handshake; *handshake* stands in for the Transceiver's. Sends nothing.
+
+        Blocks as the Transceiver's ``on_handshake`` does, and raises what that raises.
+        """
+        return self._openings.check(request, handshake)
+
+    def accept(
+        self, request: Request, answer: Accepted, receiver: Callable[[Entry], Callable[[Request], None]]
+    ) -> None:
+        """Let a held client in: send the 101; its messages and its end go to what *receiver* returns. Never blocks.
+
+        Raises ``ConnectionClosed`` when it has gone, or was answered otherwise, and when the Transceiver stops: then
+        the client has been answered with 503.
+        """
+        self._openings.let_in(request, answer.head, receiver, subprotocol=answer.subprotocol, deflate=answer.deflate)
+
+    def accept_raw(self, request: Request, head: bytes, receive: Callable[[Request], None]) -> Entry:
+        """Let a held client in with the 101 that a library of the application's wrote; its frames are raw from now on.
+
+        Args:
+            head: The whole answer, up to the first frame.
+            receive: Called with each message (FLAGS and body as they came) and with the end. Must not block.
+
+        Raises ``ConnectionClosed`` as :meth:`accept` does.
+        """
+        return self._openings.let_in(request, head, lambda entry: receive, raw_bits=allowed_bits(head))
+
+    def accept_own(
+        self, request: Request, head: bytes, subprotocol: str | None, receive: Callable[[Request], None] | None
+    ) -> None:
+        """Let a held client in with the 101 that the application wrote itself; its events go where all events go.
+
+        Args:
+            head: As for :meth:`accept_raw`.
+            subprotocol: What the head agrees on.
+            receive: Given, the frames are raw and go there, as for :meth:`accept_raw`: the head agrees on extensions.
+
+        Raises ``ConnectionClosed`` as :meth:`accept` does.
+        """
+        if receive is None:
+            self._openings.let_in(request, head, None, subprotocol=subprotocol)
+        else:
+            self._openings.let_in(
+                request, head, lambda entry: receive, subprotocol=subprotocol, raw_bits=allowed_bits(head)
+            )
+
+    def release(self, sid: Sid) -> None:
+        """The application closes a held client's connection, without letting it in; others stay as they are."""
+        if self._openings.forget(sid):
+            self._established.expect_end(sid)
+
+    # -- what comes in -----------------------------------------------------------------------------------------------
+
+    def message(self, request: Request) -> None:
+        """A frame, or a whole message that the server joined (METHOD ``WEBSOCKET`` with FLAGS)."""
+        entry = self._registry.get(request.sid)
+        if entry is None:
+            self._openings.message(request)
+            return
+        step = self._machine.message(entry, request)
+        # What carry_out() would do, without calling it: nearly every message comes this way.
+        if step is DELIVER:
+            (entry.on_event or self._emit)(request)
+        elif step is not NOTHING:
+            self._established.carry_out(entry, step, request)
+
+    def gone(self, request: Request) -> bool:
+        """The server's notice: this client has disconnected. Returns whether it was a WebSocket of ours."""
+        sid = request.sid
+        # Both are asked: a number that was given away again may be known from its last client, too.
+        was_opening = self._openings.forget(sid)
+        was_over = self._established.has_gone(sid)
+        entry = self._registry.get(sid)
+        if entry is None:
+            return was_opening or was_over
+        event = self._machine.gone(entry)
+        if event is not None:
+            self._established.report_end(entry, event)
+        return True
+
+    def cancelled(self, sid: Sid) -> None:
+        """The application had the server end a connection at once, whatever it was."""
+        # Mongrel2 gives no notice of an end that it was told to make (probed): this is all that is heard of it.
+        self._openings.forget(sid)
+        self._established.has_gone(sid)
+        entry = self._registry.get(sid)
+        if entry is not None:
+            self._established.end(entry, CloseCode.ABNORMAL_CLOSURE, "cancelled")
+
+    def end(self, conn_id: str, code: int, reason: str) -> None:
+        """The server is told to end a connection at once: report that of a WebSocket, as ended with *code*."""
+        for sender in self.senders:
+            entry = self._registry.get((sender, conn_id))
+            if entry is not None:
+                self._established.end(entry, code, reason)
+
+    def lost(self) -> None:
+        """The server has gone, and all its connections with it."""
+        self._openings.lost()
+        self._established.lost()
+
+    # -- what goes out -----------------------------------------------------------------------------------------------
+
+    def send(self, entries: list[Entry], payload: bytes, opcode: int, rsvd: int = 0) -> None:
+        """Send one frame to some WebSockets of one sender; those that are not OPEN are skipped.
+
+        Text and binary messages (with *rsvd* 0) are compressed where that was agreed on: once for all connections with
+        the same parameters. To a single one this blocks while its peer does not read. Of several, one that leaves too
+        much unread for too long is treated as ``slow_policy`` says: it holds up neither the others nor the memory.
+
+        Raises ``LocalProtocolError`` for a frame that RFC 6455 does not allow.
+        """
+        if len(entries) != 1:
+            self.broadcast(entries, payload, opcode, rsvd).wait()
+            return
+        entry = entries[0]
+        if entry.state != OPEN:
+            return
+        sender, conn_id = entry.sid
+        deflate = entry.deflate
+        if deflate is None or rsvd or opcode not in (_TEXT, _BINARY):
+            self._writer.write(sender, conn_id, build_frame(payload, opcode, rsvd))
+            return
+        # See deflate.reset_encoder(): forgetting is allowed at any time, and costs some bytes only.
+        if self._writer.pipe_full:
+            # What waits there may yet be withdrawn, when its greenlet is killed or has waited too long: do not refer
+            # to it.
+            deflate.reset_encoder()
+        # Compressed before this greenlet may wait, and written without a switch between: the order of the window.
+        data, is_compressed = deflate.encode(payload)
+        try:
+            self._writer.write(sender, conn_id, build_frame(data, opcode, 4 if is_compressed else 0))
+        except BaseException:  # also killed while it waited; raised again
+            deflate.reset_encoder()  # the peer may not have got what the context now refers to
+            raise
+
+    def broadcast(self, entries: list[Entry], payload: bytes, opcode: int, rsvd: int = 0) -> Placed:
+        """As :meth:`send` to several, also where there is but one: it does not wait for anybody to read.
+
+        Never blocks: the result is to be waited for, after all that has to go out together.
+        """
+        sender, frames = pack(entries, payload, opcode, rsvd)
+        # Not waited for: each message to many would be as slow as the slowest of them. Mongrel2 itself ends whoever
+        # lags behind, at the 17th message.
+        placed = self._writer.place_many(sender, frames, self.options.slow_policy)
+        for conn_id in placed.slow:
+            lagging = self._registry.get((sender, conn_id))
+            if lagging is not None:
+                self.fail(
+                    lagging,
+                    CloseCode.TRY_AGAIN_LATER,
+                    "what was broadcast is not read: slow_timeout or max_outbox is reached",
+                )
+        return placed
+
+    def close(self, entry: Entry, code: int | None = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Begin the closing handshake; the peer's answer, or ``close_timeout``, ends it. Twice is once.
+
+        Raises ``LocalProtocolError`` for a code or reason that may not travel.
+        """
+        self._established.carry_out(entry, self._machine.close(entry, code, reason))
+
+    def fail(self, entry: Entry, code: int, reason: str) -> None:
+        """End a connection whose peer broke the protocol, or a bound of ours, with a close frame that says so."""
+        self._established.carry_out(entry, self._machine.fail(entry, code, reason))
+
+    def ping(
+        self,
+        entries: Iterable[Entry],
+        frame: bytes,
+        sender: str,
+        *,
+        judge: bool = True,
+        sending: Callable[[list[str]], list[str]] | None = None,
+    ) -> int:
+        """One batch of a round of pings: end those that did not answer the last one, send *frame* to the others.
+
+        Blocks this greenlet while the pipe to the server is full. Returns how many were ended.
+
+        *sending* is asked, where somebody was silent, which of them are sending something; they are not ended.
+
+        With *judge* false, and where several processes share the endpoint, so that pongs scatter over them, nobody is
+        ended. Raises what the writer raises; and no pong is then expected of anybody.
+        """
+        pinged, again, silent = self._machine.ping(entries, judge, self._writer.flow.confirmed)
+        # It may block, and some answer meanwhile: those are not ended either.
+        if silent and sending is not None:
+            # Entries, not numbers: the server may restart meanwhile, and give the numbers to strangers.
+            repeated = [self._registry.get((sender, conn_id)) for conn_id in again]
+            spared = set(sending([entry.conn_id for entry in silent]))
+            repeated += [entry for entry in silent if entry.conn_id in spared]
+            silent = [entry for entry in silent if entry.conn_id not in spared]
+            pinged = [entry for entry in pinged if entry.state == OPEN]
+            again = [entry.conn_id for entry in repeated if entry is not None and entry.state == OPEN]
+        if pinged or again:
+            # One message for all of them. Nobody may be ended for a ping that was not sent.
+            try:
+                self._writer.write_many(sender, [entry.sid[1] for entry in pinged] + again, frame)
+            except GreentxError:
+                for entry in pinged:
+                    entry.awaits_pong = False
+                raise
+        for entry in silent:
+            self._established.carry_out(entry, self._machine.silent(entry))
+        return len(silent)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def close_all(self, code: int, reason: str = "") -> None:
+        """Send every client a close frame and have the server close behind it; report each end with that code.
+
+        From then on handshakes are refused, with 503. Blocks this greenlet while the pipe to the server is full.
+        """
+        # First of all nobody new, or the walk below would miss those that come while the pipe is full.
+        self._openings.refuse_all()
+        self.relayed.end_all(code, reason)
+        frame = build_frame(build_close(code, reason), Opcode.CLOSE)
+        for sender in list(self.senders):
+            for batch in self._registry.batches(sender):
+                entries = batch[:]
+                conn_ids = [entry.conn_id for entry in entries if entry.state == OPEN]
+                # Reported before it is sent: a pipe that stays full must not keep the application from its end.
+                for entry in entries:
+                    self._established.end(entry, code, reason)
+                try:
+                    placed = self._writer.place_many(sender, [(frame, conn_ids)])
+                    # Before the wait, in which the server may restart: the numbers are strangers' then.
+                    self._writer.close(sender, [entry.conn_id for entry in entries], wait=False)
+                    placed.wait()
+                except GreentxError as error:
+                    log.warning("%s: %d WebSockets got no close frame: %s", self._established.name, len(entries), error)
+
+    def stop(self) -> None:
+        """End the greenlets and timers; the connections themselves were ended by :meth:`close_all`."""
+        self._openings.stop()
+        self._established.stop()

@@ -1,0 +1,131 @@
+"""The only caches, on the path of every message: two policies, and no third one. No I/O here.
+
+Both are bounded, since clients choose most of the keys: nothing that they send may fill the memory, nor keep what is
+useful out. Eviction is by starting anew when full, not by age: to note when each entry was used last would cost more,
+on every hit, than to learn a thousand entries again costs now and then.
+
+* :class:`Memo` keeps what was seen twice. It is for large keys, most of which come once only: whole requests, blocks of
+  headers.
+* :class:`SmallMap` keeps everything at once. It is for small keys that come again nearly always: header names, status
+  lines, addresses. :class:`SmallSet` is the same, for keys that have no value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+__all__ = ["MAX_KEY_SIZE", "MAX_MISSES", "Memo", "SharedHeaders", "SmallMap", "SmallSet"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+#: Longer keys are not kept: one would need the memory of many.
+MAX_KEY_SIZE = 2048
+
+#: Where so many in a row were not known, only one in sixteen is looked up.
+MAX_MISSES = 1024
+
+
+class SharedHeaders:
+    """Headers that several requests have in common, all of theirs or some, and what was made of them.
+
+    Attributes:
+        raw: As they were decoded; nobody may change them.
+        environ: What :mod:`greentx.wsgi.environ` made of them; ``None`` until then.
+        plain: They were found to be plain, see :data:`greentx.protocol.headers.plain_names`.
+    """
+
+    __slots__ = ("environ", "plain", "raw")
+
+    def __init__(self, raw: Mapping[Any, Any]) -> None:
+        self.raw = raw
+        self.environ: dict[str, str] | None = None
+        self.plain = False
+
+
+class Memo(Generic[V]):
+    """What bytes were decoded to, of those that came twice: keeping what is always different cost 3 us each.
+
+    Args:
+        limit: How many are kept, and how many are remembered to have come once.
+
+    Attributes:
+        known: The values, by the bytes. They are shared: nobody may change them.
+        misses: How many in a row were looked up and not known; counted by the caller.
+    """
+
+    __slots__ = ("_limit", "_seen", "known", "misses")
+
+    # A hit is one lookup in `known` by the caller and no call of ours: it is on the path of every message.
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._seen: set[int] = set()
+        self.known: dict[bytes, V] = {}
+        self.misses = 0
+
+    def look_anyway(self) -> bool:
+        """Return whether to look one up after :data:`MAX_MISSES` misses: one in sixteen, to notice a change."""
+        # One in sixteen: a sixteenth of the cost, and traffic that turns to be alike is noticed within 32 messages.
+        self.misses += 1
+        return not self.misses % 16
+
+    def seen_before(self, key: bytes) -> bool:
+        """Return whether *key*, which is not known, came before: then the caller keeps it, for which there is room."""
+        if len(key) > MAX_KEY_SIZE:
+            return False
+        # The hash is enough: two keys that share one are kept a message too early, and nothing is mistaken.
+        mark = hash(key)
+        if mark not in self._seen:
+            if len(self._seen) >= self._limit:
+                self._seen.clear()
+            self._seen.add(mark)
+            return False
+        if len(self.known) >= self._limit:
+            self.known.clear()
+        return True
+
+
+class SmallMap(dict[K, V]):
+    """A ``dict`` of at most *limit* entries, which starts anew when it is full.
+
+    Read it with ``get``, which is the one of ``dict``; put in with :meth:`keep` only.
+
+    Args:
+        limit: How many entries there may be.
+    """
+
+    __slots__ = ("_limit",)
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def keep(self, key: K, value: V) -> V:
+        """Put one in and return *value*. Of keys from outside the caller leaves out those that are large."""
+        # All of it: dict order is the order of keeping, and the oldest key is often the most useful one.
+        if len(self) >= self._limit:
+            self.clear()
+        self[key] = value
+        return value
+
+
+class SmallSet(set[K]):
+    """A ``set`` of at most *limit* members, which starts anew when it is full; put in with :meth:`keep` only.
+
+    Args:
+        limit: How many members there may be.
+    """
+
+    __slots__ = ("_limit",)
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def keep(self, key: K) -> None:
+        """Put one in. Of keys from outside the caller leaves out those that are large."""
+        if len(self) >= self._limit:
+            self.clear()
+        self.add(key)

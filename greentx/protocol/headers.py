@@ -1,0 +1,153 @@
+"""Header maps of Mongrel2 requests.
+
+Mongrel2 lower-cases every name that a client sent and writes its own names (``METHOD``, ``PATH``, ``URL_SCHEME``, ...)
+in upper case, so the two cannot be confused and a client cannot forge the server's (manual, rule 5; probed). A name
+that was sent more than once has a list of values, in the order of arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+from urllib.parse import parse_qs, parse_qsl
+
+from .cache import SmallSet
+from .fields import shown
+
+__all__ = [
+    "MAX_LINES",
+    "SERVER_NAMES",
+    "Headers",
+    "RawHeaders",
+    "all_plain",
+    "plain_names",
+    "text_headers",
+    "text_lines",
+    "text_value",
+    "without",
+]
+
+#: So many lines of one name Mongrel2 hands on; those behind them it drops (probed).
+MAX_LINES = 5
+
+#: The names that Mongrel2 writes itself, in upper case.
+SERVER_NAMES = frozenset(
+    {
+        "DOWNLOAD_CREDITS",
+        "FLAGS",
+        "FRAGMENT",
+        "METHOD",
+        "PATH",
+        "PATTERN",
+        "PEER_CERT_SHA1",
+        "QUERY",
+        "REMOTE_ADDR",
+        "UPLOAD_STREAM",
+        "UPLOAD_STREAM_DONE",
+        "URI",
+        "URL_SCHEME",
+        "VERSION",
+    }
+)
+
+#: Names that came before, and mean nothing to the intake, but for ``content-length``: it says how long the body is.
+#: :mod:`greentx.protocol.framing` puts in those that it has looked at. To ask whether all names of a message are such
+#: costs little more than to look for each of the others, and finds those that are malformed.
+plain_names: SmallSet[bytes | str] = SmallSet(1024)
+all_plain = plain_names.issuperset
+
+#: What the two encodings decode to: tnetstrings give bytes, JSON gives text.
+RawHeaders = Mapping[bytes, "bytes | list[bytes]"] | Mapping[str, "str | list[str]"]
+
+
+# A plain dict, and case-sensitive: the two cases tell Mongrel2's own names from the client's.
+class Headers(dict[str, "str | list[str] | dict[str, str]"]):
+    """The headers of one request: a plain ``dict`` from name to value.
+
+    A value is a ``str``, or a ``list[str]`` where the client repeated the name. Bytes became text as latin-1, as in
+    PEP 3333, so nothing is lost and ``value.encode("latin-1")`` gives the bytes back.
+
+    Two names are added to what the server sent, for the users of ``mongrel2-transceiver``: ``QUERY`` is a ``dict`` with
+    the last value of each key (``{}`` without a query), ``QUERY_STR`` the raw query string (``""`` without one). A
+    message without a ``PATH`` (a notice) gets neither.
+    """
+
+    __slots__ = ()
+
+    def first(self, name: str, default: str | None = None) -> str | None:
+        """Return the value of *name*, the first one where the client repeated it, else *default*."""
+        value = self.get(name)
+        # A dict is the parsed QUERY, whose text is in QUERY_STR.
+        if value is None or isinstance(value, dict):
+            return default
+        if isinstance(value, list):
+            return value[0] if value else default
+        return value
+
+    def get_all(self, name: str) -> list[str]:
+        """Return every value of *name* in the order of arrival; an empty list where there is none."""
+        value = self.get(name)
+        # A dict is the parsed QUERY.
+        return [] if isinstance(value, dict) else text_lines(value)
+
+    def client(self) -> Iterator[tuple[str, str]]:
+        """Yield what the client sent as (name, value) pairs, one for each value, names in lower case."""
+        for name, value in self.items():
+            # What is not in lower case is Mongrel2's.
+            if name == name.lower() and not isinstance(value, dict):
+                for one in text_lines(value):
+                    yield name, one
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        """The query string as :func:`urllib.parse.parse_qs` reads it, empty values kept."""
+        raw = self.get("QUERY_STR", "")
+        return parse_qs(raw, keep_blank_values=True) if isinstance(raw, str) and raw else {}
+
+
+def text_headers(raw: RawHeaders) -> Headers:
+    """Build the map that applications see from what the codec decoded.
+
+    Args:
+        raw: The decoded headers; not changed. What is not a string (no Mongrel2 sends that) appears as
+            :func:`text_value` says.
+    """
+    # latin-1 and not UTF-8: it never fails, and an application that knows better gets the bytes back.
+    headers = Headers()
+    for name, value in raw.items():
+        if isinstance(value, bytes):
+            value = value.decode("latin-1")
+        elif isinstance(value, list):
+            value = text_lines(value)
+        elif not isinstance(value, str):
+            value = text_value(value)
+        headers[text_value(name)] = value
+    # For the users of mongrel2-transceiver, whose QUERY was the parsed one.
+    if "PATH" in headers or "QUERY" in headers:
+        query = headers.get("QUERY", "")
+        query_str = query if isinstance(query, str) else ""
+        headers["QUERY_STR"] = query_str
+        headers["QUERY"] = dict(parse_qsl(query_str, keep_blank_values=True)) if query_str else {}
+    return headers
+
+
+def without(raw: RawHeaders, names: Collection[str]) -> dict[Any, Any]:
+    """Return the decoded headers but those of these *names*, as a map of its own."""
+    return {name: value for name, value in raw.items() if text_value(name) not in names}
+
+
+def text_lines(value: object) -> list[str]:
+    """Return the values of one name, as text: none for ``None``, several where the client repeated the name."""
+    if value is None:
+        return []
+    return [text_value(one) for one in value] if isinstance(value, list) else [text_value(value)]
+
+
+def text_value(value: object) -> str:
+    """Return one name or value of decoded headers as text: bytes as latin-1, numbers and the like as their ``str``.
+
+    A list or dict, which no header is, is abridged: how deep it nests is up to who sent it.
+    """
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    return shown(value) if isinstance(value, (list, dict)) else str(value)

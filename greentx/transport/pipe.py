@@ -1,0 +1,250 @@
+"""The XPUB socket to one server: batches, the line before a full pipe, and what the server says of itself.
+
+* **Nothing is dropped.** ``ZMQ_XPUB_NODROP`` makes a full pipe an EAGAIN: then what is sent stands in a line.
+* **One life at a time.** With ``ZMQ_IMMEDIATE`` the pipe goes with the TCP connection, so what the old server did not
+  get never reaches a new one, whose connection ids mean other browsers; and the socket is told by an unsubscription.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any
+
+import zmq
+
+from ..protocol.flow import Line, Turn
+from .connecting import Connecting
+from .context import Context
+from .security import Dial
+from .subscriptions import Subscriptions
+
+__all__ = ["BATCH_SECONDS", "LAST_OF_BATCH", "Drops", "Pipe"]
+
+log = logging.getLogger("greentx.transport")
+
+# Messages that go to ZeroMQ together where many are sent at once. Each first one wakes its I/O thread, which costs more
+# than all the rest of a reply.
+_BATCH = 64
+
+#: So many messages may be kept for others; the next one sends them all.
+LAST_OF_BATCH = _BATCH - 1
+
+#: So long after the last ones a message is not kept for others, so that it does not wait for a greenlet that computes.
+BATCH_SECONDS = 0.0005
+
+_NOBLOCK = int(zmq.NOBLOCK)
+
+# Bytes of what a server subscribes to: its recv_ident, if it has one.
+_MAX_SUBSCRIPTION = 65536
+
+# After so long without a look at what the server says it is looked at before anything is sent: the hub may have been
+# kept from running, and the server have been restarted, which takes ZeroMQ twice as long as this to connect to again.
+_LOOK_SECONDS = 0.05
+
+# While a pipe is full: how often to look without being told. libzmq's descriptor tells; pyzmq does not rely on it.
+_BLOCKED_POLL_SECONDS = 0.1
+
+
+class Drops:
+    """Counts replies that were dropped, and says so in the log without flooding it.
+
+    Attributes:
+        count: How many in all.
+        endpoint: Where the server should be.
+        stopped: Nothing is sent any more.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.count = 0
+        self.endpoint = ""
+        self.stopped = False
+        self._name = name
+        # Since the log was told last: a line for each would be a flood.
+        self._unsaid = 0
+
+    def one(self, message: bytes) -> None:
+        """*message* was dropped. The first one is logged, the number when the server is back."""
+        self.count += 1
+        self._unsaid += 1
+        if self._unsaid == 1:
+            why = "closed" if self.stopped else f"no server at {self.endpoint}"
+            log.warning("%s: %s, a reply of %d bytes was dropped", self._name, why, len(message))
+
+    def many(self, count: int, why: str) -> None:
+        """*count* were dropped at once, which *why* says."""
+        self.count += count
+        if count:
+            log.warning("%s: %s", self._name, why)
+
+    def over(self) -> None:
+        """From now on none are dropped."""
+        if self._unsaid:
+            log.warning("%s: %d replies were dropped while it was away", self._name, self._unsaid)
+            self._unsaid = 0
+
+
+class Pipe:
+    """Sends messages, in their order.
+
+    Args:
+        context: Owner of the socket.
+        on_message: Called in the hub with what the server says: 1 or 0 and a topic. Must not block.
+        on_drop: Called with a message that is sent while nobody is there.
+        dequeue: Returns the messages that may go now to one connection, when its turn in the line comes.
+        on_room: Called in the hub when the line is empty. Must not block.
+
+    Attributes:
+        live: The server is there. Without one nothing is sent.
+        line: What waits for room.
+        batch: What was sent lately and is not with ZeroMQ yet; not empty only where the line is empty.
+        sent_at: When the last ones went to ZeroMQ (``time.monotonic()``).
+        sent: How many messages ZeroMQ accepted.
+        connecting: What is known of its connection.
+        send_now: ``send_now(message, flags)`` hands one message to ZeroMQ; raises ``zmq.Again`` where it has no room.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        on_message: Callable[[bytes], None],
+        on_drop: Callable[[bytes], None],
+        dequeue: Callable[[str], Sequence[bytes]],
+        on_room: Callable[[], None],
+    ) -> None:
+        self.live = False
+        self.line = Line()
+        self.batch: list[bytes] = []
+        self.sent = 0
+        self.sent_at = float("-inf")
+        self._context = context
+        self._on_drop = on_drop
+        self._dequeue = dequeue
+        self._on_room = on_room
+        self._checking = False
+        socket = context.socket(zmq.XPUB, max_message=_MAX_SUBSCRIPTION)
+        # A subscription to what is subscribed already is reported too: another server has taken over.
+        socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        socket.setsockopt(zmq.XPUB_NODROP, 1)
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket = socket
+        self._subscriptions = Subscriptions(context, socket, on_message)
+        # Without pyzmq's Python layer, which serves socket types that this is not.
+        self.send_now = super(zmq.Socket, socket).send
+        self.connecting = Connecting(context, socket, self.check)
+        self._poll_timer: Any = context.timer(_BLOCKED_POLL_SECONDS, _BLOCKED_POLL_SECONDS)
+
+    def connect(self, endpoint: str, dial: Dial | None = None) -> None:
+        """Connect, now and whenever the connection is lost. Raises ``TransportError`` for a bad endpoint."""
+        if dial is not None:
+            dial.apply(self._context, self._socket)
+        self.connecting.start(endpoint)
+
+    def send(self, message: bytes) -> Turn | None:
+        """Send one message; never blocks. Returns its turn where it has to wait for room, else ``None``.
+
+        Raises:
+            SocketClosed: The context has been closed.
+        """
+        # The attribute first: the call is for the error only.
+        if not self._context.open:
+            self._context.check()
+        if not self.live:
+            self._on_drop(message)
+            return None
+        if self.line.turns:
+            return self.line.append(message)
+        # From here on the line is empty, so nothing is overtaken by going into the batch.
+        batch = self.batch
+        batch.append(message)
+        now = monotonic()
+        if len(batch) < _BATCH and now - self.sent_at < BATCH_SECONDS:
+            self._look_after_send()
+            return None
+        # Where the server has gone its life ends here: what was to be sent is dropped.
+        if now - self._subscriptions.looked_at > _LOOK_SECONDS and self._subscriptions.have_come():
+            self._subscriptions.read()
+        self.send_batch()
+        # The message was the last of the batch, so its turn is the last one.
+        turns = self.line.turns
+        return turns[-1] if turns else None
+
+    def send_batch(self) -> None:
+        """Hand what was sent lately to ZeroMQ; what finds the pipe full waits in the line, in its order."""
+        batch, send = self.batch, self.send_now
+        sent = 0
+        try:
+            for message in batch:
+                sent += 1  # before: a signal strikes when the call returns
+                send(message, _NOBLOCK)
+        except zmq.Again:
+            sent -= 1
+            for message in batch[sent:]:
+                self.line.append(message)
+            del batch[sent:]
+            # What was in the batch is not withdrawn by anybody: its callers have gone on already.
+            self._poll_timer.again(self.check)
+        finally:
+            # Also where a signal strikes: nothing is sent twice, and what was not sent is not forgotten.
+            del batch[:sent]
+            self.sent += sent
+            self.sent_at = monotonic()
+            self._look_after_send()
+
+    def _look_after_send(self) -> None:
+        """Before the hub sleeps: sending may consume what the descriptor would have told us."""
+        if not self._checking:
+            self._checking = True
+            self._context.hub.loop.run_callback(self._check_after_send)
+
+    def _check_after_send(self) -> None:
+        if not self._context.open or self._socket.closed:
+            return
+        self._checking = False
+        if self._subscriptions.have_come():
+            self.check()  # first: the server may have gone, and what is sent to nobody is not counted as dropped
+        if self.batch:
+            self.send_batch()
+
+    def check(self) -> None:
+        """Read what the server has said by now, then send what waits for room. Never blocks; the hub calls it, too."""
+        if self._socket.closed or not self._context.open:
+            return
+        self._subscriptions.read()
+        # After the subscriptions: what stands in line for a server that has gone is not sent to the next one.
+        line = self.line
+        if not line.turns:
+            self._poll_timer.stop()
+            return
+        while (message := line.first(self._dequeue)) is not None:
+            try:
+                # Straight to the socket: a batch would be in the way of its own rest.
+                self._socket.send(message, zmq.NOBLOCK)
+            except zmq.Again:
+                return  # what was joined stays the first in line
+            self.sent += 1
+            line.sent()
+        # Stopped before what follows, which may fill the pipe again.
+        self._poll_timer.stop()
+        self._on_room()
+
+    def clear(self) -> int:
+        """The server has gone: drop what it did not get. Returns how many messages that were."""
+        # First: those that are woken may write, and that is dropped too.
+        self.live = False
+        dropped = len(self.batch)
+        self.batch.clear()
+        return dropped + self.line.clear()
+
+    def stop(self) -> None:
+        """Watch no more, and send no more; :meth:`close` is to follow."""
+        if self.batch and self._context.open:
+            self.send_batch()
+        self.connecting.stop()
+        self._context.unwatch(self._poll_timer)
+
+    def close(self, linger: float) -> None:
+        """Close the socket; what ZeroMQ accepted goes out in the background, within *linger* seconds."""
+        self._context.close_socket(self._socket, linger=linger)

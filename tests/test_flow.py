@@ -1,0 +1,269 @@
+"""What may be sent to one connection, and what waits for it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greentx.protocol.flow import (
+    BURST,
+    EAGER,
+    LARGE,
+    QUEUED,
+    READ_RATE,
+    ROOM,
+    SHARED_BURST,
+    Ledger,
+    Line,
+    Outbox,
+    Pacer,
+)
+
+
+def test_a_ledger_allows_as_much_as_the_server_has_credits_for():
+    """What is refused is not counted; each report makes room for as much."""
+    ledger = Ledger()
+    assert ledger.spend("1", ROOM - 5)
+    assert not ledger.spend("1", 6)
+    assert ledger.spend("1", 5) and ledger.spend("2", ROOM)
+    assert not ledger.spend("1", 1)
+    assert ledger.credit("1", 7)
+    assert not ledger.spend("1", 8)
+    assert ledger.spend("1", 7)
+
+
+def test_a_connection_is_in_the_ledger_until_all_was_reported():
+    """What is confirmed only grows meanwhile, also while more is sent."""
+    ledger = Ledger()
+    assert "1" not in ledger and ledger.confirmed("1") is None and not ledger.credit("1", 5)
+    ledger.spend("1", 100)
+    assert "1" in ledger and list(ledger) == ["1"] and ledger.confirmed("1") == 0
+    ledger.credit("1", 40)
+    ledger.spend("1", 10)
+    assert ledger.confirmed("1") == 40
+    ledger.credit("1", 60)
+    assert ledger.confirmed("1") == 100
+    ledger.credit("1", 10)
+    assert "1" not in ledger and ledger.confirmed("1") is None and ledger.close("1") == (ROOM, 0)
+
+
+def test_who_leaves_the_ledger_takes_its_account_along():
+    """An outbox goes on with what is under way, and with what was reported."""
+    ledger = Ledger()
+    ledger.spend("1", 100)
+    ledger.credit("1", 30)
+    assert ledger.close("1") == (ROOM - 70, 30)
+    assert "1" not in ledger and not ledger.credit("1", 70)
+    ledger.spend("2", 5)
+    ledger.clear()
+    assert list(ledger) == []
+
+
+def test_a_connection_may_have_a_burst_and_no_more():
+    """The message after the burst is refused, again and again, and is not counted."""
+    pacer = Pacer()
+    assert [pacer.allows("1") for _ in range(BURST + 3)] == [True] * BURST + [False] * 3
+
+
+def test_a_burst_stays_below_what_mongrel2_queues():
+    """Mongrel2 holds 16; ours, one that closes and one of a ping must fit, whatever the receipt still covers."""
+    assert BURST <= 12
+    assert EAGER < BURST
+
+
+def test_connections_do_not_use_up_each_others_burst():
+    """Each is counted for itself."""
+    pacer = Pacer()
+    for _ in range(BURST + 1):
+        pacer.allows("1")
+    assert pacer.allows("2")
+
+
+def test_a_receipt_is_due_before_the_burst_is_used_up():
+    """Asked for at the sixth message, it may be there before the eleventh."""
+    pacer = Pacer()
+    seen = []
+    for _ in range(BURST):
+        pacer.allows("1")
+        seen.append(pacer.due)
+    assert seen == [False] * (EAGER - 1) + [True] * (BURST - EAGER + 1)
+
+
+def test_what_was_sent_before_a_receipt_was_asked_for_counts_until_it_is_there():
+    """Six before and four after are ten, until the receipt confirms the six."""
+    pacer = Pacer()
+    for _ in range(EAGER):
+        pacer.allows("1")
+    pacer.asked()
+    assert not pacer.due
+    assert [pacer.allows("1") for _ in range(BURST)] == [True] * (BURST - EAGER) + [False] * EAGER
+    pacer.confirmed()
+    assert pacer.allows("1")
+
+
+def test_a_pacer_that_forgets_knows_nobody():
+    """A new server's ids mean other connections."""
+    pacer = Pacer()
+    for _ in range(BURST):
+        pacer.allows("1")
+    pacer.asked()
+    pacer.allows("1")
+    pacer.forget()
+    assert not pacer.due
+    assert all(pacer.allows("1") for _ in range(BURST))
+
+
+def test_many_connections_make_a_receipt_due_too():
+    """So that those written to once can be forgotten."""
+    pacer = Pacer(keep=10)
+    for number in range(12):
+        assert not pacer.due
+        assert pacer.allows(str(number))
+    assert pacer.due
+
+
+def test_split_keeps_back_who_is_busy_and_who_had_a_burst():
+    """Nothing overtakes what waits, and those allowed are counted."""
+    pacer = Pacer()
+    for _ in range(BURST):
+        pacer.allows("full")
+    assert pacer.split(["a", "full", "busy", "b"], {"busy": None}) == (["a", "b"], ["full", "busy"])
+    for _ in range(BURST - 1):
+        assert pacer.split(["a"], ()) == (["a"], [])
+    assert pacer.split(["a"], ()) == ([], ["a"])
+
+
+def test_an_outbox_joins_what_was_put_in():
+    """In order, as one message; a single part is not copied."""
+    box = Outbox(b"head")
+    assert box.idle
+    part = b"one"
+    box.put(part)
+    assert not box.idle
+    assert box.dequeue() is part
+    box.put(b"two")
+    box.put(b"three")
+    assert (box.size, box.dequeue(), box.size) == (8, b"twothree", 0)
+    assert box.idle
+
+
+def test_an_outbox_that_is_to_close_its_connection_is_not_idle():
+    """It has a message left to send."""
+    box = Outbox(b"head")
+    box.closing = True
+    assert not box.idle
+
+
+def test_an_outbox_gives_what_its_window_allows():
+    """A part that is larger than the window is cut, and the rest waits in its place."""
+    box = Outbox(b"head", window=10)
+    box.put(b"0123456")
+    box.put(b"789abcdef")
+    box.put(b"g")
+    assert box.dequeue() == b"0123456789"
+    assert (box.window, box.size) == (0, 7)
+    assert box.dequeue() == b""
+    box.credit(4)
+    assert (box.dequeue(), box.confirmed) == (b"abcd", 4)
+    box.credit(10)
+    assert box.dequeue() == b"efg"
+    assert (box.window, box.size, box.idle) == (7, 0, True)
+
+
+def test_credits_never_make_the_window_larger_than_the_servers():
+    """Credits for what was sent before the window was counted would add up."""
+    box = Outbox(b"head", window=ROOM)
+    box.credit(5)
+    assert (box.window, box.confirmed) == (ROOM, 5)
+    unlimited = Outbox(b"head")
+    unlimited.credit(5)
+    assert (unlimited.window, unlimited.confirmed) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("window", "waits", "closing", "size", "allowed"),
+    [
+        (10, b"", False, 10, True),
+        (10, b"", False, 11, False),
+        (10, b"x", False, 1, False),
+        (10, b"", True, 1, False),
+        (None, b"", False, 1, False),
+    ],
+)
+def test_a_message_of_the_callers_is_taken_out_of_the_window(window, waits, closing, size, allowed):
+    """Only where it fits and overtakes nothing."""
+    box = Outbox(b"head", window=window)
+    if waits:
+        box.put(waits)
+    box.closing = closing
+    assert box.spend(size) is allowed
+    assert box.window == (window - size if allowed else window)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=30), max_size=20), st.lists(st.integers(1, 40), min_size=1, max_size=60))
+def test_bytes_leave_an_outbox_as_they_came_whatever_the_credits(parts, grants):
+    """Cut anywhere: nothing is lost, doubled or turned around, and the window is never exceeded."""
+    box = Outbox(b"head", window=25)
+    for part in parts:
+        box.put(part)
+    taken = b""
+    under_way = 0
+    for grant in grants:
+        piece = box.dequeue()
+        under_way += len(piece)
+        assert under_way <= 25
+        taken += piece
+        written = min(grant, under_way)
+        under_way -= written
+        box.credit(written)
+    assert b"".join(parts).startswith(taken)
+    assert box.size == sum(map(len, parts)) - len(taken)
+
+
+def test_large_messages_are_reckoned_to_be_read_one_after_the_other():
+    """Small ones do not count; an idle browser begins anew."""
+    box = Outbox(b"")
+    box.estimate(LARGE - 1, 0.0)
+    assert box.under_way(0.0) == 0
+    for _ in range(3):
+        box.estimate(READ_RATE, 10.0)
+    assert [box.under_way(now) for now in (10.0, 10.9, 11.0, 12.5, 13.0)] == [3, 3, 2, 1, 0]
+    box.estimate(READ_RATE, 100.0)
+    assert [box.under_way(now) for now in (100.5, 101.0)] == [1, 0]
+
+
+def test_what_is_on_its_way_fits_into_mongrel2s_queue():
+    """A burst of small messages, then as many large ones as may wait, and the empty one that closes."""
+    assert BURST + QUEUED + 1 <= 16
+
+
+def test_processes_that_share_a_connection_burst_less():
+    """Three of them stay below what Mongrel2 queues."""
+    pacer = Pacer(SHARED_BURST)
+    assert [pacer.allows("1") for _ in range(SHARED_BURST + 2)] == [True] * SHARED_BURST + [False] * 2
+    assert pacer.due
+    assert 3 * SHARED_BURST <= 12
+
+
+def test_a_turn_ends_where_its_outbox_raises():
+    """Whoever waits for it goes on, and learns what became of its data."""
+
+    def fail(conn_id):
+        raise MemoryError
+
+    line = Line()
+    turn = line.turn_of("1")
+    with pytest.raises(MemoryError):
+        line.first(fail)
+    assert turn.done and not line.turns and not line.has_turn("1")
+
+
+def test_an_outbox_whose_oldest_is_dropped_again_and_again_does_not_grow():
+    """Places stay what they were."""
+    outbox = Outbox(b"")
+    for _ in range(1000):
+        outbox.drop_oldest(20)
+        place = outbox.put_unthrottled(bytes(10), 0.0)
+    assert len(outbox._parts) == 3 and outbox.size == 30  # noqa: SLF001 - what grows is not seen outside
+    assert outbox.holds(place) and outbox.withdraw(place) and outbox.size == 20

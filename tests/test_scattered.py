@@ -1,0 +1,249 @@
+"""Credits of which others get some: accounts and ``Flow`` without sockets."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from greentx.protocol.flow import CREDITS, ROOM, SHARED_BURST, UNHEARD_RATE, Flow, Hearing
+from greentx.protocol.flow.scattered import MAX_SCATTERED, PIECE, PROBE_SECONDS, Account, Scattered
+
+
+def flow(*, announced: bool = True) -> Flow:
+    """Return one that hears some of the notices; it knows whether there are credits, or not yet."""
+    one = Flow(SHARED_BURST, hearing=Hearing.SOME)
+    if announced:
+        one.set_flow_control(True)
+    return one
+
+
+def sizes(messages: list[bytes]) -> list[int]:
+    """How many bytes each message brings to the browser."""
+    return [len(message.partition(b", ")[2]) for message in messages]
+
+
+def put(one: Flow, size: int, conn_id: str = "1") -> None:
+    """Write so many bytes for a connection that may not be sent them at once."""
+    one.outbox(b"uuid", conn_id).put(b"x" * size)
+
+
+def test_a_credit_says_that_all_before_it_were_written():
+    """Whoever got theirs; of two that are equal the first one is meant, at least."""
+    account = Account()
+    for size in (10, 20, 30, 20):
+        assert account.spend(size)
+    assert account.credit(5) == 0
+    assert account.credit(20) == 30
+    assert account.under_way == 50
+    assert account.credit(20) == 50
+    assert account.under_way == 0
+    assert account.credit(20) == 0
+
+
+def test_of_what_was_sent_before_only_the_bytes_are_known():
+    """It counts as written as far as that was told, and whole with the first credit of what was sent since."""
+    account = Account(100)
+    account.sent(30)
+    assert account.credit(40) == 40
+    assert account.under_way == 90
+    assert account.credit(30) == 90
+    assert account.under_way == 0
+    assert account.credit(40) == 0
+
+
+def test_what_is_not_sent_after_all_is_taken_back():
+    """The last one of that size."""
+    account = Account()
+    for size in (10, 20, 10):
+        account.sent(size)
+    account.refund(10)
+    account.refund(99)
+    assert account.under_way == 30
+    assert account.credit(20) == 30
+
+
+def test_a_window_is_not_used_up_but_by_probes():
+    """These are small, differ, and come at longer and longer intervals; a credit of any of them opens the window."""
+    account = Account()
+    pieces = []
+    while size := account.next_size(0.0):
+        account.sent(size)
+        pieces.append(size)
+    assert sum(pieces) == ROOM
+    assert len(set(pieces)) == len(pieces)
+    assert max(pieces) <= PIECE
+    assert account.next_size(PROBE_SECONDS / 2) == 0
+    now, probes, pauses = 0.0, [], []
+    last = now
+    while now < 200:
+        now += PROBE_SECONDS
+        size = account.next_size(now)
+        if size:
+            account.sent(size)
+            probes.append(size)
+            pauses.append(now - last)
+            last = now
+    assert probes == list(range(1, len(probes) + 1))
+    assert CREDITS - 100 < account.under_way <= CREDITS
+    assert all(later > earlier - PROBE_SECONDS * 1.5 for earlier, later in pairwise(pauses))
+    assert pauses[-1] > 100 * pauses[0]
+    assert account.credit(probes[-2])
+    assert account.under_way == probes[-1]
+    assert account.next_size(now) == PIECE - 1
+
+
+@pytest.mark.parametrize("processes", [2, 3, 8])
+def test_a_large_answer_arrives_whole_whoever_gets_the_credits(processes):
+    """At no time more is under way than Mongrel2 bears; the browser reads a message now and then."""
+    random.seed(processes)
+    one = flow()
+    left = 2_000_000
+    put(one, left)
+    queue: list[int] = []
+    now = 0.0
+    while left:
+        now += PROBE_SECONDS
+        for conn_id in one.tick(now) if one.timed else ():
+            queue += sizes(one.dequeue(conn_id, now))
+        if not queue:
+            queue += sizes(one.dequeue("1", now))
+        assert sum(queue) <= CREDITS
+        for _ in range(random.randrange(4)):
+            if queue:
+                left -= queue[0]
+                written = queue.pop(0)
+                if not random.randrange(processes) and one.credit("1", written):
+                    queue += sizes(one.dequeue("1", now))
+        assert now < 120
+    assert not one.outboxes
+
+
+@pytest.mark.parametrize(("processes", "in_turn"), [(2, True), (8, True), (32, True), (2, False), (8, False)])
+def test_the_more_processes_the_smaller_the_pieces_so_that_credits_come(processes, in_turn):
+    """A large answer waits for the clock a few times at its begin, and hardly ever behind that."""
+    random.seed(processes)
+    one = flow()
+    waits = []
+    for _ in range(2):
+        written = waited = 0
+        put(one, 4_000_000)
+        queue = sizes(one.dequeue("1", 0.0))
+        now = 0.0
+        while one.outboxes or queue:
+            if not queue:
+                waited += 1
+                now += PROBE_SECONDS
+                one.tick(now)
+                queue = sizes(one.dequeue("1", now))
+                continue
+            size = queue.pop(0)
+            written += 1
+            if (written % processes if in_turn else random.randrange(processes)) == 0 and one.credit("1", size):
+                queue += sizes(one.dequeue("1", now))
+        one.renew("1")
+        waits.append(waited)
+    assert waits[1] < (5 if in_turn else 400), waits
+
+
+def test_a_connection_that_asks_anew_has_read_what_it_was_sent():
+    """Its credits may have gone to others, all of them."""
+    one = flow()
+    assert one.allows("1", ROOM)
+    assert not one.allows("1", 1)
+    one.renew("1")
+    assert one.allows("1", ROOM)
+    put(one, 10)
+    one.renew("1")  # it pipelines: what waits is not overtaken
+    assert not one.allows("1", 1)
+
+
+def test_before_credits_were_seen_the_number_of_messages_counts_too():
+    """The announcement may have gone to another process, or there is none."""
+    one = flow(announced=False)
+    assert [one.allows("1", 10) for _ in range(SHARED_BURST + 1)] == [True] * SHARED_BURST + [False]
+    assert one.credit("2", 5) is None  # of what another process sent
+    assert one.announced
+    assert all(one.allows("1", 10) for _ in range(100))
+
+
+def test_where_no_credits_come_at_all_there_are_none():
+    """After a full window and a moment all goes out at the pace without flow control."""
+    one = flow(announced=False)
+    put(one, 2 * CREDITS)
+    sent = 0
+    now = 0.0
+    while one.flow_control:
+        sent += sum(sizes(one.dequeue("1", now)))
+        one.pacer.asked()
+        one.pacer.confirmed()
+        now += 0.005
+        one.tick(now)
+        assert sent <= CREDITS
+    assert 0.2 < now < 1
+    assert sizes(one.dequeue("1", now)) == [2 * CREDITS - sent]
+
+
+def test_what_is_said_to_nobody_is_reckoned():
+    """A process that pulls no more hears of no credit: its last answers go out at the pace of a fast browser."""
+    one = Flow()
+    one.set_flow_control(True)
+    assert one.allows("1", ROOM)
+    put(one, 3 * CREDITS)
+    assert one.dequeue("1", 0.0) == []
+    one.hear(Hearing.NONE)
+    sent, now = 0, 0.0
+    while one.outboxes:
+        now += 0.005
+        for conn_id in one.tick(now):
+            sent += sum(sizes(one.dequeue(conn_id, now)))
+        assert sent <= UNHEARD_RATE * now + 2 * CREDITS
+    assert sent == 3 * CREDITS
+
+
+def test_processes_that_are_two_for_a_while_forget_nothing():
+    """What is under way counts when another one comes, and what it was told of does not when it has gone."""
+    one = Flow()
+    one.set_flow_control(True)
+    assert one.allows("1", ROOM)
+    put(one, 50, "2")
+    one.outboxes["2"].window = 20
+    one.hear(Hearing.SOME)
+    assert not one.allows("1", 1)
+    assert sizes(one.dequeue("2", 0.0)) == [20]
+    one.credit("1", ROOM)
+    assert one.allows("1", 1)
+    one.hear(Hearing.ALL)
+    assert one.allows("1", ROOM)
+    assert not one.allows("1", 1)
+
+
+def test_a_close_behind_scattered_credits_leaves_no_account():
+    """Nobody may tell that it was written."""
+    one = flow()
+    put(one, 10)
+    assert one.close(b"uuid", ["1"]) == ([], ["1"])
+    assert len(one.dequeue("1", 0.0)) == 2
+    assert one.allows("2", 10)
+    assert one.close(b"uuid", ["2"]) == (["2"], [])
+    assert not one.outboxes
+    assert all(one.allows(conn_id, ROOM) for conn_id in ("1", "2"))
+
+
+def test_the_oldest_accounts_are_forgotten():
+    """What became of their connections may have been told to others only."""
+    accounts = Scattered({"0"})
+    for number in range(MAX_SCATTERED + 10):
+        accounts.open(str(number))
+    assert "0" in accounts  # something waits for it
+    assert "1" not in accounts
+    assert str(MAX_SCATTERED) in accounts
+
+
+def test_a_stand_in_scatters_nothing():
+    """It has no limits."""
+    one = Flow(paced=False, hearing=Hearing.SOME)
+    one.hear(Hearing.NONE)
+    assert not one.shared
+    assert all(one.allows("1", CREDITS) for _ in range(10))
