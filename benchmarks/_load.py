@@ -14,11 +14,8 @@ import importlib.metadata
 import ipaddress
 import json
 import os
-import platform
 import resource
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from array import array
@@ -27,12 +24,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+import _traffic
 import gevent
+from _common import about
 from gevent import socket
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
-from greentx import GreentxError, Server, __version__
+from greentx import GreentxError, Server
 from greentx.errors import ControlError
 from greentx.standin.connector import Connector
 
@@ -76,6 +75,7 @@ def parser(description: str, example: str, schemes: Sequence[str]) -> argparse.A
     )
     found.add_argument("target", help=f"HOST:PORT of a handler's control socket, or {' or '.join(schemes)}://HOST...")
     load = found.add_argument_group("the load; it ends with the first bound that is reached")
+    _traffic.add_option(found)
     load.add_argument("-n", "--greenlets", type=_whole(MAX_GREENLETS), default=50, help="connections at once (50)")
     load.add_argument("-r", "--rate", type=_positive(1e7), help="requests a second, all together; default: closed loop")
     load.add_argument("-c", "--count", type=_whole(MAX_COUNT), default=100_000, help="maximum of requests (100000)")
@@ -122,7 +122,7 @@ class Target:
     Attributes:
         url: The parts of a URL; ``None`` for a control socket.
         address: Host and port to connect to.
-        path: For a URL what is asked for there, else ``None``.
+        path: For a URL what is asked for there, ``None`` where it names no path and for a control socket.
     """
 
     def __init__(self, options: argparse.Namespace, schemes: Sequence[str], found: argparse.ArgumentParser) -> None:
@@ -135,7 +135,8 @@ class Target:
                 if self.url.scheme not in schemes:
                     found.error(f"{text!r}: the scheme is {' or '.join(schemes)} (no TLS: that would measure TLS)")
                 host, port = self.url.hostname, self.url.port or 80
-                self.path = (self.url.path or "/") + (f"?{self.url.query}" if self.url.query else "")
+                if self.url.path or self.url.query:
+                    self.path = (self.url.path or "/") + (f"?{self.url.query}" if self.url.query else "")
             else:
                 host, _, digits = text.rpartition(":")
                 port = int(digits)
@@ -395,6 +396,7 @@ def report(name: str, target: Target, load: Load, more: dict[str, Any]) -> int:
         "benchmark": name,
         "target": target.text,
         "via": "control socket" if target.url is None else "url",
+        "traffic": options.traffic,
         "greenlets": options.greenlets,
         "loop": "rate" if options.rate else "closed",
         "rate": options.rate,
@@ -409,27 +411,13 @@ def report(name: str, target: Target, load: Load, more: dict[str, Any]) -> int:
         # Where this is near a second per second, the load generator is what was measured.
         "own_cpu_share": round(load.cpu / load.elapsed, 3) if load.elapsed else 0.0,
         **more,
-        "about": _about(),
+        "about": about("gevent", "pyzmq"),
     }
     print(json.dumps(result), flush=True)
     if options.plot:
         plot(options.plot, f"{name} {target.text}", load)
     failed = load.errors or more.get("dropped") or more.get("unclosed")
     return 0 if load.did_something and not failed else 1
-
-
-def _about() -> dict[str, Any]:
-    git = shutil.which("git")
-    done = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True) if git else None
-    return {
-        "greentx": __version__,
-        "commit": done.stdout.strip() if done else "",
-        "python": platform.python_version(),
-        "gevent": importlib.metadata.version("gevent"),
-        "pyzmq": importlib.metadata.version("pyzmq"),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-    }
 
 
 def check_plot(found: argparse.ArgumentParser, options: argparse.Namespace) -> None:

@@ -108,6 +108,11 @@ class HttpRequest:
         found["x-forwarded-for"] = self.address  # Mongrel2 replaces the client's
         return found
 
+    def handshake_headers(self) -> dict[str, str | list[str]]:
+        """Return the headers that a browser which is like this client sends when it opens a WebSocket."""
+        own = ("host", "connection", "content-type", "content-length")
+        return {name: value for name, value in self.headers().items() if name not in own}
+
     def message(self, sender: str, conn_id: int, protocol: str = "tnetstring") -> bytes:
         """The request as Mongrel2 writes it to a handler.
 

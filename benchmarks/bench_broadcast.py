@@ -1,32 +1,30 @@
 """What does a broadcast cost for each recipient, in microseconds of CPU of the handler process?
 
-``python benchmarks/bench_broadcast.py [--recipients 10000] [--size 100] [--repeat 20] [--json]``. A stand-in for
-Mongrel2 in a process of its own subscribes and counts; the WebSockets are entries of the registry. It is compared
-with the same message in a plain loop of single sends, and with the broadcast of the ``websockets`` package to as many
-connections whose transports discard the bytes. A figure is the best of the repeats, in user and system time of all
-threads. It does not show what Mongrel2 and the network do with it: there a broadcast of greentx is one message for 128
-recipients.
+``python benchmarks/bench_broadcast.py [--traffic varied|same] [--recipients 10000] [--size 100] [--repeat 20]
+[--json]``. A stand-in for Mongrel2 in a process of its own subscribes and counts; the WebSockets are entries of the
+registry. Each broadcast is another text, of about ``--size`` bytes. It is compared with a plain loop of single sends,
+and with the broadcast of the ``websockets`` package to as many connections whose transports discard the bytes. A figure
+is the best of the repeats, in user and system time of all threads. It does not show what Mongrel2 and the network do
+with it: there a broadcast of greentx is one message for 128 recipients.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import logging
 import multiprocessing
-import os
-import platform
-import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import _traffic
 import gevent
 import zmq
+from _common import about
 
 from greentx import Transceiver
 from greentx.protocol.websocket.deflate import DeflateConfig, negotiate, offer
@@ -58,13 +56,14 @@ def measure(work: Callable[[], object], settle: Callable[[], object], count: int
     return best / count * 1e6
 
 
-def of_greentx(recipients: int, payload: str, repeat: int) -> dict[str, float]:
+def of_greentx(recipients: int, payloads: Sequence[str], repeat: int) -> dict[str, float]:
     """Broadcast, and a loop of single sends, over a Transceiver."""
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=server, args=(there,), daemon=True)
     process.start()
     push, sub = here.recv()
     found = {}
+    following = itertools.cycle(payloads).__next__
     try:
         with Transceiver(SENDER, push, sub, rep_port=False, ping_timeout=None) as trans:
             trans.wait_ready(10)
@@ -82,7 +81,8 @@ def of_greentx(recipients: int, payload: str, repeat: int) -> dict[str, float]:
                     trans.websockets.add(entry)
                     entries.append(entry)
 
-                def loop(entries: list[Entry] = entries, data: bytes = payload.encode()) -> None:
+                def loop(entries: list[Entry] = entries) -> None:
+                    data = following().encode()
                     for entry in entries:
                         sessions.send([entry], data, 1)
 
@@ -90,16 +90,13 @@ def of_greentx(recipients: int, payload: str, repeat: int) -> dict[str, float]:
                     gevent.sleep(0.02)
 
                 def broadcast() -> None:
-                    trans.broadcast(payload)
+                    trans.broadcast(following())
+
+                def broadcast_but(sid: tuple[str, str] = entries[0].sid) -> None:
+                    trans.broadcast(following(), exclude=[sid])
 
                 found[f"broadcast, {kind}"] = measure(broadcast, settle, recipients, repeat)
-                excluded = [entries[0].sid]
-                found[f"broadcast but to one, {kind}"] = measure(
-                    partial(trans.broadcast, payload, exclude=excluded),
-                    settle,
-                    recipients,
-                    repeat,
-                )
+                found[f"broadcast but to one, {kind}"] = measure(broadcast_but, settle, recipients, repeat)
                 found[f"loop of single sends, {kind}"] = measure(loop, settle, recipients, min(repeat, 5))
                 for entry in entries:
                     trans.websockets.remove(entry.sid)
@@ -109,7 +106,7 @@ def of_greentx(recipients: int, payload: str, repeat: int) -> dict[str, float]:
     return found
 
 
-def of_websockets(recipients: int, payload: str, repeat: int) -> dict[str, float]:
+def of_websockets(recipients: int, payloads: Sequence[str], repeat: int) -> dict[str, float]:
     """The broadcast of ``websockets``, to server connections that are open."""
     from websockets.asyncio.server import ServerConnection, broadcast
     from websockets.protocol import State
@@ -136,39 +133,28 @@ def of_websockets(recipients: int, payload: str, repeat: int) -> dict[str, float
             connection = ServerConnection(protocol, cast("Any", Server()), ping_interval=None)
             connection.transport = Transport()
             connections.append(connection)
-        return measure(lambda: broadcast(connections, payload), lambda: None, recipients, repeat)
+        following = itertools.cycle(payloads).__next__
+        return measure(lambda: broadcast(connections, following()), lambda: None, recipients, repeat)
 
     return {"websockets' broadcast, plain": asyncio.run(run())}
 
 
-def commit() -> str:
-    """The commit that was measured, empty outside of a checkout."""
-    git = shutil.which("git")
-    return subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() if git else ""
-
-
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    _traffic.add_option(arguments)
     arguments.add_argument("--recipients", type=int, default=10000)
-    arguments.add_argument("--size", type=int, default=100, help="bytes of the message")
+    arguments.add_argument("--size", type=int, default=100, help="bytes of a message, on average")
     arguments.add_argument("--repeat", type=int, default=20)
     arguments.add_argument("--json", action="store_true", help="one JSON line instead of the table")
     options = arguments.parse_args()
     logging.disable(logging.CRITICAL)
-    payload = "x" * options.size
-    results = of_greentx(options.recipients, payload, options.repeat)
-    results.update(of_websockets(options.recipients, payload, options.repeat))
+    payloads = _traffic.texts(options.traffic, options.size)
+    results = of_greentx(options.recipients, payloads, options.repeat)
+    results.update(of_websockets(options.recipients, payloads, options.repeat))
     if options.json:
-        about = {
-            "benchmark": "broadcast",
-            "commit": commit(),
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "cpus": os.cpu_count(),
-            "recipients": options.recipients,
-            "size": options.size,
-        }
-        print(json.dumps({**about, "us_per_recipient": {name: round(us, 3) for name, us in results.items()}}))
+        settings = {name: getattr(options, name) for name in ("traffic", "recipients", "size")}
+        figures = {"us_per_recipient": {name: round(us, 3) for name, us in results.items()}}
+        print(json.dumps({"benchmark": "broadcast", **about("gevent", "pyzmq", "websockets"), **settings, **figures}))
         return
     for name, microseconds in results.items():
         print(f"{name:<50} {microseconds:>8.3f} us a recipient")

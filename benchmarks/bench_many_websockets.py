@@ -4,8 +4,10 @@ No Mongrel2: this process plays the browsers, from one ``greentx.Server``; the h
 opened, answer some rounds of the handler's pings, get one broadcast that an HTTP request asks for, and are closed. The
 exit status is 1 where one was dropped or a message was missing.
 
-``python benchmarks/bench_many_websockets.py [--count 10000] [--rounds 3] [--ping-timeout 5] [--timeout 120]``
+``python benchmarks/bench_many_websockets.py [--traffic varied|same] [--count 10000] [--rounds 3] [--ping-timeout 5]
+[--timeout 120]``
 
+Each browser opens with a path, cookie and headers of its own, with ``--traffic same`` all alike and without a cookie.
 It does not show what Mongrel2 and the network add, nor clients that send: see ``load_websockets.py`` for these.
 """
 
@@ -13,12 +15,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
 import os
-import platform
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -26,8 +25,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import _traffic
 import gevent
 import gevent.subprocess
+from _common import about
 from gevent.pool import Pool
 
 from greentx import GreentxError, Server, Transceiver
@@ -37,7 +38,7 @@ from greentx.standin.client import WebSocketClient
 from greentx.standin.connector import Connector
 
 LOCAL = "127.0.0.1"
-MESSAGE = "to all"
+(MESSAGE,) = _traffic.texts("varied", 100, 1)
 #: That shake hands, or close, at once: what a busy front end has in flight, not a stampede.
 AT_ONCE = 200
 START_SECONDS = 30.0
@@ -115,6 +116,8 @@ class Scenario:
         self._server = server
         self._pid = pid
         self._milliseconds = round(options.timeout * 1000)
+        # Path and headers of the handshakes.
+        self._browsers: list[tuple[str, dict[str, Any]]] = [("/", {})]
 
     @property
     def pings(self) -> int:
@@ -133,6 +136,9 @@ class Scenario:
 
     def run(self) -> None:
         """Do it all. Raises ``Failed``."""
+        if self._options.traffic == "varied":
+            found = _traffic.requests(count=min(self._options.count, _traffic.DISTINCT))
+            self._browsers = [(one.target, one.handshake_headers()) for one in found]
         with self._server.client("http") as browser:
             self._ask(browser, "/")  # the first request pays for what is made once
             before = memory(self._pid)
@@ -185,7 +191,8 @@ class Scenario:
     def _open(self, number: int) -> str:
         client = self._server.client("websocket")
         try:
-            client.handshake("/", timeout=self._milliseconds)
+            path, headers = self._browsers[number % len(self._browsers)]
+            client.handshake(path, headers, timeout=self._milliseconds)
         except GreentxError as error:
             return str(error)
         self._clients.append(client)
@@ -257,12 +264,6 @@ def by_code(counts: Counter[str]) -> str:
     return ", ".join(f"{number} with {code}" for code, number in counts.items()) or "none"
 
 
-def commit() -> str:
-    """The commit that was measured, empty outside of a checkout."""
-    git = shutil.which("git")
-    return subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() if git else ""
-
-
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run it with a handler and return the figures; ``failed`` says why it was not done to the end."""
     with (
@@ -292,6 +293,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    _traffic.add_option(arguments)
     arguments.add_argument("--count", type=int, default=10000, help="WebSockets (%(default)s)")
     arguments.add_argument("--rounds", type=int, default=3, help="pings that each answers at least (%(default)s)")
     arguments.add_argument("--ping-timeout", type=float, default=5.0, help="seconds between two pings (%(default)g)")
@@ -304,18 +306,9 @@ def main() -> int:
         run_handler(options.ping_timeout)
         return 0
     figures = measure(options)
-    about = {
-        "benchmark": "many_websockets",
-        "commit": commit(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("greentx", "gevent", "pyzmq")},
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "count": options.count,
-        "rounds": options.rounds,
-        "ping_timeout": options.ping_timeout,
-    }
-    print(json.dumps({**about, **figures}), flush=True)
+    settings = {name: getattr(options, name) for name in ("traffic", "count", "rounds", "ping_timeout")}
+    result = {"benchmark": "many_websockets", **about("gevent", "pyzmq"), **settings, **figures}
+    print(json.dumps(result), flush=True)
     if figures["failed"]:
         print(f"failed: {figures['failed']}", file=sys.stderr)
     return 1 if figures["failed"] else 0

@@ -1,10 +1,11 @@
 """What do a million idle WebSockets cost: bytes for each, CPU of a round of pings, how long the hub is blocked?
 
-``python benchmarks/bench_registry.py [--entries 1000000] [--interval 10] [--json]``. A stand-in for Mongrel2 in a
-process of its own subscribes and discards what arrives; no client answers, and between rounds the entries are marked as
-answered. The memory is what tracemalloc counts, of what the registry itself keeps: no compression state, no
-handlers' greenlets. The CPU is that of all threads over one round; the longest block is measured in a second round, by
-a timer of one millisecond. It does not show what a million pongs cost: they are messages, see ``bench_throughput``.
+``python benchmarks/bench_registry.py [--traffic varied|same] [--entries 1000000] [--interval 10] [--json]``. A stand-in
+for Mongrel2 in a process of its own subscribes and discards what arrives; no client answers, and between rounds the
+entries are marked as answered. Each WebSocket has a path of its own, with ``--traffic same`` all share one. The memory
+is what tracemalloc counts, of what the registry itself keeps: no compression state, no handlers' greenlets. The CPU
+is that of all threads over one round; the longest block is measured in a second round, by a timer of one millisecond.
+It does not show what a million pongs cost: they are messages, see ``bench_throughput``.
 """
 
 from __future__ import annotations
@@ -13,17 +14,15 @@ import argparse
 import json
 import logging
 import multiprocessing
-import os
-import platform
-import shutil
-import subprocess
 import sys
 import time
 import tracemalloc
 from typing import Any
 
+import _traffic
 import gevent
 import zmq
+from _common import about
 
 from greentx import Transceiver
 from greentx.handler.pinger import Pinger
@@ -44,20 +43,20 @@ def server(pipe: Any) -> None:
         sub.recv()
 
 
-def fill(registry: Registry, count: int) -> None:
-    """Add entries as handshakes do: the number is each one's own, sender and path are shared."""
+def fill(registry: Registry, count: int, traffic: str) -> None:
+    """Add entries as handshakes do: the number is each one's own, the sender is shared."""
     for number in range(1, count + 1):
-        entry = Entry((SENDER, str(number)), "/")
+        entry = Entry((SENDER, str(number)), f"/rooms/{number:08x}" if traffic == "varied" else "/")
         entry.state = OPEN
         registry.add(entry)
 
 
-def memory(count: int) -> float:
+def memory(count: int, traffic: str) -> float:
     """Bytes for each entry."""
     tracemalloc.start()
     registry = Registry()
     before = tracemalloc.get_traced_memory()[0]
-    fill(registry, count)
+    fill(registry, count, traffic)
     after = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     return (after - before) / len(registry)
@@ -97,20 +96,15 @@ def ping_round(trans: Transceiver, interval: float, *, watch: bool) -> tuple[flo
     return spent, longest
 
 
-def commit() -> str:
-    """The commit that was measured, empty outside of a checkout."""
-    git = shutil.which("git")
-    return subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() if git else ""
-
-
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    _traffic.add_option(arguments)
     arguments.add_argument("--entries", type=int, default=1_000_000)
     arguments.add_argument("--interval", type=float, default=10.0, help="seconds over which a round is spread")
     arguments.add_argument("--json", action="store_true", help="one JSON line instead of the table")
     options = arguments.parse_args()
     logging.disable(logging.CRITICAL)
-    size = memory(options.entries)
+    size = memory(options.entries, options.traffic)
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=server, args=(there,), daemon=True)
     process.start()
@@ -119,7 +113,7 @@ def main() -> None:
         with Transceiver(SENDER, push, sub, rep_port=False, ping_timeout=None) as trans:
             trans.wait_ready(10)
             trans.connections[SENDER].sessions.senders[SENDER] = SENDER
-            fill(trans.websockets, options.entries)
+            fill(trans.websockets, options.entries, options.traffic)
             cpu, _ = ping_round(trans, options.interval, watch=False)
             _, longest = ping_round(trans, options.interval, watch=True)
             for sid in trans.websockets:
@@ -128,17 +122,9 @@ def main() -> None:
         process.terminate()
         process.join()
     if options.json:
-        about = {
-            "benchmark": "registry",
-            "commit": commit(),
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "cpus": os.cpu_count(),
-            "entries": options.entries,
-            "interval": options.interval,
-        }
+        settings = {name: getattr(options, name) for name in ("traffic", "entries", "interval")}
         figures = {"bytes": round(size), "round_cpu_s": round(cpu, 3), "longest_block_ms": round(longest * 1e3, 2)}
-        print(json.dumps({**about, **figures}))
+        print(json.dumps({"benchmark": "registry", **about("gevent", "pyzmq"), **settings, **figures}))
         return
     print(f"{size:>10.0f} bytes for an entry")
     print(f"{cpu:>10.2f} s of CPU for a round of pings to {options.entries}, spread over {options.interval:g} s")

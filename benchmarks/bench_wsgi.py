@@ -6,11 +6,8 @@ application. That of the front end, ``mongrel2``, is shown next to it: it does w
 take turns, round by round, so that what else the machine does hits all of them alike. Of each figure, and of the ratios
 of the rounds, the median counts.
 
-``python benchmarks/bench_wsgi.py [--count 20000] [--rounds 5] [--connections 64] [--servers greentx,pywsgi,gunicorn]
-[--cookies]``
-
-Each request has a query of its own. ``--cookies`` gives it a cookie of its own, too, so that no client ever sends the
-same headers again, as browsers mostly do.
+``python benchmarks/bench_wsgi.py [--traffic varied|same] [--count 20000] [--rounds 5] [--connections 64]
+[--servers greentx,pywsgi,gunicorn]``
 
 ``greentx-pool`` is a further server: ours with ``spawn=1000``.
 
@@ -21,37 +18,23 @@ keep-alive connection. It does not show what an application costs, nor large bod
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
+import itertools
 import json
 import os
-import platform
 import re
 import selectors
-import shutil
 import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import _traffic
+from _common import about, child_of, cpu_us, ratio_of, ratios
+
 GOAL = 0.5
-#: With a number, so that no two requests are the same, and a mark that ``--cookies`` makes a number of, too.
-REQUEST = b"\r\n".join(
-    [
-        b"GET /hello/world?number=%d HTTP/1.1",
-        b"Host: www.example.org",
-        b"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
-        b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
-        b"Accept-Language: en-US,en;q=0.5",
-        b"Accept-Encoding: gzip, deflate, br",
-        b"Cookie: session=0123456789abcdef0123456789%b; theme=dark",
-        b"Connection: keep-alive",
-        b"",
-        b"",
-    ]
-)
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
@@ -91,40 +74,18 @@ SERVERS = {"greentx": serve_greentx, "greentx-pool": serve_greentx_pool, "pywsgi
 GUNICORN = ["-m", "gunicorn", "-k", "gevent", "-w", "1", "-b", "127.0.0.1:0", "--keep-alive", "600"]
 
 
-def cpu_us(pid: int) -> float:
-    """Microseconds of CPU, user and system, that the threads of a process have used; exact, not in ticks of 10 ms."""
-    total = 0
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
-            total += int(file.read().split()[0])
-    return total / 1000
-
-
-def child_of(pid: int, timeout: float = 10.0) -> int:
-    """The one child process of *pid*."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            children = file.read().split()
-        if children:
-            return int(children[0])
-        time.sleep(0.01)
-    raise TimeoutError(f"process {pid} has no child")
-
-
 class Bench:
     """One server process and the connections to it.
 
     Args:
         name: One of :data:`SERVERS`, or ``gunicorn``.
         connections: How many.
-        cookies: Each request has its own.
+        requests: What is sent, in turn.
     """
 
-    def __init__(self, name: str, connections: int, cookies: bool = False) -> None:
+    def __init__(self, name: str, connections: int, requests: Sequence[bytes]) -> None:
         self.name = name
-        self._cookies = cookies
-        self._sent = 0
+        self._request = itertools.cycle(requests).__next__
         self.front_end: int | None = None
         if name == "gunicorn":
             folder = os.path.dirname(os.path.abspath(__file__))
@@ -170,10 +131,6 @@ class Bench:
             "per_second": count / elapsed,
         }
 
-    def _request(self, number: int) -> bytes:
-        self._sent += 1
-        return REQUEST % (number, b"%06d" % (self._sent % 1_000_000 if self._cookies else 0))
-
     def _exchange(self, count: int) -> list[float]:
         selector = selectors.DefaultSelector()
         latencies: list[float] = []
@@ -183,7 +140,7 @@ class Bench:
         for sock in self._sockets:
             selector.register(sock, selectors.EVENT_READ)
             sent_at[sock.fileno()] = now()
-            sock.sendall(self._request(number))
+            sock.sendall(self._request())
             number += 1
         while len(latencies) < count:
             ready = selector.select(30)
@@ -201,7 +158,7 @@ class Bench:
                 latencies.append(now() - sent_at[key.fd])
                 if number < count:
                     sent_at[key.fd] = now()
-                    sock.sendall(self._request(number))
+                    sock.sendall(self._request())
                     number += 1
         selector.close()
         return latencies
@@ -217,21 +174,15 @@ class Bench:
                 stream.close()
 
 
-def commit() -> str:
-    """The commit that was measured, empty outside of a checkout."""
-    git = shutil.which("git")
-    return subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() if git else ""
-
-
 def measure(
-    names: list[str], count: int, rounds: int, connections: int, cookies: bool = False
+    names: list[str], count: int, rounds: int, connections: int, requests: Sequence[bytes]
 ) -> dict[str, dict[str, Any]]:
     """Run it all, print a line for each server, and return the median of each figure, and all rounds' CPU."""
     benches: list[Bench] = []
     figures: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     try:
         for name in names:
-            benches.append(Bench(name, connections, cookies))
+            benches.append(Bench(name, connections, requests))
             benches[-1].run(2000)  # the first requests pay for what is built once
         for _ in range(rounds):
             for bench in benches:
@@ -257,48 +208,40 @@ def measure(
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    _traffic.add_option(arguments)
     arguments.add_argument("--count", type=int, default=20000, help="requests in a round")
     arguments.add_argument("--rounds", type=int, default=5, help="rounds of which the best counts")
     arguments.add_argument("--connections", type=int, default=64, help="with one request in flight each")
-    arguments.add_argument("--cookies", action="store_true", help="give each request a cookie of its own")
     arguments.add_argument("--servers", default="greentx,pywsgi,gunicorn", help="which, with commas")
     arguments.add_argument("--serve", choices=sorted(SERVERS), help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.serve:
         SERVERS[options.serve]()
         return
-    results = measure(options.servers.split(","), options.count, options.rounds, options.connections, options.cookies)
-    ratio, ratios = None, []
+    most = min(_traffic.DISTINCT, options.count * options.rounds)
+    requests = [one.raw() for one in _traffic.requests(options.traffic, most)]
+    results = measure(options.servers.split(","), options.count, options.rounds, options.connections, requests)
+    ratio, found = None, []
     if "greentx" in results and "pywsgi" in results:
-        pairs = zip(results["greentx"]["rounds_us"], results["pywsgi"]["rounds_us"], strict=True)
-        ratios = [round(ours / theirs, 3) for ours, theirs in pairs]
-        ratio = statistics.median(ratios)
+        found = ratios(results["greentx"]["rounds_us"], results["pywsgi"]["rounds_us"])
+        ratio = ratio_of(found)
         print(
-            f"ratio to gevent.pywsgi: {ratio} ({min(ratios)} to {max(ratios)})"
+            f"ratio to gevent.pywsgi: {ratio} ({found[0]} to {found[-1]})"
             f"{'' if ratio <= GOAL else f', above the goal of {GOAL}'}"
         )
     if options.count < 5000:
         print("warning: too few requests for figures to be trusted", file=sys.stderr)
-    packages = ("greentx", "gevent", "pyzmq", "tnetstring3", "msgspec", "gunicorn")
-    versions: dict[str, str | None] = {}
-    for name in packages:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
     result = {
         "benchmark": "wsgi",
+        **about("gevent", "pyzmq", "tnetstring3", "msgspec", "gunicorn"),
+        "traffic": options.traffic,
+        "distinct": len(requests),
         "connections": options.connections,
         "count": options.count,
         "rounds": options.rounds,
-        "cookies": options.cookies,
         "ratio": ratio,
-        "ratios": ratios,
+        "ratios": found,
         "results": results,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "commit": commit(),
-        "versions": versions,
     }
     print(json.dumps(result))
 

@@ -2,6 +2,7 @@
 
 The handler is found by its control socket: this process then stands in for Mongrel2. Or by a ws:// URL, over plain
 sockets. All WebSockets are opened first, then messages go, or nothing but pings does (``--idle``), then all are closed.
+Each opens with a query, cookie and headers of its own and sends texts of its own, unless ``--traffic same``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import Counter, deque
 from typing import Any
 
 import _load
+import _traffic
 import gevent
 from _load import Failed, Load, Target
 from gevent.event import Event
@@ -56,11 +58,26 @@ class Seen:
         self.unclosed = 0
 
 
+#: What one browser opens its WebSocket with: path and query, and headers.
+Browser = tuple[str, dict[str, str | list[str]]]
+
+
+def make_browsers(options: argparse.Namespace) -> list[Browser]:
+    """Return what the WebSockets are opened with, in turn."""
+    if options.traffic == "same":
+        return [(options.path, {})]
+    found = _traffic.requests(count=min(options.greenlets, _traffic.DISTINCT))
+    mark = "&" if "?" in options.path else "?"
+    return [(f"{options.path}{mark}{one.target.partition('?')[2]}", one.handshake_headers()) for one in found]
+
+
 class Talker:
     """One WebSocket, whichever way it travels."""
 
     def __init__(self, options: argparse.Namespace, seen: Seen, number: int) -> None:
         self._options = options
+        browsers: list[Browser] = options.browsers
+        self._target_path, self._headers = browsers[number % len(browsers)]
         self._seen = seen
         self._number = number
         self._sent = 0
@@ -76,7 +93,10 @@ class Talker:
             self._receive(options.hold_until)
             return
         self._sent += 1
-        message = f"{self._number} {self._sent} ".ljust(options.size, "x").encode()[: options.size]
+        # What makes it the message that is waited for.
+        mark = f"{self._number} {self._sent} "
+        text = options.texts[(self._number + self._sent) % len(options.texts)]
+        message = (mark + text)[: max(len(text), len(mark))].encode()
         self._send(message)
         deadline = time.monotonic() + options.timeout
         while options.answer != "none":
@@ -125,7 +145,9 @@ class ControlTalker(Talker):
         self._client = self._server.client("websocket")
         options = self._options
         try:
-            self._client.handshake(options.path, deflate=options.deflate, timeout=round(options.timeout * 1000))
+            self._client.handshake(
+                self._target_path, self._headers, deflate=options.deflate, timeout=round(options.timeout * 1000)
+            )
         except (ConnectTimeout, SendTimeout) as error:
             raise Failed("timeout") from error
         except RemoteProtocolError as error:
@@ -185,8 +207,10 @@ class UrlTalker(Talker):
         self._over, self._bad = None, ""
         sock = self._socket = self._target.connect(self._options.timeout)
         key = new_key()
-        lines = [f"GET {self._options.path} HTTP/1.1", f"Host: {self._target.host_header}"]
+        lines = [f"GET {self._target_path} HTTP/1.1", f"Host: {self._target.host_header}"]
         lines += [f"{name}: {value}" for name, value in request_headers(key).items()]
+        for name, values in self._headers.items():
+            lines += [f"{name}: {value}" for value in ([values] if isinstance(values, str) else values)]
         answer = ResponseParser()
         try:
             sock.sendall("\r\n".join([*lines, "", ""]).encode())
@@ -310,7 +334,9 @@ def arguments() -> tuple[argparse.Namespace, Target]:
     found = _load.parser(__doc__.partition("\n\n")[0], EXAMPLES, ["ws"])
     talk = found.add_argument_group("the WebSockets")
     talk.add_argument("--path", help="what is asked for: / by default, or what the URL says")
-    talk.add_argument("--size", type=int, default=64, metavar="BYTES", help="of a message, 16 to 1000000 (64)")
+    talk.add_argument(
+        "--size", type=int, default=64, metavar="BYTES", help="of a message on average, 16 to 1000000 (64)"
+    )
     talk.add_argument(
         "--answer",
         choices=("echo", "any", "none"),
@@ -328,6 +354,8 @@ def arguments() -> tuple[argparse.Namespace, Target]:
         found.error("--deflate goes with a control socket only")
     options.path = options.path or target.path or "/"
     options.hold_until = 0.0
+    options.browsers = make_browsers(options)
+    options.texts = _traffic.texts(options.traffic, options.size)
     return options, target
 
 

@@ -24,6 +24,7 @@ BENCHMARKS = ROOT / "benchmarks"
 TINY = {
     "bench_broadcast.py": "--recipients 200 --repeat 1 --json",
     "bench_frames.py": "--sizes 16 --time 0.001 --repeat 1 --json",
+    "bench_instructions.py": "--handler floor --count 10 --no-allocations",
     "bench_many_websockets.py": "--count 20 --rounds 1 --ping-timeout 1",
     "bench_registry.py": "--entries 300 --interval 0.1 --json",
     "bench_throughput.py": "--count 400 --rounds 1",
@@ -111,10 +112,11 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def run(script, *options, status=0):
-    """Run a program; return the JSON of the last line of its output, and its standard error."""
+def run(script, *options, status=0, path=None):
+    """Run a program, with *path* as PATH; return the JSON of the last line of its output, and its standard error."""
     command = [sys.executable, str(BENCHMARKS / script), *options]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=50)
+    variables = environment() if path is None else {**environment(), "PATH": path}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=50)
     assert done.returncode == status, (done.stdout, done.stderr)
     lines = done.stdout.splitlines()
     return json.loads(lines[-1]) if lines else None, done.stderr
@@ -130,14 +132,72 @@ def refusal(name, options, monkeypatch, capsys):
     return capsys.readouterr().err
 
 
+@pytest.mark.parametrize("traffic", ["varied", "same"])
 @pytest.mark.parametrize(
     "script", [pytest.param(name, marks=[pytest.mark.mongrel2] if name in NEED_MONGREL2 else []) for name in TINY]
 )
-def test_a_benchmark_runs_and_prints_json(script):
-    """With hardly any load; the figures mean nothing then."""
-    result, _ = run(script, *TINY[script].split())
+def test_a_benchmark_runs_and_prints_json(script, traffic):
+    """With hardly any load; the figures mean nothing then. Varied traffic need not be asked for."""
+    result, _ = run(script, *TINY[script].split(), *([] if traffic == "varied" else ["--traffic", traffic]))
     assert result["benchmark"] == script.removeprefix("bench_").removesuffix(".py")
+    assert result["traffic"] == traffic
     assert {"python", "machine", "commit"} <= result.keys()
+
+
+#: Stands in for valgrind: ends when it is told to, as the handler that it runs, and counts a thousand of everything.
+VALGRIND = """#!/bin/sh
+while :; do
+    case $1 in --log-file=*) log=${1#*=} ;; --*) ;; *) break ;; esac
+    shift
+done
+"$@" &
+trap "kill $!" TERM
+wait $!
+printf 'Collected : 1000\\ntotal heap usage: 1,000 allocs, 9 frees, 1,000 bytes allocated\\n' >"$log"
+"""
+
+
+def test_what_two_runs_have_in_common_is_not_counted_for_a_request(tmp_path):
+    """Here both need the same, so their requests need nothing."""
+    (tmp_path / "valgrind").write_text(VALGRIND)
+    (tmp_path / "valgrind").chmod(0o755)
+    options = ["--tool", "callgrind", "--handler", "floor", "--handler", "serve", "--count", "10"]
+    result, errors = run("bench_instructions.py", *options, path=f"{tmp_path}:{os.environ['PATH']}")
+    assert errors == ""
+    figures = {"instructions": 0.0, "allocations": 0.0, "allocated_bytes": 0.0}
+    assert (result["tool"], result["results"]) == ("callgrind", {"floor": figures, "serve": figures})
+
+
+def test_nothing_is_counted_where_no_tool_is_there(tmp_path):
+    """Which is said, and no failure: the other benchmarks go on."""
+    result, errors = run("bench_instructions.py", path=str(tmp_path))
+    assert (result["tool"], result["results"]) == (None, {})
+    assert "valgrind" in errors
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "counts"),
+    [
+        ("read_perf", "# started\n\n123456,,instructions:u,1000,100.00,,\n", (123456,)),
+        ("read_callgrind", "==7== Events    : Ir\n==7== Collected : 130138315\n", (130138315,)),
+        (
+            "read_memcheck",
+            "==7==   total heap usage: 1,010 allocs, 999 frees, 155,599 bytes allocated\n",
+            (1010, 155599),
+        ),
+        ("read_perf", "<not supported>,,instructions:u,0,100.00,,\n", None),
+        ("read_callgrind", "==7== Killed\n", None),
+    ],
+)
+def test_what_a_tool_counted_is_read(monkeypatch, read, text, counts):
+    """A tool that could not count says so in other words."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    function = getattr(importlib.import_module("bench_instructions"), read)
+    if counts is None:
+        with pytest.raises(ValueError, match=r"invalid literal|did not say"):
+            function(text)
+    else:
+        assert function(text) == counts
 
 
 def test_many_websockets_are_counted_to_the_last():

@@ -1,0 +1,75 @@
+"""What the benchmarks have in common: what a result says of itself, and what a process has used."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from greentx import __version__
+
+
+def about(*packages: str) -> dict[str, Any]:
+    """Return what a result says of where it was measured, with the versions of *packages*; ``None`` where missing."""
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "greentx": __version__,
+        **{name: _version(name) for name in packages},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def commit() -> str:
+    """Return the commit that is measured, empty outside of a checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    command = [git, "rev-parse", "HEAD"]
+    folder = os.path.dirname(os.path.abspath(__file__))
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder).stdout.strip()
+
+
+def cpu_us(pid: int) -> float:
+    """Microseconds of CPU, user and system, that the threads of a process have used; exact, not in ticks of 10 ms."""
+    total = 0
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
+            total += int(file.read().split()[0])
+    return total / 1000
+
+
+def child_of(pid: int, timeout: float = 10.0) -> int:
+    """Return the one child process of *pid*, once it is there."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            children = file.read().split()
+        if children:
+            return int(children[0])
+        time.sleep(0.01)
+    raise TimeoutError(f"process {pid} has no child")
+
+
+def ratios(ours: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Return each round's ratio, the smallest first: the median counts, the ends say how busy the machine was."""
+    return sorted(round(one / other, 3) for one, other in zip(ours, others, strict=True))
+
+
+def ratio_of(found: Sequence[float]) -> float:
+    """Return the one that counts of :func:`ratios`."""
+    return round(statistics.median(found), 3)
