@@ -6,8 +6,11 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -63,6 +66,16 @@ def child_of(pid: int, timeout: float = 10.0) -> int:
             return int(children[0])
         time.sleep(0.01)
     raise TimeoutError(f"process {pid} has no child")
+
+
+def end_with_parent() -> None:
+    """Have this process end when its standard input does: with the benchmark that started it, if killed, too."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def ratios(ours: Sequence[float], others: Sequence[float]) -> list[float]:

@@ -26,7 +26,7 @@ from typing import Any
 
 import _traffic
 import zmq
-from _common import about, cpu_us, ratio_of, ratios
+from _common import about, cpu_us, end_with_parent, ratio_of, ratios
 
 from greentx import Transceiver
 from greentx.protocol.replies import parse_reply
@@ -126,7 +126,8 @@ class Bench:
             socket.rcvhwm = 0
             socket.bind("tcp://127.0.0.1:*")
         endpoints = [socket.get_string(zmq.LAST_ENDPOINT) for socket in (self._push, self._sub)]
-        self.process = subprocess.Popen([*wrapper, sys.executable, __file__, "--handler", name, *endpoints])
+        command = [*wrapper, sys.executable, __file__, "--handler", name, *endpoints]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE)
         deadline = time.monotonic() + START_SECONDS
         while not self._push.poll(10, zmq.POLLOUT):
             self._sub.poll(10)  # ZeroMQ subscribes when it is asked for messages
@@ -164,7 +165,7 @@ class Bench:
     def close(self) -> None:
         """End the handler and close the sockets."""
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()  # waits for it, and closes the pipe
         self._context.destroy(0)
 
 
@@ -181,7 +182,7 @@ def measure(names: Sequence[str], requests: Sequence[bytes], count: int, rounds:
     try:
         for name in names:
             benches.append(Bench(name, requests))
-            benches[-1].run(2000, 64)  # the first requests pay for what is built once
+            benches[-1].run(min(2000, count), 64)  # the first requests pay for what is built once
         for window in WINDOWS:
             # One at a time is slow by the clock.
             number = max(window * 4, count // 4 if window == 1 else count)
@@ -239,6 +240,7 @@ def main() -> None:
     options = arguments.parse_args()
     if options.handler:
         name, push, sub = options.handler
+        end_with_parent()
         HANDLERS[name](push, sub)
         return
     names = list(dict.fromkeys(["floor", *options.handlers.split(",")]))

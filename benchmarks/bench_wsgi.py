@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import _traffic
-from _common import about, child_of, cpu_us, ratio_of, ratios
+from _common import about, child_of, cpu_us, end_with_parent, ratio_of, ratios
 
 GOAL = 0.5
 
@@ -95,7 +95,7 @@ class Bench:
             self.worker = child_of(self._process.pid)
         else:
             command = [sys.executable, __file__, "--serve", name]
-            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             assert self._process.stdout is not None
             port = int(self._process.stdout.readline())
             self.worker = self._process.pid
@@ -169,7 +169,7 @@ class Bench:
             sock.close()
         self._process.terminate()
         self._process.wait()
-        for stream in (self._process.stdout, self._process.stderr):
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
 
@@ -183,7 +183,7 @@ def measure(
     try:
         for name in names:
             benches.append(Bench(name, connections, requests))
-            benches[-1].run(2000)  # the first requests pay for what is built once
+            benches[-1].run(min(2000, count))  # the first requests pay for what is built once
         for _ in range(rounds):
             for bench in benches:
                 figures[bench.name].append(bench.run(count))
@@ -216,6 +216,7 @@ def main() -> None:
     arguments.add_argument("--serve", choices=sorted(SERVERS), help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.serve:
+        end_with_parent()
         SERVERS[options.serve]()
         return
     most = min(_traffic.DISTINCT, options.count * options.rounds)

@@ -6,9 +6,11 @@ import contextlib
 import importlib.util
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -153,7 +155,8 @@ while :; do
     case $1 in --log-file=*) log=${1#*=} ;; --*) ;; *) break ;; esac
     shift
 done
-"$@" &
+exec 3<&0
+"$@" <&3 &
 trap "kill $!" TERM
 wait $!
 wait $!
@@ -201,6 +204,24 @@ def test_what_a_tool_counted_is_read(monkeypatch, read, text, counts):
             function(text)
     else:
         assert function(text) == counts
+
+
+def test_a_benchmark_that_is_killed_leaves_no_handler():
+    """Its handlers see the end of their input."""
+    command = [sys.executable, str(BENCHMARKS / "bench_throughput.py"), "--rounds", "1000", "--handlers", "serve"]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+    with process, contextlib.ExitStack() as stack:
+        stack.callback(process.kill)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while len(found := children.read_text().split()) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        ends = [os.pidfd_open(int(pid)) for pid in found]
+        for end in ends:
+            stack.callback(os.close, end)
+        process.kill()
+        for end in ends:
+            assert select.select([end], [], [], 40)[0]
 
 
 def test_many_websockets_are_counted_to_the_last():
