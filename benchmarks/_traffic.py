@@ -18,7 +18,7 @@ import math
 import os
 import random
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import quote, urlencode
 
 from greentx.protocol.requests import build_request
@@ -156,10 +156,14 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 def requests(traffic: str = "varied", count: int = DISTINCT, seed: int = SEED) -> list[HttpRequest]:
     """Return the requests to send in turn: *count* different ones, or with ``same`` the one."""
-    if traffic == "same":
-        return [SAME]
+    return [SAME] if traffic == "same" else list(made_up(count, seed))
+
+
+def made_up(count: int = DISTINCT, seed: int = SEED) -> Iterator[HttpRequest]:
+    """Yield *count* different requests, each made when it is asked for."""
     source = random.Random(seed)
-    return [_request(source, number) for number in range(count)]
+    for number in range(count):
+        yield _request(source, number)
 
 
 def messages(

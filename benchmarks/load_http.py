@@ -11,7 +11,7 @@ import argparse
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import _load
@@ -148,14 +148,13 @@ def arguments() -> tuple[argparse.Namespace, Target]:
     return options, target
 
 
-def make_requests(options: argparse.Namespace, target: Target) -> list[HttpRequest]:
-    """Return what is sent in turn."""
+def make_requests(options: argparse.Namespace, target: Target) -> Iterator[HttpRequest]:
+    """Yield what is sent in turn; made as it is sent, since to make all first would take a second or more."""
+    found: Iterable[HttpRequest] = _traffic.made_up()
     if options.traffic == "same":
-        host = target.host_header or "localhost"
-        found = [HttpRequest("GET", "/", (("Host", host),))]
-    else:
-        found = _traffic.requests(count=min(options.count, _traffic.DISTINCT))
-    return [as_told(one, options, target) for one in found]
+        found = [HttpRequest("GET", "/", (("Host", target.host_header or "localhost"),))]
+    for one in found:
+        yield as_told(one, options, target)
 
 
 def as_told(request: HttpRequest, options: argparse.Namespace, target: Target) -> HttpRequest:
