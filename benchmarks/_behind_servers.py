@@ -1,0 +1,257 @@
+"""The servers that ``bench_behind_mongrel2.py`` compares: what runs in each, and how it is started and ended.
+
+``python _behind_servers.py NAME SENDER SEND_SPEC RECV_SPEC`` runs a handler, behind a mongrel2 that is there;
+``python _behind_servers.py NAME`` a server that listens on a free port of 127.0.0.1 itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import glob
+import importlib.util
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+from bench_wsgi import GUNICORN, application
+from bench_wsgi import serve_pywsgi as _serve_pywsgi
+
+from greentx import Transceiver
+from greentx.edge import Handler, Mongrel2
+from greentx.edge.process import ChildProcess
+
+SENDER = "bench-behind"
+BODY = "Hello, world!"
+#: What ``reply_http`` sends for :data:`BODY`, at a fixed time.
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\n"
+    b"Content-Length: 13\r\n\r\nHello, world!"
+)
+_START_SECONDS = 20.0
+
+
+# -- what runs in a process of its own ---------------------------------------------------------------------------------
+
+
+def run_plain(sender: str, push: str, sub: str) -> None:
+    """The least that any handler has to do: find out who asked, and send a fixed answer."""
+    context = zmq.Context()
+    xpub = context.socket(zmq.XPUB)
+    xpub.sndhwm = 0  # ZeroMQ learns late what was read: with a limit it would drop replies
+    xpub.connect(sub)
+    xpub.recv()
+    pull = context.socket(zmq.PULL)
+    pull.connect(push)
+    name = sender.encode()
+    while True:
+        _, conn_id, path, *_ = pull.recv()[:64].split(b" ", 3)
+        if path != b"@*":  # a notice: a client has gone, or has read
+            xpub.send(b"%b %d:%b, %b" % (name, len(conn_id), conn_id, ANSWER))
+
+
+def run_recv_method(sender: str, push: str, sub: str) -> None:
+    """A ``recv()`` loop that asks for the method."""
+    with Transceiver(sender, push, sub, rep_port=False) as trans:
+        for _sid, conn, req in trans.recv():
+            if req.method != "DISCONNECT":
+                conn.reply_http(req, BODY)
+
+
+def run_recv_headers(sender: str, push: str, sub: str) -> None:
+    """A ``recv()`` loop that asks the headers, as those of ``mongrel2-transceiver`` do."""
+    with Transceiver(sender, push, sub, rep_port=False) as trans:
+        for _sid, conn, req in trans.recv():
+            headers = req.headers
+            method = headers.get("METHOD")
+            headers.get("QUERY", {})
+            if method != "DISCONNECT":
+                conn.reply_http(req, BODY)
+
+
+def run_serve(sender: str, push: str, sub: str) -> None:
+    """``serve()``, a greenlet for each request."""
+
+    def answer(conn: Any, req: Any) -> None:
+        if req.method != "DISCONNECT":
+            conn.reply_http(req, BODY)
+
+    with Transceiver(sender, push, sub, rep_port=False) as trans:
+        trans.serve(answer)
+
+
+def run_wsgi(sender: str, push: str, sub: str) -> None:
+    """The WSGI server, with its defaults."""
+    from greentx.wsgi import WSGIServer
+
+    WSGIServer((sender, push, sub), application, log=None).serve_forever()
+
+
+def run_pywsgi(nodelay: bool) -> None:
+    """gevent's server."""
+    if nodelay:
+        _serve_pywsgi()
+    else:
+        from gevent.pywsgi import WSGIServer
+
+        WSGIServer(("127.0.0.1", 0), application, log=None).serve_forever()
+
+
+#: Handlers; each has a mongrel2 in front of it.
+BEHIND: dict[str, Callable[[str, str, str], None]] = {
+    "plain": run_plain,
+    "recv-method": run_recv_method,
+    "recv-headers": run_recv_headers,
+    "serve": run_serve,
+    "wsgi": run_wsgi,
+}
+#: Servers that need none, of ours.
+ALONE: dict[str, Callable[[], None]] = {
+    "pywsgi": functools.partial(run_pywsgi, True),
+    "pywsgi-delay": functools.partial(run_pywsgi, False),
+}
+GRANIAN = ["-m", "granian", "--interface", "wsgi", "--workers", "1", "--port", "0"]
+#: Those that are packages, with their commands; they find ``bench_wsgi`` in their working directory.
+PACKAGES = {"gunicorn": GUNICORN, "granian": GRANIAN}
+ROWS = (*BEHIND, *ALONE, *PACKAGES)
+
+
+def missing(row: str) -> bool:
+    """Whether a row needs a package that is not installed."""
+    return row in PACKAGES and importlib.util.find_spec(row) is None
+
+
+# -- the side that starts it -------------------------------------------------------------------------------------------
+
+
+def cpu_us(pid: int) -> float:
+    """Microseconds of CPU, user and system, of all threads of a process, also of those that have ended."""
+    # What clock_getcpuclockid(3) returns on Linux.
+    return time.clock_gettime_ns((~pid << 3) | 2) / 1000
+
+
+def processes(pid: int) -> list[int]:
+    """*pid*, its children and theirs."""
+    found = [pid]
+    for parent in found:
+        for path in glob.glob(f"/proc/{parent}/task/*/children"):
+            with contextlib.suppress(OSError), open(path) as file:
+                found += map(int, file.read().split())
+    return found
+
+
+def listening_port(pids: list[int]) -> int:
+    """The TCP port that one of the processes listens on; 0 for none yet."""
+    inodes = set()
+    for pid in pids:
+        for path in glob.glob(f"/proc/{pid}/fd/*"):
+            with contextlib.suppress(OSError):
+                inodes.add(os.readlink(path))
+    with open("/proc/self/net/tcp") as file:
+        for fields in map(str.split, file):
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:  # 0A is LISTEN
+                return int(fields[1].partition(":")[2], 16)
+    return 0
+
+
+def exchange(port: int, request: bytes) -> tuple[bytes, bytes]:
+    """Send a request over a connection of its own; return the head and the body of the answer."""
+    with socket.create_connection(("127.0.0.1", port), _START_SECONDS) as sock:
+        sock.sendall(request)
+        data = b""
+        while len(data.partition(b"\r\n\r\n")[2]) < len(BODY):
+            more = sock.recv(65536)
+            if not more:
+                break
+            data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    return head, body
+
+
+class Served:
+    """One row's server, which runs, and the mongrel2 in front of it where there is one.
+
+    Args:
+        row: One of :data:`ROWS`.
+        flow_control: Whether that mongrel2 says what clients have read.
+        protocol: How it writes headers.
+
+    Attributes:
+        row: As given.
+        flow_control: As given; ``None`` where there is no mongrel2.
+        played: How many requests it was sent.
+
+    Raises:
+        RuntimeError: It ended, or did not listen in time; the message has what it said.
+    """
+
+    def __init__(self, row: str, flow_control: bool, protocol: str) -> None:
+        self.row = row
+        self.flow_control = flow_control if row in BEHIND else None
+        self.played = 0
+        self._said: list[str] = []
+        self._front: Mongrel2 | None = None
+        with contextlib.ExitStack() as stack:
+            if row in BEHIND:
+                settings = {"download.flow_control": int(flow_control)}
+                front = Mongrel2({"/": Handler(SENDER, protocol=protocol)}, settings=settings)
+                self._front = stack.enter_context(front)
+            folder = os.path.dirname(os.path.abspath(__file__))
+            self._process = ChildProcess([sys.executable, *self._options()], cwd=folder, on_line=self._said.append)
+            stack.callback(self._end)
+            self.port = self._front.port if self._front else self._wait_for_port()
+            self._opened = stack.pop_all()
+
+    def _options(self) -> list[str]:
+        if self.row in PACKAGES:
+            return [*PACKAGES[self.row], "bench_wsgi:application"]
+        specs: list[str] = []
+        if self._front:
+            (entry,) = self._front.handlers
+            specs = [SENDER, str(entry.send_spec), str(entry.recv_spec)]
+        return [os.path.abspath(__file__), self.row, *specs]
+
+    def _wait_for_port(self) -> int:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            port = listening_port(processes(self._process.pid))
+            if port:
+                return port
+            if self._process.wait(0.02):
+                break
+        raise RuntimeError(f"{self.row} does not listen: {' / '.join(self._said)}")
+
+    def check(self, request: bytes) -> None:
+        """See that a request gets the right answer. Raises ``RuntimeError``."""
+        head, body = exchange(self.port, request)
+        if head.split(b" ")[1:2] != [b"200"] or body != BODY.encode():
+            raise RuntimeError(f"{self.row} answered {head!r} and {body!r}; it said: {' / '.join(self._said)}")
+
+    def cpu(self) -> tuple[float, float]:
+        """Microseconds of CPU that the server's processes, and mongrel2, have used."""
+        front = cpu_us(self._front.pid) if self._front and self._front.pid else 0.0
+        return sum(cpu_us(pid) for pid in processes(self._process.pid)), front
+
+    def close(self) -> None:
+        """End both."""
+        self._opened.close()
+
+    def _end(self) -> None:
+        try:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait(10)
+        finally:
+            self._process.kill()
+
+
+if __name__ == "__main__":
+    name, *entry = sys.argv[1:]
+    if entry:
+        BEHIND[name](*entry)
+    else:
+        ALONE[name]()
