@@ -15,7 +15,7 @@ FUZZ ?=
 SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help install mongrel2 chromium demo test style types coverage chaos soak fuzz bench clean
+.PHONY: help install mongrel2 chromium wrk demo test style types coverage chaos soak fuzz bench clean
 
 help:
 	@echo 'make demo [PORT=8000]  run a chat behind a real mongrel2 (installs some 40 MB)'
@@ -53,6 +53,9 @@ mongrel2:
 chromium:
 	$(call need,chromedriver,chromium chromium-driver,CHROMIUM)
 
+wrk:
+	$(call need,wrk,wrk,WRK)
+
 demo: mongrel2
 	@venv=$(VENV); \
 	if ! { [ -e $(VENV)/.installed ] && $(BIN)/python -c 'import greentx' 2>/dev/null; }; then \
@@ -61,7 +64,7 @@ demo: mongrel2
 	fi; \
 	exec $$venv/bin/python examples/chat.py --port $(PORT)
 
-test: install mongrel2 chromium
+test: install mongrel2 chromium wrk
 	@$(PYTEST) $(PYTEST_ARGS)
 
 style: install
@@ -71,7 +74,7 @@ style: install
 types: install
 	@$(BIN)/mypy
 
-coverage: install mongrel2 chromium
+coverage: install mongrel2 chromium wrk
 	@$(PYTEST) --timeout 180 --cov --cov-report= $(PYTEST_ARGS)
 	@echo 'protocol/, of which 95 % of lines and branches are a must:'
 	@$(BIN)/coverage report --include='greentx/protocol/*' --fail-under=95
@@ -84,7 +87,7 @@ chaos: install mongrel2
 soak: install mongrel2
 	@$(BIN)/python tests/chaos/soak.py --seconds $(SECONDS) --plot soak.svg
 
-bench: install mongrel2
+bench: install mongrel2 wrk
 	@set -e; for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
 
 # Coverage-guided where atheris has a wheel for this Python; else hypothesis makes the inputs up.

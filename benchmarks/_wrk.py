@@ -48,7 +48,7 @@ class Wrk:
         Args:
             port: Where it listens.
             connections: How many.
-            seconds: From the first request on; wrk ends up to 0.1 s late, and counts that time, too.
+            seconds: From the first answer on. wrk ends up to 0.1 s late, and counts that time, too.
             first: Which request to begin with.
 
         Returns:
@@ -58,25 +58,20 @@ class Wrk:
             RuntimeError: wrk failed; the message has what it said.
         """
         lines: list[str] = []
-        begun = Event()
+        answered = Event()
 
         def on_line(line: str) -> None:
             lines.append(line)
-            begun.set()
+            if line == "answered":
+                answered.set()
 
-        options = [
-            "-t1",
-            f"-c{connections}",
-            f"-d{math.ceil(seconds) + _GRACE}s",
-            "--timeout",
-            "10s",
-            "-s",
-            str(SCRIPT),
-        ]
-        command = [self._program, *options, f"http://127.0.0.1:{port}/", "--", self._requests, str(first)]
-        process = ChildProcess(command, cwd=self._folder, on_line=on_line, on_end=begun.set)
+        duration = math.ceil(seconds) + _GRACE
+        options = ["-t1", f"-c{connections}", f"-d{duration}s", "--timeout", "10s", "-s", str(SCRIPT)]
+        told = [self._requests, str(first), str(connections)]
+        command = [self._program, *options, f"http://127.0.0.1:{port}/", "--", *told]
+        process = ChildProcess(command, cwd=self._folder, on_line=on_line, on_end=answered.set)
         try:
-            begun.wait(_GRACE)
+            answered.wait(_GRACE)
             if not process.wait(seconds):
                 # It then reports, as at the end of its time. That is in whole seconds.
                 process.send_signal(signal.SIGINT)

@@ -7,8 +7,8 @@ fixed answer: the least that a handler has to do. The servers take turns, round 
 does hits all of them alike. Each figure is the median of the rounds; each ratio is the median of the ratios of the
 rounds.
 
-``python benchmarks/bench_behind_mongrel2.py [--traffic varied|same] [--connections 1,64,256] [--rounds 3]
-[--seconds 2] [--rows plain,recv-method,...] [--flow-control off|on|both] [--protocol tnetstring|json]``
+``python benchmarks/bench_behind_mongrel2.py [--traffic varied|same] [--connections 1,64,256] [--rounds 5]
+[--seconds 1] [--rows plain,recv-method,...] [--flow-control off|on|both] [--protocol tnetstring|json]``
 
 CPU is user and system time of all threads, read from outside: of the server's processes, of mongrel2, and of both.
 Times are those that wrk reports. A goal that is missed is said, and is no error: the exit status is 0.
@@ -38,7 +38,6 @@ from _behind_servers import BEHIND, PACKAGES, ROWS, Served, missing
 from _wrk import Wrk, find_wrk
 from bench_wsgi import commit
 
-ROUNDS = 3
 #: Seconds of load that each server gets before anything counts: the first requests pay for what is built once.
 WARM_UP = 0.5
 #: The number of connections that the goals are for.
@@ -153,6 +152,7 @@ def measure(options: argparse.Namespace, wrk: Wrk, requests: list[_traffic.HttpR
             # Each kind of request: the first with a body is the eighth.
             for request in requests[:8]:
                 server.check(request.raw())
+            print(f"{row} runs, and answers as it should", file=sys.stderr, flush=True)
             _run(server, wrk, GOAL_CONNECTIONS, min(WARM_UP, options.seconds))
         gc.collect()
         for connections in options.connections:
@@ -314,8 +314,8 @@ def arguments() -> argparse.Namespace:
     found = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     _traffic.add_option(found)
     found.add_argument("--connections", type=numbers, default=[1, 64, 256], help="with one request in flight each")
-    found.add_argument("--rounds", type=int, default=ROUNDS, help="rounds, of whose ratios the median counts")
-    found.add_argument("--seconds", type=float, default=2.0, help="how long each server is loaded in a round")
+    found.add_argument("--rounds", type=int, default=5, help="rounds, of whose ratios the median counts")
+    found.add_argument("--seconds", type=float, default=1.0, help="how long each server is loaded in a round")
     found.add_argument("--rows", type=rows, default=list(ROWS), help=f"which, with commas: {','.join(ROWS)}")
     found.add_argument("--flow-control", choices=("off", "on", "both"), default="both", help="of mongrel2")
     found.add_argument("--protocol", choices=("tnetstring", "json"), default="tnetstring", help="of the headers")
@@ -332,10 +332,12 @@ def main() -> None:
         sys.exit("wrk is missing: install it (Debian, Ubuntu: apt-get install wrk)")
     if options.seconds * options.rounds < 3:
         print("warning: too short for figures to be trusted", file=sys.stderr)
-    # Servers and folders are ended and removed as on Ctrl-C.
-    gevent.signal_handler(signal.SIGTERM, sys.exit, 143)
+    # Raised in this greenlet, where it waits, so that all is ended. KeyboardInterrupt comes up wherever Python is, also
+    # where it is ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        gevent.signal_handler(number, sys.exit, 128 + number)
     requests = _traffic.requests(options.traffic)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         results = measure(options, Wrk(program, requests, folder), requests)
     goals = check_goals(results)
     about = {
@@ -353,7 +355,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    main()

@@ -1,11 +1,12 @@
--- For wrk: plays the requests of a file, one after the other, from the first again behind the last.
+-- For wrk with one thread: plays the requests of a file, one after the other, from the first again behind the last.
 --
---    wrk OPTIONS -s varied.lua URL -- FILE FIRST
+--    wrk -t1 -c CONNECTIONS OPTIONS -s varied.lua URL -- FILE FIRST CONNECTIONS
 --
 -- FILE has, for each request, the number of its bytes in decimal, a newline, and these bytes. FIRST is the place of the
--- request to begin with, from 0. Says "playing" before the first request, and reports in one line of JSON at the end.
+-- request to begin with, from 0. Says "answered" when the first answer has come, and reports in one line of JSON at the
+-- end.
 
-local requests, number = {}, 0
+local requests, number, unanswered = {}, 0, 0
 
 function init(args)
    local file = assert(io.open(args[1], "rb"))
@@ -18,13 +19,21 @@ function init(args)
       requests[#requests + 1] = data:sub(newline + 1, last)
       place = last + 1
    end
-   number = tonumber(args[2]) % #requests
-   io.write("playing\n")
-   io.flush()
+   -- One less: wrk asks for a request before, to see how many it is, and does not send it.
+   number = (tonumber(args[2]) - 1) % #requests
+   unanswered = tonumber(args[3]) + 1
 end
 
 function request()
    number = number % #requests + 1
+   if unanswered >= 0 then
+      -- The next request of a connection is asked for when its last one has been answered.
+      if unanswered == 0 then
+         io.write("answered\n")
+         io.flush()
+      end
+      unanswered = unanswered - 1
+   end
    return requests[number]
 end
 
