@@ -16,9 +16,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import zmq
+from _common import cpu_us
 from bench_wsgi import GUNICORN, application
 from bench_wsgi import serve_pywsgi as _serve_pywsgi
 
@@ -129,10 +130,13 @@ def missing(row: str) -> bool:
 # -- the side that starts it -------------------------------------------------------------------------------------------
 
 
-def cpu_us(pid: int) -> float:
-    """Microseconds of CPU, user and system, of all threads of a process, also of those that have ended."""
-    # What clock_getcpuclockid(3) returns on Linux.
-    return time.clock_gettime_ns((~pid << 3) | 2) / 1000
+def sleeps(pid: int) -> int:
+    """How often the threads of a process have waited for something so far."""
+    total = 0
+    for path in glob.glob(f"/proc/{pid}/task/*/status"):
+        with contextlib.suppress(OSError), open(path) as file:
+            total += int(file.read().partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+    return total
 
 
 def processes(pid: int) -> list[int]:
@@ -171,6 +175,20 @@ def exchange(port: int, request: bytes) -> tuple[bytes, bytes]:
             data += more
     head, _, body = data.partition(b"\r\n\r\n")
     return head, body
+
+
+class Used(NamedTuple):
+    """What a server has used since it was started.
+
+    Attributes:
+        cpu_us: Microseconds of CPU of its processes.
+        front_us: Microseconds of CPU of mongrel2.
+        sleeps: How often threads of its processes waited.
+    """
+
+    cpu_us: float
+    front_us: float
+    sleeps: int
 
 
 class Served:
@@ -232,10 +250,11 @@ class Served:
         if head.split(b" ")[1:2] != [b"200"] or body != BODY.encode():
             raise RuntimeError(f"{self.row} answered {head!r} and {body!r}; it said: {' / '.join(self._said)}")
 
-    def cpu(self) -> tuple[float, float]:
-        """Microseconds of CPU that the server's processes, and mongrel2, have used."""
+    def used(self) -> Used:
+        """Return what it has used so far."""
+        pids = processes(self._process.pid)
         front = cpu_us(self._front.pid) if self._front and self._front.pid else 0.0
-        return sum(cpu_us(pid) for pid in processes(self._process.pid)), front
+        return Used(sum(map(cpu_us, pids)), front, sum(map(sleeps, pids)))
 
     def close(self) -> None:
         """End both."""

@@ -48,12 +48,9 @@ def commit() -> str:
 
 
 def cpu_us(pid: int) -> float:
-    """Microseconds of CPU, user and system, that the threads of a process have used; exact, not in ticks of 10 ms."""
-    total = 0
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
-            total += int(file.read().split()[0])
-    return total / 1000
+    """Microseconds of CPU, user and system, of all threads of a process, also of those that have ended; no ticks."""
+    # The clock that clock_getcpuclockid(3) returns on Linux.
+    return time.clock_gettime_ns((~pid << 3) | 2) / 1000
 
 
 def child_of(pid: int, timeout: float = 10.0) -> int:

@@ -20,10 +20,7 @@ import argparse
 import contextlib
 import dataclasses
 import gc
-import importlib.metadata
 import json
-import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -35,8 +32,8 @@ import _traffic
 import gevent
 import zmq
 from _behind_servers import BEHIND, PACKAGES, ROWS, Served, missing
+from _common import about, ratios
 from _wrk import Wrk, find_wrk
-from bench_wsgi import commit
 
 #: Seconds of load that each server gets before anything counts: the first requests pay for what is built once.
 WARM_UP = 0.5
@@ -51,6 +48,7 @@ class Run:
     Attributes:
         cpu_us: Microseconds of CPU of the server for each request.
         front_us: The same of mongrel2; 0 where there is none.
+        sleeps: How often the threads of the server waited, for each request: seldom where they find several at once.
         per_second: Requests that were answered in a second.
         p50_ms, p99_ms: So many of a hundred were answered within that time.
         bad_status: Answers with a status of 400 or more.
@@ -59,6 +57,7 @@ class Run:
 
     cpu_us: float
     front_us: float
+    sleeps: float
     per_second: float
     p50_ms: float
     p99_ms: float
@@ -174,16 +173,17 @@ def _wanted(rows: Iterable[str], flows: list[bool]) -> Iterator[tuple[str, bool]
 
 
 def _run(server: Served, wrk: Wrk, connections: int, seconds: float) -> Run:
-    before = server.cpu()
+    before = server.used()
     report = wrk.run(server.port, connections, seconds, server.played)
-    after = server.cpu()
+    after = server.used()
     count = report["requests"]
     server.played += count
     if not count:
         raise RuntimeError(f"{server.row} answered nothing: {report}")
     return Run(
-        cpu_us=(after[0] - before[0]) / count,
-        front_us=(after[1] - before[1]) / count,
+        cpu_us=(after.cpu_us - before.cpu_us) / count,
+        front_us=(after.front_us - before.front_us) / count,
+        sleeps=(after.sleeps - before.sleeps) / count,
         per_second=count / report["elapsed_us"] * 1e6,
         p50_ms=report["p50_us"] / 1e3,
         p99_ms=report["p99_us"] / 1e3,
@@ -199,17 +199,17 @@ def _median(runs: list[Run], figure: Measure) -> float:
     return statistics.median(map(figure, runs))
 
 
-def ratios(results: Results, case: Case, other: str, figure: Measure) -> list[float]:
-    """Return the ratios of the rounds of a case to those of another row, with the same number of connections.
+def ratios_to(other: str, results: Results, case: Case, figure: Measure) -> list[float]:
+    """Return the ratios of a case's rounds to those of another row with as many connections, the smallest first.
 
-    That other row is behind a mongrel2 with the same flow control where it is behind one, else in any case the same; a
-    case without mongrel2 is compared with a row without flow control, if there is one. Empty where it was not measured.
+    That row has the same flow control. Where one of both has no mongrel2, any will do, first that without flow control.
+    Empty where it was not measured.
     """
     flows = (case.flow_control, None) if case.flow_control is not None else (None, False, True)
     for flow in flows:
         found = results.get(Case(other, flow, case.connections))
         if found:
-            return [figure(one) / figure(its) for one, its in zip(results[case], found, strict=True)]
+            return ratios(list(map(figure, results[case])), list(map(figure, found)))
     return []
 
 
@@ -217,19 +217,20 @@ def _print_table(results: Results) -> None:
     connections = next(iter(results)).connections
     print(f"\n{connections} connection{'s'[: connections != 1]}: microseconds of CPU a request, requests, milliseconds")
     print(
-        f"{'':<14}{'flow':>5}{'server':>9}{'mongrel2':>9}{'both':>9}{'a second':>10}{'p50':>9}{'p99':>9}"
+        f"{'':<14}{'flow':>5}{'server':>9}{'mongrel2':>9}{'both':>9}{'sleeps':>8}{'a second':>10}{'p50':>9}{'p99':>9}"
         f"{'>= 400':>8}{'errors':>8}{'CPU/plain':>11}{'rate/plain':>11}"
     )
     for case, runs in results.items():
         flow = {None: "-", False: "off", True: "on"}[case.flow_control]
         line = f"{case.row:<14}{flow:>5}{_median(runs, _cpu):>9.1f}{_median(runs, lambda run: run.front_us):>9.1f}"
         line += (
-            f"{_median(runs, _both):>9.1f}{_median(runs, _rate):>10.0f}{_median(runs, lambda run: run.p50_ms):>9.2f}"
+            f"{_median(runs, _both):>9.1f}{_median(runs, lambda run: run.sleeps):>8.2f}{_median(runs, _rate):>10.0f}"
         )
+        line += f"{_median(runs, lambda run: run.p50_ms):>9.2f}"
         line += f"{_median(runs, lambda run: run.p99_ms):>9.2f}{sum(run.bad_status for run in runs):>8}"
         line += f"{sum(run.errors for run in runs):>8}"
         for figure, width in ((_cpu, 11), (_rate, 11)):
-            found = ratios(results, case, "plain", figure)
+            found = ratios_to("plain", results, case, figure)
             line += f"{statistics.median(found):>{width}.2f}" if found else " " * width
         print(line, flush=True)
 
@@ -241,7 +242,7 @@ def check_goals(results: Results) -> list[dict[str, object]]:
     for goal in GOALS:
         for flow in (False, True):
             case = Case(goal.row, flow, GOAL_CONNECTIONS)
-            found = ratios(results, case, goal.other, goal.measure) if case in results else []
+            found = ratios_to(goal.other, results, case, goal.measure) if case in results else []
             if not found:
                 continue
             ratio = statistics.median(found)
@@ -249,8 +250,8 @@ def check_goals(results: Results) -> list[dict[str, object]]:
             name = f"{goal.row} / {goal.other}, {goal.what}"
             met = goal.met(ratio)
             print(
-                f"  {name:<40} flow control {'on' if flow else 'off':<4} {ratio:6.2f} ({min(found):.2f} to "
-                f"{max(found):.2f})  {limit:<8} {'met' if met else 'missed'}"
+                f"  {name:<40} flow control {'on' if flow else 'off':<4} {ratio:6.2f} ({found[0]:.2f} to "
+                f"{found[-1]:.2f})  {limit:<8} {'met' if met else 'missed'}"
             )
             checked.append({"goal": f"{name} {limit}", "flow_control": flow, "ratio": round(ratio, 3), "met": met})
     return checked
@@ -264,28 +265,25 @@ def as_json(results: Results) -> list[dict[str, object]]:
         medians = {name: round(statistics.median(one[name] for one in figures), 3) for name in figures[0]}
         medians |= {name: sum(one[name] for one in figures) for name in ("bad_status", "errors")}
         to_plain = {
-            f"{name}_to_plain": [round(one, 3) for one in ratios(results, case, "plain", figure)]
+            f"{name}_to_plain": ratios_to("plain", results, case, figure)
             for name, figure in (("cpu", _cpu), ("both", _both), ("rate", _rate))
         }
-        rounds = {name: [round(one[name], 2) for one in figures] for name in ("cpu_us", "front_us", "per_second")}
+        rounds = {
+            name: [round(one[name], 2) for one in figures] for name in ("cpu_us", "front_us", "sleeps", "per_second")
+        }
         found.append({**dataclasses.asdict(case), **medians, **to_plain, "rounds": rounds})
     return found
 
 
-def versions() -> dict[str, str | None]:
-    """Return what was measured, and with what."""
-    found: dict[str, str | None] = {"libzmq": zmq.zmq_version()}
-    for name in ("greentx", "gevent", "pyzmq", "tnetstring3", "msgspec", *PACKAGES):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
+def versions() -> dict[str, str]:
+    """Return the versions of what is no Python package; empty where it is not known."""
+    found = {"libzmq": zmq.zmq_version()}
     for name, command in (("mongrel2", ["dpkg-query", "-W", "-f=${Version}", "mongrel2-core"]), ("wrk", ["wrk", "-v"])):
         try:
-            said = subprocess.run(command, capture_output=True, text=True).stdout.split(" [")[0]
+            said = subprocess.run(command, capture_output=True, text=True).stdout
         except OSError:
             said = ""
-        found[name] = said.removeprefix("wrk ").strip() or None
+        found[name] = said.partition(" [")[0].removeprefix("wrk ")
     return found
 
 
@@ -340,18 +338,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         results = measure(options, Wrk(program, requests, folder), requests)
     goals = check_goals(results)
-    about = {
+    told = {
         "benchmark": "behind_mongrel2",
         "traffic": options.traffic,
         "protocol": options.protocol,
         "rounds": options.rounds,
         "seconds": options.seconds,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "commit": commit(),
-        "versions": versions(),
+        **about("gevent", "pyzmq", "tnetstring3", "msgspec", *PACKAGES),
+        **versions(),
     }
-    print(json.dumps({**about, "goals": goals, "results": as_json(results)}))
+    print(json.dumps({**told, "goals": goals, "results": as_json(results)}))
 
 
 if __name__ == "__main__":

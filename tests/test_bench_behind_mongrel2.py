@@ -64,7 +64,7 @@ def test_each_row_of_ours_answers_every_request(tmp_path, rows, options, flows):
     """With hardly any load; the figures mean nothing then."""
     result = result_of(tmp_path, "--rows", rows, *options)
     assert result["benchmark"] == "behind_mongrel2"
-    assert {"python", "machine", "commit", "versions", "goals"} <= result.keys()
+    assert {"python", "machine", "commit", "mongrel2", "wrk", "goals"} <= result.keys()
     found = [(one["row"], one["flow_control"], one["connections"]) for one in result["results"]]
     assert found == [(row, flow, 2) for row in rows.split(",") for flow in flows]
     for one in result["results"]:
@@ -131,7 +131,7 @@ def test_a_round_is_compared_with_the_same_round_of_the_other_row():
     """Of the same number of connections and, where there is a mongrel2, of the same flow control."""
 
     def runs(*figures):
-        return [bench.Run(figure, 0.0, 1.0, 1.0, 1.0, 0, 0) for figure in figures]
+        return [bench.Run(figure, 0.0, 0.0, 1.0, 1.0, 1.0, 0, 0) for figure in figures]
 
     ours, alone = bench.Case("wsgi", True, 64), bench.Case("pywsgi", None, 64)
     results = {
@@ -141,16 +141,20 @@ def test_a_round_is_compared_with_the_same_round_of_the_other_row():
         ours: runs(6.0, 8.0),
         alone: runs(12.0, 32.0),
     }
-    assert bench.ratios(results, ours, "plain", lambda run: run.cpu_us) == [3.0, 2.0]
-    assert bench.ratios(results, ours, "pywsgi", lambda run: run.cpu_us) == [0.5, 0.25]
-    assert bench.ratios(results, alone, "plain", lambda run: run.cpu_us) == [12.0, 32.0]
-    assert bench.ratios(results, ours, "granian", lambda run: run.cpu_us) == []
+
+    def ratios(other, case):
+        return bench.ratios_to(other, results, case, lambda run: run.cpu_us)
+
+    assert ratios("plain", ours) == [2.0, 3.0]
+    assert ratios("pywsgi", ours) == [0.25, 0.5]
+    assert ratios("plain", alone) == [12.0, 32.0]
+    assert ratios("granian", ours) == []
 
 
 def test_goals_are_judged_by_the_median_of_the_rounds(capsys):
     """One that is missed is said, and is no error; rows that were not measured are not judged."""
     results = {
-        bench.Case(row, False, 64): [bench.Run(figure, 0.0, rate, 1.0, 1.0, 0, 0) for figure in figures]
+        bench.Case(row, False, 64): [bench.Run(figure, 0.0, 0.0, rate, 1.0, 1.0, 0, 0) for figure in figures]
         for row, figures, rate in [("plain", (1.0, 1.0, 1.0), 10.0), ("serve", (2.0, 9.0, 2.5), 5.0)]
     }
     judged = {one["goal"]: one["met"] for one in bench.check_goals(results)}
