@@ -30,9 +30,10 @@ TINY = {
     "bench_many_websockets.py": "--count 20 --rounds 1 --ping-timeout 1",
     "bench_registry.py": "--entries 300 --interval 0.1 --json",
     "bench_throughput.py": "--count 100 --rounds 1",
+    "bench_websocket.py": "--rows recv,serve --sizes 20 --connections 2 --count 20 --rounds 1 --idle 5 --broadcast 5",
     "bench_wsgi.py": "--count 100 --rounds 1 --connections 2 --servers greentx,pywsgi",
 }
-NEED_MONGREL2 = {"bench_wsgi.py"}
+NEED_MONGREL2 = {"bench_websocket.py", "bench_wsgi.py"}
 #: Those that run without the programs on PATH, as a real valgrind needs minutes on a busy machine.
 ALONE = {"bench_instructions.py"}
 
@@ -270,6 +271,15 @@ def test_every_benchmark_is_run_here_and_described():
     text = "\n".join(sections)
     for words in ("*Asks:*", "*Run:*", "*Does not show:*"):
         assert text.count(words) == len(scripts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--rows", "recv,nothing"], "'nothing' is not one of recv, serve"), (["--connections", "5,0"], "minimum is 1")],
+)
+def test_what_is_not_there_to_be_measured_is_told(monkeypatch, capsys, options, message):
+    """Of bench_websocket, before a server is started."""
+    assert message in refusal("bench_websocket", options, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("script", ["load_http.py", "load_websockets.py"])
