@@ -142,7 +142,9 @@ class Bench:
 
     def frame(self, payload: bytes, opcode: int = Opcode.TEXT, rsvd: int = 0, conn_id: str = "1", **more: str) -> None:
         headers = {"METHOD": "WEBSOCKET", "PATH": "/", "FLAGS": build_flags(opcode, rsvd), **more}
-        self.sessions.message(Request(SENDER, conn_id, "/", headers, payload))
+        request = Request(SENDER, conn_id, "/", headers, payload)
+        if self.sessions.message(request):
+            self.events.append(request)
 
     def notice(self, conn_id: str = "1") -> bool:
         return self.sessions.gone(Request(SENDER, conn_id, "@*", {"METHOD": "JSON"}, b'{"type":"disconnect"}'))

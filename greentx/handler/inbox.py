@@ -57,9 +57,13 @@ class Inbox:
         self._space = Event()
         self._warn_after = 0.0
 
-    def put(self, connection: Connection, request: Request) -> None:
-        """Add one event; never blocks, so the hub may call it."""
-        size = size_of(request)
+    def put(self, connection: Connection, request: Request, size: int = 0) -> None:
+        """Add one event; never blocks, so the hub may call it.
+
+        Args:
+            size: The most that it may take, where that is known; 0 counts.
+        """
+        size = size or size_of(request)
         self.held = self.held + size if self.items else size
         self.items.append(((request.sender, request.conn_id), connection, request))
         if self.consumers_wait:

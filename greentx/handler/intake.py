@@ -21,7 +21,7 @@ from random import random
 from typing import Any
 
 from ..errors import RemoteProtocolError
-from ..protocol.bounds import WIRE_FACTOR
+from ..protocol.bounds import TEXT_FACTOR, WIRE_FACTOR
 from ..protocol.cache import SmallMap
 from ..protocol.fields import CONTROL_ID, batch_conn_ids
 from ..protocol.framing import FramingError, check_framing
@@ -157,7 +157,9 @@ class Intake:
                 # Of a WebSocket every frame repeats the handshake's headers (probed), so also of these.
                 request.replace_headers(without(request.raw, NAMES))
             request.life = life
-            self._on_special(request)
+            head = len(message) - len(request.body)  # before it is inflated
+            if self._on_special(request):
+                self.inbox.put(self._connection, request, head * WIRE_FACTOR + len(request.body) * TEXT_FACTOR)
         elif (
             not request.plain or b"content-length" in raw or "content-length" in raw or life.uploads.begun
         ) and not self._admit(request, marked):
@@ -253,12 +255,13 @@ class Intake:
 
     # -- what is not plain HTTP --------------------------------------------------------------------------------------
 
-    def _on_special(self, request: Request) -> None:
+    def _on_special(self, request: Request) -> bool:
+        """Returns whether it is a WebSocket's message for the application."""
         method = request.method
         # Each word is believed only with what Mongrel2 writes next to it and no client can: names in upper case.
         if method == Kind.WEBSOCKET and request.has("FLAGS"):
-            self._sessions.message(request)
-        elif method == Kind.WEBSOCKET_HANDSHAKE and all(request.has(name) for name in _HANDSHAKE_HEADERS):
+            return self._sessions.message(request)
+        if method == Kind.WEBSOCKET_HANDSHAKE and all(request.has(name) for name in _HANDSHAKE_HEADERS):
             if self._admit(request):
                 self._on_handshake(request)
         elif method in (Kind.JSON, Kind.XML) and not request.has("VERSION"):
@@ -274,7 +277,7 @@ class Intake:
                 if last is not None:
                     last.granted = 0 if request.has("UPLOAD_STREAM_DONE") else last.granted - len(request.body)
                 elif self._scatters:
-                    return  # of a request that another process has refused
+                    return False  # of a request that another process has refused
                 self.emit(request)
         else:
             # An HTTP request whose method is a word of ours: it must not look like an event to the application.
@@ -282,6 +285,7 @@ class Intake:
                 "%s: connection %s sent the METHOD %s over HTTP", self._link.sender, request.conn_id, request.method
             )
             self._answers.at_once(request, 501)
+        return False
 
     def _on_handshake(self, request: Request) -> None:
         # Held ones are open requests, too, so that any HTTP answer refuses them in its turn.

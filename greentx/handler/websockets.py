@@ -191,18 +191,24 @@ class WebSockets:
 
     # -- what comes in -----------------------------------------------------------------------------------------------
 
-    def message(self, request: Request) -> None:
-        """A frame, or a whole message that the server joined (METHOD ``WEBSOCKET`` with FLAGS)."""
+    def message(self, request: Request) -> bool:
+        """A frame, or a whole message that the server joined (METHOD ``WEBSOCKET`` with FLAGS).
+
+        Returns whether the caller is to emit it as an event. It knows what that takes.
+        """
         entry = self._registry.get(request.sid)
         if entry is None:
             self._openings.message(request)
-            return
+            return False
         step = self._machine.message(entry, request)
         # What carry_out() would do, without calling it: nearly every message comes this way.
         if step is DELIVER:
-            (entry.on_event or self._emit)(request)
+            if entry.on_event is None:
+                return True
+            entry.on_event(request)
         elif step is not NOTHING:
             self._established.carry_out(entry, step, request)
+        return False
 
     def gone(self, request: Request) -> bool:
         """The server's notice: this client has disconnected. Returns whether it was a WebSocket of ours."""

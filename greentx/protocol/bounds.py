@@ -22,7 +22,16 @@ from typing import Final
 
 from .request import Request
 
-__all__ = ["MAX_PENDING_BYTES", "MAX_QUEUE_BYTES", "MESSAGE_BYTES", "WIRE_FACTOR", "Queued", "Share", "size_of"]
+__all__ = [
+    "MAX_PENDING_BYTES",
+    "MAX_QUEUE_BYTES",
+    "MESSAGE_BYTES",
+    "TEXT_FACTOR",
+    "WIRE_FACTOR",
+    "Queued",
+    "Share",
+    "size_of",
+]
 
 #: The defaults.
 MAX_QUEUE_BYTES: Final = 16 * 1024 * 1024
@@ -33,6 +42,9 @@ MESSAGE_BYTES: Final = 128
 
 #: What a request may take in memory for each byte on the wire, at the most: one of many headers of some bytes each.
 WIRE_FACTOR: Final = 64
+
+#: What a byte of a WebSocket's message may take, at the most: itself, and a character of text as long as the longest.
+TEXT_FACTOR: Final = 5
 
 # Of a Request, and of each header in its dict.
 _REQUEST_BYTES: Final = 512
