@@ -41,6 +41,40 @@ def put(flow, data, conn_id="1"):
 # -- the place in an outbox --------------------------------------------------------------------------------------------
 
 
+def test_one_large_message_at_a_time_goes_without_an_outbox():
+    """The next one goes when the browser should have read it; the outbox that it gets before knows of the first."""
+    flow = Flow()
+    assert not flow.allows("1", LARGE)
+    assert flow.allows_large("1", LARGE, 5.0)
+    assert not flow.allows_large("1", LARGE, 5.0)
+    assert flow.allows_large("1", LARGE, 5.0 + LARGE / READ_RATE)
+    put(flow, bytes(LARGE))
+    assert flow.outboxes["1"].under_way(5.0) == 1
+    assert flow.allows_large("2", LARGE, 5.0)
+    assert not flow.forget("2")
+    assert flow.allows_large("2", LARGE, 5.0)
+    assert flow.lose() == 1
+    assert flow.allows_large("2", LARGE, 5.0)
+
+
+def test_what_was_read_is_not_remembered_for_good():
+    """Of many connections that got one large message each those are forgotten that have read it."""
+    flow = Flow(burst=2)
+    for number in range(5000):
+        assert flow.allows_large(str(number), LARGE, float(number))
+    assert flow.allows_large("0", LARGE, 5000.0)
+
+
+def test_credits_say_what_may_go_also_of_a_large_message():
+    """Where there are credits nothing is estimated; nor where the count of messages is used up."""
+    flow = Flow()
+    flow.set_flow_control(True)
+    assert not flow.allows_large("1", LARGE, 5.0)
+    flow = Flow(burst=1)
+    assert flow.allows("1", 1)
+    assert not flow.allows_large("1", LARGE, 5.0)
+
+
 @pytest.mark.parametrize(
     ("window", "sent", "withdrawn", "left"),
     [

@@ -74,7 +74,8 @@ class Writer:
         self.paced = True
         self.failure: Exception | None = None
 
-    def write(self, sender: str, conn_id: str, data: bytes, *, wait: bool = True) -> None:
+    def write(self, sender: str, conn_id: str, data: bytes, *, head: bytes = b"", wait: bool = True) -> None:
+        data = head + data
         self.write_many(sender, [conn_id], data)
 
     def write_many(self, sender: str, conn_ids: list[str], data: bytes) -> list[str]:

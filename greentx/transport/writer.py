@@ -20,7 +20,7 @@ from time import monotonic
 
 import gevent
 
-from ..protocol.flow import BURST, DEFAULT_BOUNDS, OUTBOX_LIMIT, Bounds, Flow, Hearing, Listening
+from ..protocol.flow import BURST, DEFAULT_BOUNDS, LARGE, OUTBOX_LIMIT, Bounds, Flow, Hearing, Listening
 from ..protocol.replies import build_control_reply
 from .context import Context
 from .outflow import Outflow, Placed
@@ -154,8 +154,8 @@ class Writer:
             part.endpoint = endpoint
         self.pipe.connect(endpoint, self.dial)
 
-    def write(self, sender: str, conn_id: str, data: bytes, *, wait: bool = True) -> None:
-        """Send *data* to one browser, or put it behind what waits for it. *data* is not empty.
+    def write(self, sender: str, conn_id: str, data: bytes, *, head: bytes = b"", wait: bool = True) -> None:
+        """Send *head* and *data* to one browser, or put them behind what waits for it. They are not both empty.
 
         It gets its place in the order of all calls at once. Then this greenlet is blocked while the pipe to the server
         is full, or while more than :data:`OUTBOX_LIMIT` bytes wait for this browser; with *wait* false it never blocks,
@@ -169,9 +169,15 @@ class Writer:
         """
         prefix = self._prefixes.get(sender) or self._listening.prefix(sender)
         flow = self.flow
-        if conn_id not in flow.outboxes and flow.allows(conn_id, len(data)):
-            # What build_reply() would build, checked already: nearly every answer comes this way.
-            message = b"%b %d:%b, %b" % (prefix, len(conn_id), conn_id.encode(), data)
+        size = len(head) + len(data)
+        if conn_id not in flow.outboxes and (
+            flow.allows(conn_id, size)
+            # At a full pipe a large one waits where it is counted.
+            or (size >= LARGE and not self.pipe.line.turns and flow.allows_large(conn_id, size, monotonic()))
+        ):
+            # What build_reply() would build, checked already: nearly every answer comes this way. Built in one go, as
+            # data may be large.
+            message = b"%b %d:%b, %b%b" % (prefix, len(conn_id), conn_id.encode(), head, data)
             pipe = self.pipe
             batch = pipe.batch
             turn = None
@@ -183,10 +189,10 @@ class Writer:
             if flow.pacer.due:
                 self._outflow.ask_if_due()
             if turn is not None and wait:
-                self._outflow.wait_for(turn, (conn_id,), len(data))
+                self._outflow.wait_for(turn, (conn_id,), size)
         # Without a server no outbox is made: nothing of it may come out in the next life.
         elif self.pipe.live:
-            self._outflow.put(prefix, conn_id, data, wait=wait)
+            self._outflow.put(prefix, conn_id, head + data if head else data, wait=wait)
         else:
             self._drops.one(data)
 

@@ -6,11 +6,19 @@ from collections import deque
 
 from .limits import LARGE, OUTBOX_LIMIT, READ_RATE, ROOM
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "reading_seconds"]
+
+
+def reading_seconds(size: int) -> float:
+    """Return in how many seconds a browser should read a message of *size* bytes, by our estimate."""
+    return size / READ_RATE
 
 
 class Outbox:
     """What waits for one connection, in order.
+
+    Args:
+        read_at: When the browser should have read the large message that it was sent before; ``None``: it has.
 
     Attributes:
         head: What a message to this connection begins with; alone it closes the connection.
@@ -43,7 +51,9 @@ class Outbox:
         "window",
     )
 
-    def __init__(self, head: bytes, window: int | None = None, confirmed: int = 0) -> None:
+    def __init__(
+        self, head: bytes, window: int | None = None, confirmed: int = 0, read_at: float | None = None
+    ) -> None:
         self.head = head
         self._parts: deque[bytes | memoryview] = deque()
         # The place of the first part; places are numbers that only grow, so that each stays with its part.
@@ -62,14 +72,14 @@ class Outbox:
         # Places and bytes of what makes up `unthrottled`, in order.
         self._unthrottled: deque[tuple[int, int]] = deque()
         # When the browser should have read each of the large messages that were sent, by our estimate.
-        self._estimates: deque[float] = deque()
+        self._estimates: deque[float] = deque(() if read_at is None else (read_at,))
 
     def estimate(self, size: int, now: float) -> None:
         """A message of *size* bytes was sent, without flow control: if it is a large one, keep account of it."""
         if size >= LARGE:
             # The browser reads one after the other; an idle one begins now.
             begins = max(now, self._estimates[-1]) if self._estimates else now
-            self._estimates.append(begins + size / READ_RATE)
+            self._estimates.append(begins + reading_seconds(size))
 
     def under_way(self, now: float) -> int:
         """Return how many large messages the browser should not have read yet."""
