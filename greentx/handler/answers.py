@@ -89,7 +89,11 @@ class Answers:
 
     def run_for(self, request: Request, function: Callable[..., object], *arguments: object) -> None:
         """As :meth:`run`, where *request* is not from a life that has ended by the time of the call."""
-        self.run(self._run_for, request, function, *arguments)
+        # What run() and is_ours() do, without calling them: each message of a WebSocket is answered this way.
+        if native_thread_id() != self._thread_id or not self._context.open or self._link.stopped:
+            self.run(self._run_for, request, function, *arguments)
+        elif request.life is self._link.life or self.is_ours(request):
+            function(*arguments)
 
     def _run_for(self, request: Request, function: Callable[..., object], *arguments: object) -> None:
         if self.is_ours(request):

@@ -373,8 +373,8 @@ class Connection(AbstractContextManager["Connection"]):
         A close frame (opcode 8, *body* its payload) begins the closing handshake. One that has gone is ignored. An
         *opcode* of ``None``, as ``req.opcode`` is where *req* is not a message, sends text.
         """
-        sender, conn_ids = _check(self, req.sender), [req.conn_id]
-        self.answers.run_for(req, self.deliveries.frame, sender, conn_ids, _as_bytes(body), opcode, rsvd)
+        payload = body if body.__class__ is bytes else _as_bytes(body)
+        self.answers.run_for(req, self.deliveries.reply_frame, req, payload, opcode, rsvd)
 
     def close(self, req: Request) -> None:
         """Close the browser's connection behind what was written to it; a WebSocket gets a close frame (1000) first."""

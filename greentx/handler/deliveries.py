@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 from ..errors import LocalProtocolError, RemoteProtocolError
-from ..protocol.fields import batch_conn_ids
+from ..protocol.fields import batch_conn_ids, check_sender
 from ..protocol.request import Request
 from ..protocol.websocket.frames import Opcode, build_frame, parse_close
 from .answers import HTTP, Answers
@@ -22,6 +22,9 @@ from .websockets import WebSockets
 __all__ = ["Deliveries"]
 
 log = logging.getLogger("greentx.connection")
+
+# A plain number: a look into an enum class costs more than the comparison, for each message that is sent.
+_CLOSE = int(Opcode.CLOSE)
 
 
 class Deliveries:
@@ -174,6 +177,15 @@ class Deliveries:
         life.uploads.forget(conn_id)
         self._writer.forget(conn_id)
         self._sessions.cancelled((sender, conn_id))
+
+    def reply_frame(self, request: Request, payload: bytes, opcode: int | None, rsvd: int) -> None:
+        """Send one frame to the WebSocket of *request*, ``None`` is text; call it by ``Answers.run_for``."""
+        sender, conn_id = request.sender, request.conn_id
+        entry = self._registry.get((sender, conn_id))
+        if entry is None or opcode is None or opcode == _CLOSE:
+            self.frame(check_sender(sender, mongrel2=not self._link.stand_in), [conn_id], payload, opcode, rsvd)
+        else:
+            self._sessions.send_to(entry, payload, opcode, rsvd)
 
     def frame(self, sender: str, conn_ids: list[str], payload: bytes, opcode: int | None, rsvd: int) -> None:
         """Send one frame to many WebSockets, ``None`` is text; call it by ``Answers.run``."""

@@ -154,7 +154,7 @@ class WebSocket:
     def _send(self, payload: bytes, opcode: int) -> None:
         self._check_open()
         try:
-            self.conn.sessions.send([self._entry], payload, opcode)
+            self.conn.sessions.send_to(self._entry, payload, opcode)
         except ConnectionClosed:
             self._check_open()  # it knows code and reason
             raise

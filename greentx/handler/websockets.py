@@ -15,7 +15,7 @@ from ..errors import GreentxError
 from ..protocol.bounds import Queued
 from ..protocol.flow import SLOW_POLICIES
 from ..protocol.request import Request
-from ..protocol.websocket.frames import CloseCode, Opcode, build_close, build_frame
+from ..protocol.websocket.frames import CloseCode, Opcode, build_close, build_frame, build_head
 from ..protocol.websocket.handshake import Accepted, Handshake, Refused
 from ..protocol.websocket.machine import DELIVER, MAX_CLOSE_REASON, NOTHING, PING_PAYLOAD, Machine, allowed_bits, pack
 from ..protocol.websocket.registry import OPEN, Entry, Registry, Sid
@@ -256,16 +256,19 @@ class WebSockets:
 
         Raises ``LocalProtocolError`` for a frame that RFC 6455 does not allow.
         """
-        if len(entries) != 1:
+        if len(entries) == 1:
+            self.send_to(entries[0], payload, opcode, rsvd)
+        else:
             self.broadcast(entries, payload, opcode, rsvd).wait()
-            return
-        entry = entries[0]
+
+    def send_to(self, entry: Entry, payload: bytes, opcode: int, rsvd: int = 0) -> None:
+        """As :meth:`send` to a single one."""
         if entry.state != OPEN:
             return
         sender, conn_id = entry.sid
         deflate = entry.deflate
         if deflate is None or rsvd or opcode not in (_TEXT, _BINARY):
-            self._writer.write(sender, conn_id, build_frame(payload, opcode, rsvd))
+            self._writer.write(sender, conn_id, payload, head=build_head(len(payload), opcode, rsvd))
             return
         # See deflate.reset_encoder(): forgetting is allowed at any time, and costs some bytes only.
         if self._writer.pipe_full:
@@ -275,7 +278,8 @@ class WebSockets:
         # Compressed before this greenlet may wait, and written without a switch between: the order of the window.
         data, is_compressed = deflate.encode(payload)
         try:
-            self._writer.write(sender, conn_id, build_frame(data, opcode, 4 if is_compressed else 0))
+            head = build_head(len(data), opcode, 4 if is_compressed else 0)
+            self._writer.write(sender, conn_id, data, head=head)
         except BaseException:  # also killed while it waited; raised again
             deflate.reset_encoder()  # the peer may not have got what the context now refers to
             raise

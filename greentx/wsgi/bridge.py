@@ -192,7 +192,7 @@ class Bridge:
                 code, reason = parse_close(message.payload)
                 self._connection.sessions.close(entry, code if message.payload else None, reason)
             else:
-                self._connection.sessions.send([entry], message.payload, message.opcode, message.rsvd)
+                self._connection.sessions.send_to(entry, message.payload, message.opcode, message.rsvd)
 
     # -- to the library --------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ __all__ = [
     "build_close",
     "build_flags",
     "build_frame",
+    "build_head",
     "is_valid_close_code",
     "parse_close",
     "parse_flags",
@@ -138,12 +139,25 @@ def build_frame(
 
     Source: RFC 6455, sections 5.2 and 5.5.
     """
+    head = build_head(len(payload), opcode, rsvd, fin=fin, masked=mask is not None)
+    if mask is None:
+        return head + payload
+    if len(mask) != 4:
+        raise LocalProtocolError(f"mask is {len(mask)} bytes, a masking key has 4")
+    return b"".join((head, mask, apply_mask(payload, mask)))
+
+
+def build_head(length: int, opcode: int, rsvd: int = 0, *, fin: bool = True, masked: bool = False) -> bytes:
+    """Build what a frame begins with, for a payload of *length* bytes: all of :func:`build_frame` in front of the mask.
+
+    Raises:
+        LocalProtocolError: As :func:`build_frame`.
+    """
     # Nearly all frames; a reserved opcode is not among the heads, and goes on to be refused below.
-    length = len(payload)
-    if length < 126 and fin and not rsvd and mask is None:
+    if length < 126 and fin and not rsvd and not masked:
         heads = _SHORT_HEADS.get(opcode)
         if heads is not None:
-            return heads[length] + payload
+            return heads[length]
     if opcode not in _OPCODES:
         raise LocalProtocolError(f"opcode is {opcode!r}: RFC 6455 has 0, 1, 2, 8, 9 and 10")
     if not 0 <= rsvd <= 7:
@@ -156,18 +170,12 @@ def build_frame(
             raise LocalProtocolError("a control frame cannot be a fragment: leave fin true")
     # Each length has one form, the shortest (section 5.2).
     first = fin << 7 | rsvd << 4 | opcode
-    masked = 0 if mask is None else 0x80
+    bit = masked << 7
     if length < 126:
-        head = bytes((first, masked | length))
-    elif length < 0x10000:
-        head = bytes((first, masked | 126, length >> 8, length & 0xFF))
-    else:
-        head = bytes((first, masked | 127)) + length.to_bytes(8, "big")
-    if mask is None:
-        return head + payload
-    if len(mask) != 4:
-        raise LocalProtocolError(f"mask is {len(mask)} bytes, a masking key has 4")
-    return b"".join((head, mask, apply_mask(payload, mask)))
+        return bytes((first, bit | length))
+    if length < 0x10000:
+        return bytes((first, bit | 126, length >> 8, length & 0xFF))
+    return bytes((first, bit | 127)) + length.to_bytes(8, "big")
 
 
 def apply_mask(payload: bytes, mask: bytes) -> bytes:
@@ -484,7 +492,7 @@ def validate_message(
     if opcode != _TEXT:
         return payload, None
     try:
-        return payload, str(payload, "utf-8")
+        return payload, payload.decode()
     except UnicodeDecodeError as error:
         raise RemoteProtocolError(
             f"text message is not UTF-8: {error.reason} at byte {error.start}", close_code=_INVALID_DATA

@@ -53,7 +53,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ...errors import RemoteProtocolError
 from ..http1_parser import parse_head
@@ -209,9 +209,8 @@ class Machine:
             return self._raw_message(entry, request)
         # A client's own header of that name is in lower case (probed), so this is the server's. One that is missing
         # is a fault as any other.
-        flags = request.header("FLAGS")
         try:
-            opcode, rsvd = parse_flags(flags if isinstance(flags, str) else "")
+            opcode, rsvd = parse_flags(_flags(request))
             # After our close frame only the answer to it, and pongs, are of interest: nobody reads data any more, and
             # answering a ping would send a frame behind a close frame (RFC 6455, section 5.5.1).
             if entry.state != OPEN and (entry.state == CLOSED or opcode not in (_CLOSE, _PONG)):
@@ -237,9 +236,8 @@ class Machine:
         body = request.body
         bits = entry.allowed_bits
         limit = self.max_size
-        flags = request.header("FLAGS")
         try:
-            opcode, rsvd = parse_flags(flags if isinstance(flags, str) else "")
+            opcode, rsvd = parse_flags(_flags(request))
             # A close frame has no reserved bits in any extension.
             if opcode == _CLOSE:
                 validate_message(opcode, rsvd, body, max_size=None)
@@ -286,9 +284,8 @@ class Machine:
         if not self.shared:
             # A process that has gone let it in: the client has to connect again.
             return Step(frame=close_frame(CloseCode.SERVICE_RESTART), hang_up=True)
-        flags = request.header("FLAGS")
         try:
-            opcode, rsvd = parse_flags(flags if isinstance(flags, str) else "")
+            opcode, rsvd = parse_flags(_flags(request))
         except RemoteProtocolError:
             # Not worth an entry that would only be failed.
             opcode, rsvd = _CLOSE, 0
@@ -403,6 +400,12 @@ def _reads(entry: Entry, confirmed: int | None) -> bool:
     # Remembered at each look, as only what was read since the last one counts.
     before, entry.confirmed = entry.confirmed, confirmed
     return confirmed != before
+
+
+def _flags(request: Request) -> Any:
+    """Return the FLAGS of a message as they were sent: bytes, text, or what :func:`parse_flags` refuses."""
+    flags = request.raw.get(b"FLAGS")
+    return request.raw.get("FLAGS", "") if flags is None else flags
 
 
 def _pong(payload: bytes) -> Step:
