@@ -62,6 +62,8 @@ class Incoming:
 
     Attributes:
         socket: To receive from.
+        has_message: ``has_message()`` returns whether there is something to receive; asking uses up what the descriptor
+            had to tell. Not to be called once it is closed.
         watching: *on_message* is called for messages, too; see :meth:`watch`.
         contact: What is known of its connection; ``None`` where it is bound.
     """
@@ -87,6 +89,7 @@ class Incoming:
         self._leave_by: float | None = None
         self._sent = False
         self.socket = context.socket(kind)
+        self.has_message = context.asks(self.socket)
         if kind == zmq.PULL:
             self.socket.setsockopt(zmq.RCVHWM, _MAX_RECEIVED)
         if security is not None:
@@ -139,10 +142,6 @@ class Incoming:
             return False
         self._sent = True
         return True
-
-    def has_message(self) -> bool:
-        """Return whether there is something to receive. Asking uses up what the descriptor had to tell."""
-        return self._context.has_message(self.socket)
 
     def watch(self) -> None:
         """Have *on_message* called again, after :meth:`unwatch`."""

@@ -73,6 +73,9 @@ class ContactState(Enum):
     LOST = "the connection has ended"
 
 
+_ENDS = frozenset({ContactState.REFUSED, ContactState.FOREIGN, ContactState.LOST})
+
+
 class Contact:
     """The connection of a socket that connects.
 
@@ -88,12 +91,15 @@ class Contact:
 
     Attributes:
         state: How far it has got.
+        over: An attempt has failed, or the connection has ended.
         peer: The number of the connection's descriptor, which is ZeroMQ's, and its inode, by which it is known again;
             ``None`` before there is one.
     """
 
     def __init__(self, context: Context, socket: zmq.Socket[bytes], on_change: Callable[[], None]) -> None:
         self.state = ContactState.CONNECTING
+        # An attribute, since the receiver asks with each batch.
+        self.over = False
         self.peer: tuple[int, int] | None = None
         self._on_change = on_change
         self._monitor = Monitor(context, socket, _EVENTS, self._feed)
@@ -102,11 +108,6 @@ class Contact:
     def connected(self) -> bool:
         """The other side is the right kind of socket, and there."""
         return self.state is ContactState.CONNECTED
-
-    @property
-    def over(self) -> bool:
-        """An attempt has failed, or the connection has ended."""
-        return self.state in (ContactState.REFUSED, ContactState.FOREIGN, ContactState.LOST)
 
     def close(self) -> None:
         """Hear no more; safe to call twice."""
@@ -131,6 +132,7 @@ class Contact:
         else:
             self.state = ContactState.FOREIGN
         if self.state is not before:
+            self.over = self.state in _ENDS
             self._on_change()
 
 

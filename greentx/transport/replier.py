@@ -68,6 +68,7 @@ class Replier:
             access.apply(context, self._socket)
         self.endpoint = context.bind(self._socket, endpoint)
         self._changed = Event()
+        self._has_message = context.asks(self._socket)
         self._watcher = context.watch(self._socket, self._on_change)
         self._keeper = Supervised(name, self._run, on_failure=self._answer_what_failed, retry=_RETRY_SECONDS)
 
@@ -89,7 +90,7 @@ class Replier:
 
     def _on_change(self) -> None:
         # Asking re-arms the descriptor, which would otherwise wake the hub again and again during a long answer.
-        if self._context.has_message(self._socket):
+        if self._has_message():
             self._changed.set()
 
     def _run(self) -> None:

@@ -26,14 +26,14 @@ class Subscriptions:
 
     def __init__(self, context: Context, socket: zmq.Socket[bytes], on_message: Callable[[bytes], None]) -> None:
         self.looked_at = float("-inf")
-        self._context = context
         self._socket = socket
+        self._has_message = context.asks(socket)
         self._on_message = on_message
 
     def have_come(self) -> bool:
         """Return whether there are any to read. Asking uses up what the socket's descriptor had to tell."""
         self.looked_at = monotonic()
-        return self._context.has_message(self._socket)
+        return self._has_message()
 
     def read(self) -> None:
         """Read all that there are."""
