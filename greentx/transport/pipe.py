@@ -24,14 +24,15 @@ __all__ = ["BATCH_SECONDS", "LAST_OF_BATCH", "Drops", "Pipe"]
 
 log = logging.getLogger("greentx.transport")
 
-# Messages that go to ZeroMQ together where many are sent at once. Each first one wakes its I/O thread, which costs more
-# than all the rest of a reply.
+# Messages that go to ZeroMQ together where many are sent in one round of the hub. Each first one wakes ZeroMQ's I/O
+# thread, which costs more than all the rest of a reply.
 _BATCH = 64
 
 #: So many messages may be kept for others; the next one sends them all.
 LAST_OF_BATCH = _BATCH - 1
 
-#: So long after the last ones a message is not kept for others, so that it does not wait for a greenlet that computes.
+#: So long a message is kept for others that are sent in the same round of the hub. Where that took longer the last
+#: time, its first message is not kept at all: it does not wait for greenlets that compute.
 BATCH_SECONDS = 0.0005
 
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -39,9 +40,10 @@ _NOBLOCK = int(zmq.NOBLOCK)
 # Bytes of what a server subscribes to: its recv_ident, if it has one.
 _MAX_SUBSCRIPTION = 65536
 
-# After so long without a look at what the server says it is looked at before anything is sent: the hub may have been
-# kept from running, and the server have been restarted, which takes ZeroMQ twice as long as this to connect to again.
-_LOOK_SECONDS = 0.05
+# How old a look at what the server says may be when something is sent, and how soon it is looked at afterwards: sending
+# may use up what the descriptor would have told us. A server that is restarted is there again after 0.1 s, ZeroMQ's
+# pause between two connections.
+_LOOK_SECONDS = 0.005
 
 # While a pipe is full: how often to look without being told. libzmq's descriptor tells; pyzmq does not rely on it.
 _BLOCKED_POLL_SECONDS = 0.1
@@ -99,7 +101,7 @@ class Pipe:
         live: The server is there. Without one nothing is sent.
         line: What waits for room.
         batch: What was sent lately and is not with ZeroMQ yet; not empty only where the line is empty.
-        sent_at: When the last ones went to ZeroMQ (``time.monotonic()``).
+        since: From when on :data:`BATCH_SECONDS` count for it (``time.monotonic()``).
         sent: How many messages ZeroMQ accepted.
         connecting: What is known of its connection.
         send_now: ``send_now(message, flags)`` hands one message to ZeroMQ; raises ``zmq.Again`` where it has no room.
@@ -118,12 +120,15 @@ class Pipe:
         self.line = Line()
         self.batch: list[bytes] = []
         self.sent = 0
-        self.sent_at = float("-inf")
+        self.since = float("-inf")
         self._context = context
         self._on_drop = on_drop
         self._dequeue = dequeue
         self._on_room = on_room
-        self._checking = False
+        # The round of the hub in which something is sent: when it began, and whether its end was awaited already.
+        self._began = 0.0
+        self._in_round = False
+        self._keeps_first = False
         socket = context.socket(zmq.XPUB, max_message=_MAX_SUBSCRIPTION)
         # A subscription to what is subscribed already is reported too: another server has taken over.
         socket.setsockopt(zmq.XPUB_VERBOSE, 1)
@@ -135,6 +140,7 @@ class Pipe:
         self.send_now = super(zmq.Socket, socket).send
         self.connecting = Connecting(context, socket, self.check)
         self._poll_timer: Any = context.timer(_BLOCKED_POLL_SECONDS, _BLOCKED_POLL_SECONDS)
+        self._look_timer: Any = context.timer(_LOOK_SECONDS, _LOOK_SECONDS)
 
     def connect(self, endpoint: str, dial: Dial | None = None) -> None:
         """Connect, now and whenever the connection is lost. Raises ``TransportError`` for a bad endpoint."""
@@ -160,13 +166,15 @@ class Pipe:
         batch = self.batch
         batch.append(message)
         now = monotonic()
-        if len(batch) < _BATCH and now - self.sent_at < BATCH_SECONDS:
-            self._look_after_send()
+        if not self._in_round:
+            self._in_round = True
+            self._began = self.since = now
+            self._context.hub.loop.run_callback(self._end_round)
+            if self._keeps_first:
+                return None
+        elif len(batch) < _BATCH and now - self.since < BATCH_SECONDS:
             return None
-        # Where the server has gone its life ends here: what was to be sent is dropped.
-        if now - self._subscriptions.looked_at > _LOOK_SECONDS and self._subscriptions.have_come():
-            self._subscriptions.read()
-        self.send_batch()
+        self._look_and_send(now)
         # The message was the last of the batch, so its turn is the last one.
         turns = self.line.turns
         return turns[-1] if turns else None
@@ -190,23 +198,30 @@ class Pipe:
             # Also where a signal strikes: nothing is sent twice, and what was not sent is not forgotten.
             del batch[:sent]
             self.sent += sent
-            self.sent_at = monotonic()
-            self._look_after_send()
+            self.since = monotonic()
+            if not self._look_timer.active:
+                self._look_timer.again(self._look)
 
-    def _look_after_send(self) -> None:
-        """Before the hub sleeps: sending may consume what the descriptor would have told us."""
-        if not self._checking:
-            self._checking = True
-            self._context.hub.loop.run_callback(self._check_after_send)
+    def _look_and_send(self, now: float) -> None:
+        # Where the server has gone its life ends here: what was to be sent is dropped.
+        if now - self._subscriptions.looked_at > _LOOK_SECONDS and self._subscriptions.have_come():
+            self._subscriptions.read()
+        self.send_batch()
 
-    def _check_after_send(self) -> None:
+    def _end_round(self) -> None:
+        """In the hub, when all ran that were ready as the first message was sent."""
         if not self._context.open or self._socket.closed:
             return
-        self._checking = False
-        if self._subscriptions.have_come():
-            self.check()  # first: the server may have gone, and what is sent to nobody is not counted as dropped
+        self._in_round = False
+        now = monotonic()
+        self._keeps_first = now - self._began < BATCH_SECONDS
         if self.batch:
-            self.send_batch()
+            self._look_and_send(now)
+
+    def _look(self) -> None:
+        self._look_timer.stop()
+        if self._context.open and not self._socket.closed and self._subscriptions.have_come():
+            self.check()
 
     def check(self) -> None:
         """Read what the server has said by now, then send what waits for room. Never blocks; the hub calls it, too."""
@@ -243,7 +258,8 @@ class Pipe:
         if self.batch and self._context.open:
             self.send_batch()
         self.connecting.stop()
-        self._context.unwatch(self._poll_timer)
+        for timer in (self._poll_timer, self._look_timer):
+            self._context.unwatch(timer)
 
     def close(self, linger: float) -> None:
         """Close the socket; what ZeroMQ accepted goes out in the background, within *linger* seconds."""

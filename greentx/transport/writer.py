@@ -181,7 +181,7 @@ class Writer:
             pipe = self.pipe
             batch = pipe.batch
             turn = None
-            if 0 < len(batch) < LAST_OF_BATCH and monotonic() - pipe.sent_at < BATCH_SECONDS:
+            if 0 < len(batch) < LAST_OF_BATCH and monotonic() - pipe.since < BATCH_SECONDS:
                 batch.append(message)  # what pipe.send() would do, without the call
             else:
                 turn = pipe.send(message)
