@@ -24,7 +24,6 @@ import contextlib
 import importlib.metadata
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -33,9 +32,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from _common import about, child_of, cpu_us
 from _websocket_clients import Clients, Failed, Frame, frames
 from _websocket_servers import SERVERS
-from bench_wsgi import child_of, commit, cpu_us
 
 PROGRAM = Path(__file__).with_name("_websocket_servers.py")
 START_SECONDS = 30.0
@@ -350,32 +349,19 @@ def arguments() -> argparse.Namespace:
     return found.parse_args()
 
 
-def versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for name in ("greentx", "gevent", "pyzmq", "gevent-websocket", "websockets"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
-
-
 def main() -> None:
     options = arguments()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     figures = measure(options)
-    about = {
+    said = {
         "benchmark": "websocket",
         **{name: getattr(options, name) for name in ("count", "rounds", "traffic")},
         "idle_connections": options.idle,
         "recipients": options.broadcast,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "commit": commit(),
-        "versions": versions(),
+        **about("gevent", "pyzmq", "gevent-websocket", "websockets"),
     }
-    print(json.dumps({**about, **figures}))
+    print(json.dumps({**said, **figures}))
 
 
 if __name__ == "__main__":
