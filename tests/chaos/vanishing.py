@@ -106,7 +106,8 @@ def _open_requests(rig: Rig) -> int:
     return sum(one["open_requests"] for one in status["connections"]) if status is not None else -1
 
 
-@scenario(requests=120, flow_control="1")
+# Of the short form only what holds up others for good is looked for: its machine is busy with other tests.
+@scenario(requests=120, flow_control="1", most_ms=300.0)
 def never_reading(
     run: Run,
     *,
