@@ -137,6 +137,7 @@ class Connection(AbstractContextManager["Connection"]):
             shared.options,
             shared.queued,
             lambda request: self.intake.emit_websocket(request),
+            ended=lambda request: self.intake.websocket_ended(request),
             name=f"sender {self.sender}",
         )
         self.orphans: Orphans | None = None

@@ -18,7 +18,7 @@ from ..errors import ConnectionClosed, GreentxError
 from ..protocol.kinds import NO_ANSWER, SOCKETS, WEBSOCKETS, Kind
 from ..protocol.request import Request
 from ..protocol.websocket.frames import CloseCode
-from ..protocol.websocket.registry import Entry, Sid
+from ..protocol.websocket.registry import Sid
 from .connection import Connection
 from .schedule import Job, Schedule
 from .shared import Shared
@@ -63,6 +63,9 @@ class Dispatcher:
     ) -> None:
         self._handler = _refuse if handler is None else handler
         self._websockets = None if websocket is None else _WebSockets(shared, websocket)
+        self._receivers = shared.websocket_receivers
+        if self._websockets is not None:
+            self._receivers.append(self._websockets.receive)
         self._ended = False
         self._pools = shared.pools
         self._limit, self._byte_limit = shared.inbox.limit, shared.inbox.byte_limit
@@ -160,11 +163,16 @@ class Dispatcher:
 
     def stop(self) -> None:
         """Begin nothing more; handlers that run go on."""
+        self._receive_no_more()
         self.requests.stop()
         self.news.stop()
         for jobs in (self.requests.jobs, self.news.jobs):
             if jobs in self._pools:
                 self._pools.remove(jobs)
+
+    def _receive_no_more(self) -> None:
+        if self._websockets is not None and self._websockets.receive in self._receivers:
+            self._receivers.remove(self._websockets.receive)
 
     def kill(self, timeout: float) -> int:
         """End all handlers but this greenlet within *timeout* seconds; clients that wait get a 503.
@@ -173,6 +181,7 @@ class Dispatcher:
             How many there were, running or waiting.
         """
         self._ended = True
+        self._receive_no_more()
         schedules = (self.requests, self.news)
         jobs = [(schedule, schedule.kill_begun()) for schedule in schedules]
         current = gevent.getcurrent()
@@ -197,12 +206,16 @@ class _WebSockets:
         self._sockets: dict[Sid, WebSocket] = {}
         self._group = Group()
 
+    def receive(self, connection: Connection, request: Request) -> Callable[[Request], None]:
+        """A WebSocket begins with *request*: return what gets all further events of it."""
+        return self._open(connection, request).feed
+
     def dispatch(self, connection: Connection, request: Request) -> None:
-        """Hand an event of a WebSocket on; does not block."""
+        """Hand an event of a WebSocket on that came through the inbox; does not block."""
         sid = (request.sender, request.conn_id)
         entry = request.entry
         if entry is not None:
-            self._open(connection, request, entry)
+            self._sockets[sid] = self._open(connection, request)
             if request.method == Kind.WEBSOCKET_CONNECT:
                 return
         socket = self._sockets.get(sid)
@@ -211,15 +224,14 @@ class _WebSockets:
             entry = self._shared.registry.get(sid)
             if entry is None:
                 return  # let in before serve() was called, and ended since
-            socket = self._open(connection, request, entry)
+            request.entry = entry
+            socket = self._sockets[sid] = self._open(connection, request)
         socket.feed(request)
         if request.method == Kind.WEBSOCKET_CLOSE:
             del self._sockets[sid]
 
-    def _open(self, connection: Connection, request: Request, entry: Entry) -> WebSocket:
-        shared = self._shared
-        socket = WebSocket(connection, entry, request, shared.registry)
-        self._sockets[entry.sid] = socket
+    def _open(self, connection: Connection, request: Request) -> WebSocket:
+        socket = WebSocket(connection, request.entry, request, self._shared.registry)
         self._group.spawn(self._run, socket)
         return socket
 

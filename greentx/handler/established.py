@@ -41,7 +41,7 @@ class Established:
         writer: Where frames go.
         registry: Where live WebSockets are kept, shared by all connection sets.
         machine: The rules.
-        emit: As for :class:`greentx.handler.websockets.WebSockets`.
+        emit, ended: As for :class:`greentx.handler.websockets.WebSockets`.
         close_timeout: Seconds that a client may take to answer our close frame, and to read what is queued before it.
         name: For logs.
 
@@ -58,6 +58,7 @@ class Established:
         machine: Machine,
         emit: Callable[[Request], None],
         *,
+        ended: Callable[[Request], None],
         close_timeout: float,
         name: str,
     ) -> None:
@@ -68,6 +69,7 @@ class Established:
         self._registry = registry
         self._machine = machine
         self._emit = emit
+        self._ended = ended
         self._paths: dict[str, str] = {}
         self._lives_over = 0
         # An eighth of the time is little enough to be late by.
@@ -155,6 +157,7 @@ class Established:
         receive = entry.on_event or self._emit
         # Who receives has the entry, too: in a circle, what still waits there would be kept, and counted, for long.
         entry.on_event = entry.on_pong = None
+        self._ended(event)
         receive(event)
 
     def hang_up(self, sid: Sid) -> None:

@@ -208,12 +208,21 @@ class Intake:
 
     def emit_websocket(self, request: Request) -> None:
         """As :meth:`emit`, for those of WebSockets."""
-        if request.method == Kind.WEBSOCKET_CLOSE:
-            # Its number is another browser's next: nothing may be answered to it.
-            request.life = ENDED
-            for extension in self._extensions:
-                extension.websocket_ended(self._connection, request)
-        self.inbox.put(self._connection, request)
+        receivers = self._shared.websocket_receivers
+        # What a loop of greenlets would do with it, one switch later. From its beginning on, so that nothing is overtaken.
+        if request.entry is not None and receivers:
+            receive = request.entry.on_event = receivers[-1](self._connection, request)
+            if request.method != Kind.WEBSOCKET_CONNECT:
+                receive(request)
+        else:
+            self.inbox.put(self._connection, request)
+
+    def websocket_ended(self, request: Request) -> None:
+        """A WebSocket has ended, as *request* says; whoever receives its events is told afterwards."""
+        # Its number is another browser's next: nothing may be answered to it.
+        request.life = ENDED
+        for extension in self._extensions:
+            extension.websocket_ended(self._connection, request)
 
     def _settled(self, request: Request) -> None:
         for extension in self._extensions:

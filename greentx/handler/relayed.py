@@ -40,7 +40,7 @@ class Relayed:
             entry.mode = RELAYED
             request.entry = entry
         if entry.state == OPEN:  # else closed from here: nobody reads what comes before its end
-            self._emit(request)
+            (entry.on_event or self._emit)(request)
 
     def ended(self, sid: Sid, code: int, reason: str) -> None:
         """That process says that one has ended."""

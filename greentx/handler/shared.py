@@ -95,6 +95,8 @@ class Shared:
         readers: The greenlets that read events, which must not wait for one browser.
         pools: The pools of handlers, in which those that wait for their browsers keep no place.
         extensions: What else works on the messages.
+        websocket_receivers: Called in turn, last first, with each WebSocket that begins, its connection set and event:
+            what it returns gets all that comes from it, past the inbox. Empty: the inbox gets it.
         handshake_events: The application answers the opening handshakes of WebSockets itself.
         upload_store: Where the files of stored uploads are; see :class:`greentx.handler.uploads.Uploads`.
     """
@@ -128,6 +130,7 @@ class Shared:
         self.pools: list[RunningJobs[Any]] = []
         # Empty for nearly everybody: the path of a request asks only whether there is one.
         self.extensions: list[Extension] = []
+        self.websocket_receivers: list[Callable[[Connection, Request], Callable[[Request], None]]] = []
         self.handshake_events = handshake_events
         self.upload_store = upload_store
 

@@ -17,6 +17,7 @@ from ..protocol.kinds import Kind
 from ..protocol.request import Request
 from ..protocol.websocket.frames import CloseCode, Opcode, build_frame
 from ..protocol.websocket.registry import CLOSED, OPEN, Entry, Registry
+from .waiter import Waiter
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -72,14 +73,16 @@ class WebSocket:
         self._entry = entry
         self._registry = registry
         self._share = conn.sessions.queued.share()
-        # Not a gevent Queue, which costs several times as much for each idle WebSocket. What is received is a plain
-        # popleft(), which needs no lock for another native thread either.
-        self._messages: deque[str | bytes] = deque()
-        self._arrived = Event()
+        # Of many WebSockets nearly all are idle, so what one needs then only is there: a gevent Queue, a deque or an
+        # Event each cost more than all the rest. What is received is a plain popleft(), which needs no lock for another
+        # native thread either.
+        self._messages: deque[str | bytes] | None = None
+        self._receivers: tuple[Waiter, ...] = ()
         # Apart from the state: the entry is CLOSED when the end comes, the application may still have messages to read.
-        self._ended = Event()
+        self._has_ended = False
+        self._end: Event | None = None
         # The pings that are out, in order.
-        self._pings: dict[bytes, AsyncResult[float | None]] = {}
+        self._pings: dict[bytes, AsyncResult[float | None]] | None = None
 
     @property
     def closed(self) -> bool:
@@ -101,11 +104,19 @@ class WebSocket:
     @property
     def pending(self) -> int:
         """How many messages wait to be received."""
-        return len(self._messages)
+        return len(self._messages or ())
 
     def on_end(self, callback: Callable[[], object]) -> None:
         """Have *callback* called, in the hub, when the connection has ended; it must not block."""
-        self._ended.rawlink(lambda _: callback())
+        self._end_event().rawlink(lambda _: callback())
+
+    def _end_event(self) -> Event:
+        event = self._end
+        if event is None:
+            event = self._end = Event()
+            if self._has_ended:
+                event.set()
+        return event
 
     def receive(self, timeout: float | None = None) -> str | bytes | None:
         """Return the next message: ``str`` for text, ``bytes`` for binary; ``None`` once the connection has ended.
@@ -115,19 +126,39 @@ class WebSocket:
         Raises:
             TimeoutError: Nothing came for *timeout* seconds.
         """
-        while not self._messages:
-            if self._ended.is_set():
+        while not (messages := self._messages):
+            if self._has_ended:
                 return None
-            # An Event wakes greenlets of its own hub only: another native thread has one of these wait for it.
+            # Greenlets are woken in their own hub only: another native thread has one of these wait for it.
             if not self.conn.answers.in_hub_thread():
                 return self.conn.answers.hand_over(self.receive, timeout)
-            self._arrived.clear()
+            self._messages = None
+            waiter = Waiter()
+            self._receivers += (waiter,)
+            try:
+                waiter.sleep(timeout)
+            except BaseException:  # raised again
+                self._pass_on(waiter)
+                raise
             # A message that came together with the timeout is a message.
-            if not self._arrived.wait(timeout) and not self._messages:
-                raise TimeoutError(f"no message for {timeout} s")
-        message = self._messages.popleft()
+            if not waiter.woken:
+                self._pass_on(waiter)
+                if not self._messages and not self._has_ended:
+                    raise TimeoutError(f"no message for {timeout} s")
+        message = messages.popleft()
         self._share.remove(getsizeof(message) + MESSAGE_BYTES)
         return message
+
+    def _pass_on(self, waiter: Waiter) -> None:
+        """This receiver waits no more, without a message; another one has to have that which it was woken for."""
+        self._receivers = tuple(one for one in self._receivers if one is not waiter)
+        if waiter.woken and self._messages:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._receivers:
+            first, self._receivers = self._receivers[0], self._receivers[1:]
+            first.wake()
 
     def __iter__(self) -> Iterator[str | bytes]:
         """Yield messages until the connection ends."""
@@ -176,9 +207,12 @@ class WebSocket:
             return self.conn.answers.hand_over(self.ping, payload, timeout)
         self._check_open()
         data = urandom(8) if payload is None else _as_payload(payload)
-        if data in self._pings:
+        pings = self._pings
+        if pings is None:
+            pings = self._pings = {}
+        if data in pings:
             raise LocalProtocolError(f"a ping with the payload {data!r} is under way already")
-        answer = self._pings[data] = AsyncResult()
+        answer = pings[data] = AsyncResult()
         started = monotonic()
         try:
             self.conn.answers.run(self._send_ping, build_frame(data, Opcode.PING))
@@ -188,7 +222,7 @@ class WebSocket:
                 raise TimeoutError(f"no pong for {timeout} s")
         finally:
             # Also where it was not answered: its payload may be used again.
-            self._pings.pop(data, None)
+            pings.pop(data, None)
         arrived: float | None = answer.get()
         if arrived is None:
             raise ConnectionClosed(*self._entry.ending)
@@ -213,7 +247,7 @@ class WebSocket:
             return
         # The end comes in any case, by the peer's answer or when close_timeout has passed: nothing else bounds this.
         self.begin_close(code, reason)
-        self._ended.wait()
+        self._end_event().wait()
 
     def begin_close(self, code: int, reason: str = "") -> None:
         """As :meth:`close`, without waiting for the peer."""
@@ -251,25 +285,31 @@ class WebSocket:
             if why:
                 self.conn.sessions.fail(self._entry, CloseCode.TRY_AGAIN_LATER, why)
                 return
+            if self._messages is None:
+                self._messages = deque()
             self._messages.append(message)
-            if not self._arrived.is_set():
-                self._arrived.set()
+            if self._receivers:
+                self._wake()
 
     def end(self) -> None:
         """Nothing more comes: wake the greenlets that wait."""
-        self._ended.set()
-        self._arrived.set()
+        self._has_ended = True
+        if self._end is not None:
+            self._end.set()
+        while self._receivers:
+            self._wake()
         # None stands for the end; a ping that was answered just before keeps its time.
-        for answer in self._pings.values():
+        for answer in (self._pings or {}).values():
             if not answer.ready():
                 answer.set(None)
 
     def _on_pong(self, payload: bytes) -> None:
-        if payload not in self._pings:
+        pings = self._pings
+        if not pings or payload not in pings:
             return
         # A peer that has several pings to answer may answer the last one alone (RFC 6455, section 5.5.3).
         now = monotonic()
-        for sent, answer in list(self._pings.items()):
+        for sent, answer in list(pings.items()):
             if not answer.ready():
                 answer.set(now)
             if sent == payload:
@@ -277,4 +317,4 @@ class WebSocket:
 
     def __repr__(self) -> str:
         state = self._entry.state if self.close_code is None else f"{self._entry.state} {self.close_code}"
-        return f"<WebSocket {self.sid[0]} {self.sid[1]} {self.path}: {state}, {len(self._messages)} messages wait>"
+        return f"<WebSocket {self.sid[0]} {self.sid[1]} {self.path}: {state}, {self.pending} messages wait>"

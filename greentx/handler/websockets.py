@@ -69,6 +69,7 @@ class WebSockets:
         queued: What bounds the messages that wait for one.
         emit: Called with each event for the application: a ``Request`` with METHOD ``WEBSOCKET_CONNECT``, ``WEBSOCKET``
             or ``WEBSOCKET_CLOSE``. Must not block.
+        ended: Called with each ``WEBSOCKET_CLOSE`` before that, whoever receives it. Must not block.
         name: For logs.
 
     Attributes:
@@ -86,6 +87,7 @@ class WebSockets:
         queued: Queued,
         emit: Callable[[Request], None],
         *,
+        ended: Callable[[Request], None] = lambda event: None,
         name: str,
     ) -> None:
         self.options = options
@@ -97,7 +99,14 @@ class WebSockets:
         self._emit = emit
         self._machine = Machine(max_size=options.max_message_size, shared=options.shared)
         self._established = Established(
-            context, writer, registry, self._machine, emit, close_timeout=options.close_timeout, name=name
+            context,
+            writer,
+            registry,
+            self._machine,
+            emit,
+            ended=ended,
+            close_timeout=options.close_timeout,
+            name=name,
         )
         self._openings = Openings(
             self._established,
