@@ -86,21 +86,21 @@ class Dispatcher:
 
     def dispatch(self, connection: Connection, request: Request) -> None:
         """Hand one event on; blocks this greenlet only while as many wait for the pool as the inbox holds."""
-        sid = (request.sender, request.conn_id)
+        requests = self.requests
         # All handlers were killed; what was pulled before still gets an answer.
         if self._ended:
-            self._unavailable(Job(connection, request, sid))
+            self._unavailable(Job(connection, request, request.sid))
             return
-        method = request.method
-        if method in WEBSOCKETS and self._websockets is not None:
+        if request.method not in NO_ANSWER:
+            requests.add(Job(connection, request, (request.sender, request.conn_id)))
+        elif request.method in WEBSOCKETS and self._websockets is not None:
             self._websockets.dispatch(connection, request)
             return
-        if method == Kind.DISCONNECT:
-            self._disconnect(Job(connection, request, sid))
+        elif request.method == Kind.DISCONNECT:
+            self._disconnect(Job(connection, request, request.sid))
         else:
-            self.requests.add(Job(connection, request, sid))
+            requests.add(Job(connection, request, request.sid))
         # Then the inbox fills, the receiver waits, and the server keeps the rest: memory stays bounded.
-        requests = self.requests
         if requests.waiting or requests.lines.behind:
             requests.wait_for_space(self._limit, self._byte_limit)
 

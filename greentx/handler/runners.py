@@ -55,18 +55,19 @@ class Runners(Generic[J]):
         self._loop = get_hub().loop
 
     def spawn(self, job: J) -> Any:
-        """Have *job* handled soon; return its greenlet. Does not block."""
+        """Have *job* handled soon, in ``job.greenlet``; return that. Does not block."""
         runner = self._parked.pop(job.sid, None)
         if runner is None:
             runner = _Runner(job)
-            greenlet = runner.greenlet = gevent.spawn(self._run, runner, job.sid)
+            greenlet = job.greenlet = runner.greenlet = gevent.spawn(self._run, runner, job.sid)
             # A greenlet that is killed before its first switch runs no line of _run(), so nothing there could tell.
             greenlet.rawlink(partial(self._died, runner))
             return greenlet
         # In the next turn of the loop, as a new greenlet would begin: the caller goes on first.
         runner.job = job
-        self._loop.run_callback(runner.greenlet.switch)
-        return runner.greenlet
+        greenlet = job.greenlet = runner.greenlet
+        self._loop.run_callback(greenlet.switch)
+        return greenlet
 
     def _run(self, runner: _Runner[J], sid: Sid) -> None:
         parked, switch = self._parked, get_hub().switch

@@ -81,12 +81,16 @@ class RunningJobs(Generic[J]):
         Args:
             pool: A ``gevent.pool.Pool`` or the like, in which each job needs a place; others may use it as well.
             limit: How many jobs may run. To count is cheaper than a pool.
-            launch: Begins a job, by a greenlet in which it calls :meth:`run`, in the place of :meth:`spawn`.
+            launch: Begins a job, by a greenlet in which it calls :meth:`run`, in the place of :meth:`spawn`; ``None``
+                for that.
         """
         self.limit = limit
         # Only one that says that it is full is asked; a gevent.pool.Group never is.
         self.pool = pool if hasattr(pool, "full") else None
-        self._launch = self.spawn if launch is None else launch
+        if launch is None:
+            # spawn() without a pool is no more than that.
+            launch = self._runners.spawn if self.pool is None else self.spawn
+        self._launch = launch
 
     def is_full(self) -> bool:
         """True when no further job can begin."""
@@ -104,7 +108,7 @@ class RunningJobs(Generic[J]):
 
     def spawn(self, job: J) -> None:
         """Have *job* handled in a greenlet of ours; see :mod:`greentx.handler.runners`."""
-        job.greenlet = greenlet = self._runners.spawn(job)
+        greenlet = self._runners.spawn(job)
         # The greenlet does not run before this one waits, so it cannot end before it has its place. There is one: add()
         # does not block.
         if self.pool is not None:
@@ -130,7 +134,7 @@ class RunningJobs(Generic[J]):
 
     def _run_job(self, job: J) -> bool:
         stays = self._work(job, self.pool)
-        if job in self.lingering:
+        if self.lingering and job in self.lingering:
             self._wait_for_end(job)
         return stays
 
@@ -147,10 +151,13 @@ class RunningJobs(Generic[J]):
             self._handle(job)
             returned = True
         finally:
+            known = job in running
+            if known:
+                running.remove(job)
+            elif job in self.set_aside:
+                known = True
+                self.set_aside.remove(job)
             # Else all were killed, and nobody waits for this one.
-            known = job in running or job in self.set_aside
-            running.discard(job)
-            self.set_aside.discard(job)
             if pool is not None:
                 pool.discard(job.greenlet)
             if job.lingers:
