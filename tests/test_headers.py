@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+import copy
+import json
+import pickle
+from urllib.parse import parse_qsl
 
-from greentx.protocol.headers import Headers, text_headers, text_lines
+import pytest
+import tnetstring
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greentx.protocol.framing import check_framing
+from greentx.protocol.headers import Headers, LateHeaders, last_values, text_headers, text_lines
+from greentx.protocol.request import Request, parse_request
+from greentx.protocol.requests import build_request
 
 RAW = {
     b"METHOD": b"GET",
@@ -124,3 +135,153 @@ def test_one_value_and_several_are_read_alike() -> None:
     assert text_lines(None) == [] and text_lines([]) == []
     assert text_lines("a") == text_lines(b"a") == text_lines(["a"]) == text_lines([b"a"]) == ["a"]
     assert text_lines(["a", b"\xe9 ", 5]) == ["a", "\xe9 ", "5"]
+
+
+QUERIES = st.text(st.sampled_from("ab=&%+;2\xe9\u20ac0F"), max_size=20) | st.text(max_size=20)
+
+
+@given(QUERIES)
+def test_a_query_is_read_as_the_standard_library_reads_it(query: str) -> None:
+    """Escapes, blanks, empty names and values, pairs without a sign, keys that come again."""
+    assert last_values(query) == dict(parse_qsl(query, keep_blank_values=True))
+
+
+# -- headers that are made when they are read -------------------------------------------------------------------------
+
+SENT = {"METHOD": "GET", "PATH": "/a", "QUERY": "x=1&y=a%20b&x=2", "VERSION": "HTTP/1.1", "host": "h", "x-odd": "\xff"}
+NAMES = [*SENT, "QUERY_STR", "absent", "METH", "\u20ac", "", b"METHOD", 3, None]
+
+
+def late(sent=None, protocol="tnetstring") -> Headers:
+    """What an application gets of a request whose names came before."""
+    message = build_request("s", 1, "/a", SENT if sent is None else sent, protocol=protocol)
+    check_framing(parse_request(message), apart=False)
+    headers = parse_request(message).headers
+    assert isinstance(headers, LateHeaders) and type(headers) is not Headers
+    return headers
+
+
+def whole(sent=None) -> Headers:
+    return text_headers(SENT if sent is None else sent)
+
+
+def put(headers, name, value="new"):
+    headers[name] = value
+
+
+def delete(headers, name):
+    del headers[name]
+
+
+ACTIONS = {
+    "[]": lambda headers, name: headers[name],
+    "get": lambda headers, name: headers.get(name),
+    "get, with a default": lambda headers, name: headers.get(name, "default"),
+    "in": lambda headers, name: name in headers,
+    "first": lambda headers, name: headers.first(name, "default"),
+    "get_all": lambda headers, name: headers.get_all(name),
+    "put": put,
+    "put None": lambda headers, name: put(headers, name, None),
+    "del": delete,
+    "pop": lambda headers, name: headers.pop(name),
+    "pop, with a default": lambda headers, name: headers.pop(name, 5),
+    "setdefault": lambda headers, name: headers.setdefault(name, "default"),
+    "update": lambda headers, name: headers.update({name: "new"}),
+    "|=": lambda headers, name: headers.__ior__({name: "new"}),
+    "|": lambda headers, name: headers | {name: "new"},
+    "reversed |": lambda headers, name: {name: "old"} | headers,
+    "dict": lambda headers, name: dict(headers),
+    "**": lambda headers, name: {**headers},
+    "as arguments": lambda headers, name: (lambda **all_of_them: all_of_them)(**headers),
+    "into another": lambda headers, name: {}.update(headers),
+    "list": lambda headers, name: list(headers),
+    "reversed": lambda headers, name: list(reversed(headers)),
+    "len": lambda headers, name: len(headers),
+    "bool": lambda headers, name: bool(headers),
+    "keys": lambda headers, name: list(headers.keys()),
+    "values": lambda headers, name: list(headers.values()),
+    "items": lambda headers, name: list(headers.items()),
+    "client": lambda headers, name: list(headers.client()),
+    "query": lambda headers, name: headers.query,
+    "copy": lambda headers, name: headers.copy(),
+    "copy.copy": lambda headers, name: copy.copy(headers),
+    "deepcopy": lambda headers, name: copy.deepcopy(headers),
+    "pickle": lambda headers, name: pickle.loads(pickle.dumps(headers)),
+    "json": lambda headers, name: json.dumps({str(key): value for key, value in headers.items()}),
+    "json itself": lambda headers, name: json.dumps(headers, skipkeys=True),
+    "repr": lambda headers, name: repr(headers),
+    "str": lambda headers, name: f"{headers} {headers!s}",
+    "==": lambda headers, name: (headers == whole(), headers == {}, headers != whole(), headers != {}),
+    "reversed ==": lambda headers, name: (dict(whole()) == headers, dict(whole()) != headers),
+    "popitem": lambda headers, name: headers.popitem(),
+    "clear": lambda headers, name: headers.clear(),
+    "fromkeys": lambda headers, name: list(headers.fromkeys(["a"]).items()),
+    "format": lambda headers, name: "{METHOD} {host}".format_map(headers),
+}
+
+
+def result_of(action, headers, name):
+    try:
+        return ACTIONS[action](headers, name)
+    except (KeyError, TypeError) as error:
+        return type(error)
+
+
+@pytest.mark.parametrize("protocol", ["tnetstring", "json"])
+@pytest.mark.parametrize("action", ACTIONS)
+def test_headers_that_are_made_late_do_what_a_whole_map_does(action: str, protocol: str) -> None:
+    """Each way to use them gives the same, and leaves the same behind."""
+    for name in NAMES:
+        one, other = late(protocol=protocol), whole()
+        if protocol == "json":
+            assert list(one) == list(other)
+            one = late(protocol=protocol)
+        assert result_of(action, one, name) == result_of(action, other, name), name
+        assert one == other and list(one) == list(other) and len(one) == len(other)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["PATH", "QUERY", "x-odd", "b"]), st.text(st.characters(max_codepoint=255))),
+    st.lists(st.tuples(st.sampled_from(sorted(ACTIONS)), st.sampled_from(NAMES)), max_size=6),
+    st.sampled_from(["tnetstring", "json"]),
+)
+def test_headers_that_are_made_late_stay_a_whole_map_in_any_order_of_use(sent, actions, protocol) -> None:
+    """What was read, set or taken out before makes no difference."""
+    sent = {"METHOD": "GET", **sent, "host": "h"}
+    one, other = late(sent, protocol), whole(sent)
+    for action, name in actions:
+        assert result_of(action, one, name) == result_of(action, other, name)
+    assert one == other and list(one) == list(other)
+
+
+@pytest.mark.parametrize("value", [1, 2.5, None, True, {b"a": b"b"}])
+def test_headers_that_are_no_text_are_made_late_as_at_once(value: object) -> None:
+    """A peer may send what no Mongrel2 sends: each value is shown as its text."""
+    for name in ("x-odd", "QUERY", "host"):
+        raw = {b"METHOD": b"GET", b"PATH": b"/", name.encode(): value}
+        for names in (["x-odd"], ["QUERY"], ["QUERY_STR", "host"]):
+            headers = LateHeaders(raw, "GET")
+            assert [headers.get(one) for one in names] == [text_headers(raw).get(one) for one in names]
+            assert headers == text_headers(raw)
+
+
+def test_the_method_of_an_event_is_the_one_in_its_headers() -> None:
+    """Whatever was sent, before and after the headers were read."""
+    for touched in (False, True):
+        message = build_request("s", 1, "/a", SENT)
+        check_framing(parse_request(message), apart=False)
+        request = parse_request(message)
+        assert not touched or request.headers["METHOD"] == "GET"
+        request.become("WEBSOCKET_CONNECT")
+        assert request.headers["METHOD"] == dict(request.headers)["METHOD"] == "WEBSOCKET_CONNECT"
+        assert request.header("METHOD") == "GET"
+        assert request.headers is request.headers
+
+
+def test_a_name_that_is_a_number_is_not_taken_for_another() -> None:
+    """Its text may be that of a name that is there, too: such headers are made at once, also when they come again."""
+    for _ in range(2):
+        request = Request("s", "1", "/", {b"METHOD": b"GET", b"host": b"h", 3: b"number"})
+        check_framing(request, apart=False)
+        parsed = parse_request(b"s 1 / %b0:," % tnetstring.dumps({**request.raw, b"3": b"text"}))
+        assert parsed.headers == text_headers(parsed.raw) and not parsed.plain

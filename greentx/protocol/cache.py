@@ -4,44 +4,23 @@ Both are bounded, since clients choose most of the keys: nothing that they send 
 useful out. Eviction is by starting anew when full, not by age: to note when each entry was used last would cost more,
 on every hit, than to learn a thousand entries again costs now and then.
 
-* :class:`Memo` keeps what was seen twice. It is for large keys, most of which come once only: whole requests, blocks of
-  headers.
+* :class:`Memo` keeps what was seen twice. It is for large keys, many of which come once only: the headers that all
+  messages of a WebSocket repeat.
 * :class:`SmallMap` keeps everything at once. It is for small keys that come again nearly always: header names, status
   lines, addresses. :class:`SmallSet` is the same, for keys that have no value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-__all__ = ["MAX_KEY_SIZE", "MAX_MISSES", "Memo", "SharedHeaders", "SmallMap", "SmallSet"]
+__all__ = ["MAX_KEY_SIZE", "Memo", "SmallMap", "SmallSet"]
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 #: Longer keys are not kept: one would need the memory of many.
 MAX_KEY_SIZE = 2048
-
-#: Where so many in a row were not known, only one in sixteen is looked up.
-MAX_MISSES = 1024
-
-
-class SharedHeaders:
-    """Headers that several requests have in common, all of theirs or some, and what was made of them.
-
-    Attributes:
-        raw: As they were decoded; nobody may change them.
-        environ: What :mod:`greentx.wsgi.environ` made of them; ``None`` until then.
-        plain: They were found to be plain, see :data:`greentx.protocol.headers.plain_names`.
-    """
-
-    __slots__ = ("environ", "plain", "raw")
-
-    def __init__(self, raw: Mapping[Any, Any]) -> None:
-        self.raw = raw
-        self.environ: dict[str, str] | None = None
-        self.plain = False
 
 
 class Memo(Generic[V]):
@@ -52,10 +31,9 @@ class Memo(Generic[V]):
 
     Attributes:
         known: The values, by the bytes. They are shared: nobody may change them.
-        misses: How many in a row were looked up and not known; counted by the caller.
     """
 
-    __slots__ = ("_limit", "_seen", "known", "misses")
+    __slots__ = ("_limit", "_seen", "known")
 
     # A hit is one lookup in `known` by the caller and no call of ours: it is on the path of every message.
 
@@ -63,13 +41,6 @@ class Memo(Generic[V]):
         self._limit = limit
         self._seen: set[int] = set()
         self.known: dict[bytes, V] = {}
-        self.misses = 0
-
-    def look_anyway(self) -> bool:
-        """Return whether to look one up after :data:`MAX_MISSES` misses: one in sixteen, to notice a change."""
-        # One in sixteen: a sixteenth of the cost, and traffic that turns to be alike is noticed within 32 messages.
-        self.misses += 1
-        return not self.misses % 16
 
     def seen_before(self, key: bytes) -> bool:
         """Return whether *key*, which is not known, came before: then the caller keeps it, for which there is room."""

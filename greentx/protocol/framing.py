@@ -92,7 +92,8 @@ def _check_names(raw: RawHeaders) -> None:
         text = text_value(name)
         if _find_control(text):
             raise FramingError(f"the name {text[:40]!r} of a header has a control character in it")
-        if text not in _NOT_PLAIN and len(text) <= _MAX_NAME_SIZE:
+        # A number has the text of another name.
+        if text not in _NOT_PLAIN and len(text) <= _MAX_NAME_SIZE and isinstance(name, (bytes, str)):
             plain_names.keep(name)
 
 

@@ -7,9 +7,10 @@ that was sent more than once has a list of values, in the order of arrival.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl
+from urllib.parse import parse_qs, unquote
 
 from .cache import SmallSet
 from .fields import shown
@@ -18,8 +19,10 @@ __all__ = [
     "MAX_LINES",
     "SERVER_NAMES",
     "Headers",
+    "LateHeaders",
     "RawHeaders",
     "all_plain",
+    "last_values",
     "plain_names",
     "text_headers",
     "text_lines",
@@ -115,20 +118,137 @@ def text_headers(raw: RawHeaders) -> Headers:
     # latin-1 and not UTF-8: it never fails, and an application that knows better gets the bytes back.
     headers = Headers()
     for name, value in raw.items():
-        if isinstance(value, bytes):
+        if value.__class__ is bytes:
             value = value.decode("latin-1")
-        elif isinstance(value, list):
+        elif value.__class__ is list:
             value = text_lines(value)
-        elif not isinstance(value, str):
+        elif value.__class__ is not str:
             value = text_value(value)
-        headers[text_value(name)] = value
+        headers[name.decode("latin-1") if name.__class__ is bytes else text_value(name)] = value
     # For the users of mongrel2-transceiver, whose QUERY was the parsed one.
     if "PATH" in headers or "QUERY" in headers:
         query = headers.get("QUERY", "")
         query_str = query if isinstance(query, str) else ""
         headers["QUERY_STR"] = query_str
-        headers["QUERY"] = dict(parse_qsl(query_str, keep_blank_values=True)) if query_str else {}
+        headers["QUERY"] = last_values(query_str)
     return headers
+
+
+def last_values(query: str) -> dict[str, str]:
+    """Return the last value of each key of a query string: ``dict(parse_qsl(query, keep_blank_values=True))``."""
+    # By hand, as parse_qsl() takes five times as long for what has nothing to decode: most queries, by far.
+    if "+" in query:
+        query = query.replace("+", " ")
+    values = {}
+    for pair in query.split("&"):
+        if pair:
+            name, _, value = pair.partition("=")
+            if "%" in pair:
+                name, value = unquote(name), unquote(value)
+            values[name] = value
+    return values
+
+
+class LateHeaders(Headers):
+    """As :func:`text_headers` builds them, but each value is made when it is read, and all of them when it has to be.
+
+    For headers of which each name is text and there once. It is a ``dict`` that holds what was read or set so far; as
+    soon as somebody asks for more than one name, such as by iteration or ``==``, all is put in. C code that reads a
+    ``dict`` without asking it, as the encoders of msgspec and orjson do, has to be given ``dict(headers)``; all that
+    CPython itself does, ``json`` too, asks.
+    """
+
+    __slots__ = ("_unread",)
+
+    def __init__(self, raw: RawHeaders, method: str) -> None:
+        # None: all has been put in.
+        self._unread: RawHeaders | None = raw
+        # The event's, whatever was decoded; and to C code that asks a dict for its size, as json's does, it is not
+        # empty.
+        self["METHOD"] = method
+
+    def __missing__(self, name: str) -> Any:
+        value = self._read(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        value = _get(self, name)
+        if value is None and not _contains(self, name):
+            value = self._read(name)
+            if value is None:
+                return default
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        return _contains(self, name) or self._read(name) is not None
+
+    def _read(self, name: object) -> Any:
+        """Put in the value of *name*, which is not there yet, and return it; ``None`` where there is none."""
+        raw: Any = self._unread
+        if raw is None or not isinstance(name, str):
+            return None
+        sent = "QUERY" if name == "QUERY_STR" else name
+        try:
+            value = raw.get(sent.encode("latin-1"), _ABSENT)
+        except UnicodeEncodeError:
+            value = _ABSENT
+        if value.__class__ is bytes:
+            value = value.decode("latin-1")
+        else:
+            if value is _ABSENT:
+                value = raw.get(sent, _ABSENT)
+            if value is not _ABSENT:
+                value = text_value(value)
+            elif sent == "QUERY" and (b"PATH" in raw or "PATH" in raw):
+                value = ""
+            else:
+                return None
+        if name == "QUERY":
+            value = last_values(value)
+        self[name] = value
+        return value
+
+    def _read_all(self) -> None:
+        """Put in whatever was not read yet, in the order in which it came."""
+        raw = self._unread
+        if raw is not None:
+            self._unread = None
+            known = dict.copy(self)
+            dict.clear(self)
+            self.update(text_headers(raw))
+            self.update(known)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Headers, (dict(self),)
+
+    # What it makes has read nothing.
+    fromkeys = Headers.fromkeys
+
+
+def _with_all(name: str) -> Callable[..., Any]:
+    """Return a method of ``dict`` that works on all headers."""
+    method = getattr(dict, name)
+
+    @functools.wraps(method)
+    def work(self: LateHeaders, *args: Any, **kwargs: Any) -> Any:
+        self._read_all()
+        return method(self, *args, **kwargs)
+
+    return work
+
+
+# All that look at more than one name, or take one out. Those that put in may do so before the others were read.
+for _name in (
+    *("__iter__", "__reversed__", "__len__", "__eq__", "__ne__", "__repr__", "__or__", "__ror__", "__delitem__"),
+    *("clear", "copy", "items", "keys", "pop", "popitem", "setdefault", "values"),
+):
+    setattr(LateHeaders, _name, _with_all(_name))
+
+_get = dict.get
+_contains = dict.__contains__
+_ABSENT = object()
 
 
 def without(raw: RawHeaders, names: Collection[str]) -> dict[Any, Any]:

@@ -101,8 +101,7 @@ class TrustedProxies:
         if changes is None:
             changes = self._read(names, said)
         if changes:
-            # What others share of them is the client's, which stays as it was.
-            request.replace_headers({**raw, **changes}, request.shared_headers if is_bytes else None)
+            request.replace_headers({**raw, **changes})
 
     def _trusts(self, peer: bytes | str) -> bool:
         if self._any:

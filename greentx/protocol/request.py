@@ -12,83 +12,32 @@ Source: Mongrel2's manual, "Message Format"; src/request.c; probed on 1.12.2.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, BinaryIO, Protocol
 
-import tnetstring
-
 from ..errors import RemoteProtocolError
-from .cache import MAX_KEY_SIZE, MAX_MISSES, Memo, SharedHeaders, SmallMap
-from .fields import CONN_ID, CONTROL_ID, MAX_SHOWN, NOT_DECODED, shown
-from .headers import Headers, all_plain, text_headers, text_lines, text_value
+from .cache import SmallMap
+from .fields import CONN_ID, MAX_SHOWN, shown
+from .headers import Headers, LateHeaders, text_headers, text_lines, text_value
 from .http1 import should_close
 from .kinds import ENDS, Kind
 from .life import Life
+from .message import read_message
 from .requests import build_request
 
 __all__ = ["Request", "StoredFile", "parse_request"]
-
-# The extra "speed": decodes JSON headers four times as fast as the standard library.
-try:
-    import msgspec.json
-
-    decode_json: Callable[[bytes], Any] | None = msgspec.json.Decoder(dict[str, str | list[str]]).decode
-except ImportError:
-    decode_json = None
-
-# A netstring's length; Mongrel2 never writes one beyond ten digits, and a longer one must not cost us memory.
-_MAX_LENGTH_DIGITS = 10
-_load = tnetstring.loads
-
-# What came lately and was decoded: decoding headers, and freeing them, is more than half of a parse. Requests without a
-# body, by all behind their path; whole headers, since every message of a WebSocket repeats those of its handshake
-# (probed); and what clients sent, which mostly is the same request after request: see _decode_tnetstring().
-known_requests: Memo[_KnownRequest] = Memo(512)
-known_blocks: Memo[tuple[Any, str, SharedHeaders, bool]] = Memo(512)
-known_clients: Memo[SharedHeaders] = Memo(1024)
 
 # What persistence() made of a version and the value or values of Connection: few, from ordinary clients.
 _known_persistences: SmallMap[tuple[Any, Any], tuple[bool, bool]] = SmallMap(256)
 _MAX_PERSISTENCE_SIZE = 72
 
-_MAX_ID_DIGITS = 20
-_NO_BODY = b"0:,"
-
-# What Mongrel2 itself says of a request, in front of what the client sent, in this order (probed).
-_OWN_NAMES = (b"REMOTE_ADDR", b"METHOD", b"URL_SCHEME", b"PATTERN", b"URI", b"VERSION", b"PATH")
-_OWN_NAMES_AND_QUERY = (*_OWN_NAMES[:4], b"QUERY", *_OWN_NAMES[4:])
-
 # Words of ours for messages that Mongrel2 writes otherwise.
 _NOT_OF_MONGREL2: dict[str, str] = {Kind.DISCONNECT: Kind.JSON, Kind.UPLOAD_STREAM: ""}
 
-# The usual METHODs as text, so that requests share one object for each; all others are decoded.
-_KINDS = (Kind.WEBSOCKET.value, Kind.JSON.value, Kind.XML.value)
-_METHODS = {name.encode(): name for name in ("GET", "POST", "HEAD", "PUT", "DELETE", *_KINDS)}
-
 # A name of its own, since looking it up in the enum would cost more than the comparison, for each request.
 _HANDSHAKE = Kind.WEBSOCKET_HANDSHAKE.value
-_UPLOAD_STREAM = Kind.UPLOAD_STREAM.value
-_UPLOAD_HEADER = "UPLOAD_STREAM"
-
-
-class _KnownRequest:
-    """A request without a body, but for the connection that it came from."""
-
-    __slots__ = ("method", "path", "path_field", "persistence", "plain", "raw", "sender", "sender_field", "shared")
-
-    def __init__(self, sender_field: bytes, path_field: bytes, request: Request) -> None:
-        self.sender_field = sender_field
-        self.sender = request.sender
-        self.path_field = path_field
-        self.path = request.path
-        self.method = request.method
-        self.raw = request.raw
-        self.persistence = request.persistence()
-        self.plain = request.plain
-        self.shared = SharedHeaders(request.raw)
 
 
 class _Sender(Protocol):
@@ -136,6 +85,7 @@ class Request:
         "answered",
         "body",
         "conn_id",
+        "known_headers",
         "known_persistence",
         "life",
         "method",
@@ -143,13 +93,11 @@ class Request:
         "plain",
         "raw",
         "sender",
-        "shared_headers",
     )
 
     opcode: int | None = None
     close_code: int | None = None
     close_reason: str = ""
-    _headers: Headers | None = None
     # The registry's entry, on the event with which a WebSocket begins.
     entry: Any = None
     # A text message as text, where it was decoded already to see that it is UTF-8.
@@ -182,8 +130,8 @@ class Request:
         self.method = method
         self.life: Life | None = None
         self.raw = headers
-        # Those headers that other requests have, too, as far as the parser knows.
-        self.shared_headers: SharedHeaders | None = None
+        # The map of text, once it was asked for.
+        self.known_headers: Headers | None = None
         # All names of its headers are among plain_names, none comes twice, and there is a Host: the parser asks, where
         # it costs least.
         self.plain = False
@@ -201,23 +149,27 @@ class Request:
     def headers(self) -> Headers:
         """The headers as a :class:`Headers` map, built at the first access. ``METHOD`` is always :attr:`method`."""
         # Built late: most handlers look at a few headers, or none, and header() reads those from what was decoded.
-        headers = self._headers
+        headers = self.known_headers
         if headers is None:
-            headers = self._headers = text_headers(self.raw)
-            if self.method and headers.get("METHOD") != self.method:
-                headers["METHOD"] = self.method
+            if self.plain and self.method:
+                headers = LateHeaders(self.raw, self.method)
+            else:
+                headers = text_headers(self.raw)
+                if self.method and headers.get("METHOD") != self.method:
+                    headers["METHOD"] = self.method
+            self.known_headers = headers
         return headers
 
     @property
     def sent_headers(self) -> Mapping[Any, Any]:
         """The headers as they were received, or changed where the application has looked at :attr:`headers`."""
-        return self.raw if self._headers is None else self._headers
+        return self.raw if self.known_headers is None else self.known_headers
 
     def become(self, method: str) -> None:
         """Make it the event that *method* names: what Mongrel2 sent has been dealt with."""
         self.method = method
-        if self._headers is not None:
-            self._headers["METHOD"] = method
+        if self.known_headers is not None:
+            self.known_headers["METHOD"] = method
 
     @property
     def sid(self) -> tuple[str, str]:
@@ -245,16 +197,14 @@ class Request:
             file = self._body_file = io.BytesIO(self.body) if self.stored is None else self.stored.open()
         return file
 
-    def replace_headers(self, raw: Mapping[Any, Any], shared: SharedHeaders | None = None) -> None:
+    def replace_headers(self, raw: Mapping[Any, Any]) -> None:
         """Have other headers. Those that were decoded may be other requests', too: a change of them is a new map.
 
         Args:
             raw: All of them, names and values of the kind that they were.
-            shared: Those that the client sent, where they are the same as before and the others are Mongrel2's.
         """
         self.raw = raw
-        self.shared_headers = shared
-        self._headers = None
+        self.known_headers = None
 
     @property
     def data(self) -> Any:
@@ -452,210 +402,19 @@ def parse_request(message: bytes) -> Request:
 
     Source: Mongrel2's manual, "Message Format"; src/request.c.
     """
-    try:
-        sender_field, number, path_field, rest = message.split(b" ", 3)
-    except ValueError:
-        raise _bad_start(message) from None
-    if not ((number.isdigit() and len(number) <= _MAX_ID_DIGITS) or number == b"-1") or not (
-        sender_field and path_field
-    ):
-        raise _bad_start(message)
-    # Only a guess, from the end: a body may end so as well. It is settled by the lengths, below.
-    no_body = rest.endswith(_NO_BODY)
-    looked_up = False
-    if no_body and len(rest) <= MAX_KEY_SIZE and (known_requests.misses < MAX_MISSES or known_requests.look_anyway()):
-        looked_up = True
-        known = known_requests.known.get(rest)
-        # The path stands in front of the headers and so outside of the key: it is compared here.
-        if known is not None and known.path_field == path_field:
-            known_requests.misses = 0
-            # As Request() does, without calling it.
-            request = _new_request(Request)
-            request.sender = known.sender if sender_field == known.sender_field else sender_field.decode("latin-1")
-            request.conn_id = number.decode()
-            request.path = known.path
-            request.body = b""
-            request.method = known.method
-            request.raw = known.raw
-            request.shared_headers = known.shared
-            request.plain = known.plain
-            request.known_persistence = known.persistence
-            request.life = None
-            request.answered = False
-            return request
-        known_requests.misses += 1
-    colon = rest.find(b":", 0, _MAX_LENGTH_DIGITS + 1)
-    size = rest[:colon]
-    if colon < 0 or not size.isdigit():
-        raise _bad_start(message)
-    start = len(message) - len(rest)
-    end = colon + 1 + int(size)
-    sender, conn_id, path = sender_field.decode("latin-1"), number.decode(), path_field.decode("latin-1")
-    if no_body and len(rest) == end + 1 + len(_NO_BODY):
-        raw, method, shared, plain = _decode_headers(rest, colon + 1, end, path_field, start)
-        # As Request() does, without calling it.
-        request = _new_request(Request)
-        request.sender = sender
-        request.conn_id = conn_id
-        request.path = path
-        request.body = b""
-        request.method = method
-        request.raw = raw
-        request.shared_headers = shared
-        request.plain = plain
-        request.known_persistence = None
-        request.life = None
-        request.answered = False
-        if looked_up and known_requests.seen_before(rest):
-            known_requests.known[rest] = _KnownRequest(sender_field, path_field, request)
-        return request
-    # With a body the whole message never comes twice; its headers do, as in each message of a WebSocket.
-    block = rest[: end + 1]
-    found = known_blocks.known.get(block)
-    if found is None:
-        raw, method, shared, plain = _decode_headers(rest, colon + 1, end, path_field, start)
-        if known_blocks.seen_before(block):
-            known_blocks.known[block] = raw, method, SharedHeaders(raw), plain
-    else:
-        raw, method, shared, plain = found
-    request = Request(sender, conn_id, path, raw, _body(message, start + end + 1), method)
-    request.shared_headers = shared
-    request.plain = plain
+    # As Request() does, without calling it.
+    request = _new_request(Request)
+    (
+        request.sender,
+        request.conn_id,
+        request.path,
+        request.raw,
+        request.body,
+        request.method,
+        request.plain,
+    ) = read_message(message)
+    request.known_headers = None
+    request.known_persistence = None
+    request.life = None
+    request.answered = False
     return request
-
-
-def _decode_headers(
-    rest: bytes, begin: int, end: int, path: bytes, start: int
-) -> tuple[Any, str, SharedHeaders | None, bool]:
-    """Decode headers.
-
-    Args:
-        rest: What stands behind the path of their message, from its byte *start* on.
-        begin, end: Where the headers do in *rest*; at the end is the byte that says their kind.
-
-    Returns:
-        The headers; the METHOD; those of the headers that came before; whether they are plain.
-
-    Raises ``RemoteProtocolError``.
-    """
-    kind = rest[end : end + 1]
-    shared = None
-    if kind == b"}":
-        try:
-            raw, shared = _decode_tnetstring(rest, begin, end, path)
-        except NOT_DECODED as error:
-            raise RemoteProtocolError(f"headers at byte {start} are not a tnetstring: {error}") from error
-        if shared is None:
-            plain = b"host" in raw and all_plain(raw) and not _repeats(raw, rest, begin, end)
-        else:
-            # In front of them are Mongrel2's usual ones, and nothing else.
-            plain = shared.plain
-            if not plain:
-                found = shared.raw
-                plain = b"host" in found and all_plain(found) and not _repeats(found, rest, begin, end)
-                shared.plain = plain
-        method = raw.get(b"METHOD")
-        if method.__class__ is bytes:
-            name = _METHODS.get(method) or method.decode("latin-1")
-        elif _UPLOAD_HEADER.encode() in raw:
-            name = _UPLOAD_STREAM
-        else:
-            raise RemoteProtocolError(f"no METHOD among the headers {shown(rest)} at byte {start}")
-    elif kind == b",":
-        raw = _json_headers(rest[begin:end], start)
-        plain = "host" in raw and all_plain(raw) and not _repeats(raw, rest, begin, end)
-        name = raw.get("METHOD")
-        if name.__class__ is not str:
-            if _UPLOAD_HEADER not in raw:
-                raise RemoteProtocolError(f"no METHOD among the headers {shown(rest)} at byte {start}")
-            name = _UPLOAD_STREAM
-    else:
-        raise RemoteProtocolError(
-            f"headers at byte {start} should end after {end - begin} bytes with '}}' or ',', not {shown(rest[end:])}"
-        )
-    return raw, name, shared, plain
-
-
-def _repeats(raw: Mapping[Any, Any], rest: bytes, begin: int, end: int) -> bool:
-    """Return whether a name came more than once among the headers that *raw* was decoded from."""
-    # In both encodings a list ends so, and few values have one: to look at each of them costs ten times as much.
-    return rest.find(b"]", begin, end) >= 0 and list in map(type, raw.values())
-
-
-def _decode_tnetstring(rest: bytes, begin: int, end: int, path: bytes) -> tuple[dict[bytes, Any], SharedHeaders | None]:
-    """Decode a dict, the items of which are ``rest[begin:end]``.
-
-    Mongrel2 writes what the client sent behind its own headers, of which PATH is the last one (probed). What was once
-    decoded to whole items means the same behind any other whole items. So where the border is not what it looks like,
-    but in the middle of a value, what stands before it is not whole, and all is decoded anew.
-
-    Returns:
-        The items; those from the client, if they came before and the others are Mongrel2's own and no more.
-    """
-    border = rest.find(b",4:PATH,", begin, end)
-    clients = known_clients
-    if border >= 0 and (clients.misses < MAX_MISSES or clients.look_anyway()):
-        border += 10 + len(path) + (1 if len(path) < 10 else len(b"%d" % len(path)))
-        client = rest[border:end]
-        known = clients.known.get(client)
-        if known is None:
-            clients.misses += 1
-            if clients.seen_before(client):
-                # The border is in a value.
-                with contextlib.suppress(*NOT_DECODED):
-                    clients.known[client] = SharedHeaders(_load(b"%d:%b}" % (len(client), client)))
-        # A length with a leading zero is none to tnetstring, and has to fail as it does without a cache.
-        elif border <= end and not rest.startswith(b"0"):
-            clients.misses = 0
-            try:
-                raw = _load(b"%d:%b}" % (border - begin, rest[begin:border]))
-            except NOT_DECODED:
-                return _load(rest[: end + 1]), None
-            names = tuple(raw)
-            raw.update(known.raw)
-            return raw, known if names in (_OWN_NAMES_AND_QUERY, _OWN_NAMES) else None
-    return _load(rest[: end + 1]), None
-
-
-def _bad_start(message: bytes) -> RemoteProtocolError:
-    """Find out why a message does not begin as one."""
-    fields = message.split(b" ", 3)
-    if len(fields) < 4 or not fields[0] or not fields[2]:
-        return RemoteProtocolError(f"no 'sender conn_id path ' at the start of {shown(message)}")
-    conn_id = fields[1].decode("latin-1")
-    if not CONN_ID.fullmatch(conn_id) and conn_id != CONTROL_ID:
-        return RemoteProtocolError(f"conn_id {shown(conn_id)} is not a decimal number in {shown(message)}")
-    start = len(message) - len(fields[3])
-    return RemoteProtocolError(f"no length before the headers, at byte {start} of {shown(message)}")
-
-
-def _body(message: bytes, start: int) -> bytes:
-    colon = message.find(b":", start, start + _MAX_LENGTH_DIGITS + 1)
-    size = message[start:colon]
-    if colon < 0 or not size.isdigit():
-        raise RemoteProtocolError(f"no length before the body, at byte {start} of {shown(message)}")
-    end = colon + 1 + int(size)
-    if end + 1 != len(message) or not message.endswith(b","):
-        left = len(message) - colon - 1
-        raise RemoteProtocolError(
-            f"body at byte {start} should be {int(size)} bytes, a ',' and the end; {left} bytes are left"
-        )
-    return message[colon + 1 : end]
-
-
-def _json_headers(data: bytes, start: int) -> Any:
-    # Mongrel2 escapes '"' and '\' only: a tab, a control byte or invalid UTF-8 comes raw (probed), which no strict
-    # parser accepts. Plain ASCII, nearly every message, goes through the fast one.
-    if decode_json is not None and data.isascii():
-        try:
-            return decode_json(data)
-        except ValueError:
-            # A control byte or another value than text: the lenient parser decides.
-            pass
-    try:
-        raw = json.loads(data.decode("latin-1"), strict=False)
-    except (ValueError, RecursionError) as error:
-        raise RemoteProtocolError(f"headers at byte {start} are not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise RemoteProtocolError(f"headers at byte {start} are not a JSON object")
-    return raw

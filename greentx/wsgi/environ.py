@@ -55,29 +55,7 @@ def add_request(environ: dict[str, Any], request: Request) -> None:
         FramingError: A ``Host`` that is not a host; a body that no header announces, as a stand-in for Mongrel2 may
             send it.
     """
-    shared, raw = request.shared_headers, request.raw
-    if shared is None:
-        _add_headers(environ, raw)
-    else:
-        # Most clients send the same headers with each request: they are converted once.
-        fields = shared.environ
-        if fields is None:
-            fields = {}
-            _add_headers(fields, shared.raw)
-            shared.environ = fields
-        environ.update(fields)
-        if shared.raw is not raw:  # those are the client's; in front of them Mongrel2 writes its own
-            try:
-                environ["REQUEST_METHOD"] = request.method
-                environ["RAW_URI"] = raw[b"URI"].decode("latin-1")
-                environ["REMOTE_ADDR"] = raw[b"REMOTE_ADDR"].decode("latin-1")
-                environ["SERVER_PROTOCOL"] = raw[b"VERSION"].decode("latin-1")
-                environ["wsgi.url_scheme"] = raw[b"URL_SCHEME"].decode("latin-1")
-                if b"QUERY" in raw:
-                    environ["QUERY_STRING"] = raw[b"QUERY"].decode("latin-1")
-            except AttributeError:
-                # One of them is not text, which no Mongrel2 sends.
-                _add_headers(environ, raw)
+    _add_headers(environ, request.raw)
     path = request.path
     # Not every stand-in for Mongrel2 sends URI. gevent has RAW_URI, most others REQUEST_URI.
     environ["REQUEST_URI"] = environ.setdefault("RAW_URI", path)
