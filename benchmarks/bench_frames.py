@@ -27,11 +27,11 @@ from greentx.protocol.websocket.frames import (
     FrameParser,
     MessageAssembler,
     Opcode,
-    apply_mask,
     build_frame,
     parse_flags,
     validate_message,
 )
+from greentx.protocol.websocket.masking import apply_mask, apply_mask_in_python
 
 SIZES = (16, 125, 1024, 16384, 65536, 1 << 20)
 #: Bytes of all the different messages of one size, and how many they are at least and at most.
@@ -98,6 +98,7 @@ def cases(size: int, traffic: str) -> dict[str, Callable[[], object]]:
         "build, RSV1": in_turn(lambda text: build_frame(text, 1, 4), texts),
         "build, masked": in_turn(lambda one: build_frame(one[0], mask=one[1]), masked),
         "mask alone": in_turn(lambda one: apply_mask(*one), masked),
+        "mask alone, standard library": in_turn(lambda one: apply_mask_in_python(*one), masked),
         "parse": in_turn(parser.feed, [build_frame(text) for text in texts]),
         "parse, masked": in_turn(masked_parser.feed, [build_frame(text, mask=mask) for text, mask in masked]),
         "parse and join 2 fragments": in_turn(

@@ -19,7 +19,6 @@ from greentx.protocol.websocket.frames import (
     FrameParser,
     MessageAssembler,
     Opcode,
-    apply_mask,
     build_close,
     build_flags,
     build_frame,
@@ -194,14 +193,6 @@ def test_a_frame_that_the_rfc_forbids_cannot_be_built(
     """The caller is told what is wrong, with the value and the limit."""
     with pytest.raises(LocalProtocolError, match=words):
         build_frame(*arguments, **options)  # type: ignore[arg-type]
-
-
-@given(st.binary(max_size=300), st.binary(min_size=4, max_size=4))
-def test_masking_is_a_bytewise_xor_and_undoes_itself(payload: bytes, mask: bytes) -> None:
-    """The fast way over one big integer gives what the RFC's definition gives."""
-    masked = apply_mask(payload, mask)
-    assert masked == bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
-    assert apply_mask(masked, mask) == payload
 
 
 def feed_in_two(parser: FrameParser, data: bytes, cut: int) -> None:

@@ -25,7 +25,8 @@ from websocket_peer import HEAD, MASK, Peer
 from greentx import Transceiver
 from greentx.edge import Mongrel2
 from greentx.errors import RemoteProtocolError
-from greentx.protocol.websocket.frames import Frame, FrameParser, Opcode, apply_mask, build_close, build_frame
+from greentx.protocol.websocket.frames import Frame, FrameParser, Opcode, build_close, build_frame
+from greentx.protocol.websocket.masking import apply_mask
 from greentx.wsgi import WSGIServer
 from greentx.wsgi.listeners import SETTINGS
 from greentx.wsgi.websocket import (

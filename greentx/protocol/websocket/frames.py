@@ -16,6 +16,7 @@ from typing import Final
 from ...errors import LocalProtocolError, RemoteProtocolError
 from ..fields import shown
 from .deflate import PerMessageDeflate
+from .masking import apply_mask
 
 __all__ = [
     "MAX_CONTROL_PAYLOAD",
@@ -24,7 +25,6 @@ __all__ = [
     "FrameParser",
     "MessageAssembler",
     "Opcode",
-    "apply_mask",
     "build_close",
     "build_flags",
     "build_frame",
@@ -176,19 +176,6 @@ def build_head(length: int, opcode: int, rsvd: int = 0, *, fin: bool = True, mas
     if length < 0x10000:
         return bytes((first, bit | 126, length >> 8, length & 0xFF))
     return bytes((first, bit | 127)) + length.to_bytes(8, "big")
-
-
-def apply_mask(payload: bytes, mask: bytes) -> bytes:
-    """XOR *payload* with the four bytes of *mask*, over and over; a second time undoes it.
-
-    It runs in C by way of one big integer and needs about four times the payload in memory meanwhile.
-
-    Source: RFC 6455, section 5.3.
-    """
-    # Byte by byte in Python it would take some hundred times as long; numpy would be a dependency for this alone.
-    length = len(payload)
-    key = mask * (length // 4) + mask[: length % 4]
-    return (int.from_bytes(payload, "little") ^ int.from_bytes(key, "little")).to_bytes(length, "little")
 
 
 class FrameParser:
