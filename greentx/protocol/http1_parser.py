@@ -30,11 +30,15 @@ __all__ = ["ResponseParser", "ResponseTracker", "parse_head"]
 
 # What a response begins with: told from its first byte on, so that a handler's garbage is not collected up to max_head.
 _START = b"HTTP/1."
-_STATUS_LINE = re.compile(rb"(HTTP/1\.[0-9]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
-# White space around a value is stripped afterwards: a second repetition over it here would make a long bad line cost
-# the square of its length.
-_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)")
-_FOLDED = re.compile(rb"[ \t][\t\x20-\x7e\x80-\xff]*")
+_STATUS_LINE = re.compile(rb"(HTTP/1\.[0-9]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r?\n")
+# As many good field lines as there are, those included that go on with a value (obsolete folding, which a client has to
+# read: RFC 9112, section 5.2). White space around a value is stripped afterwards: a second repetition over it here
+# would make a long bad line cost the square of its length.
+_FIELDS = re.compile(
+    rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r?\n(?:[ \t][\t\x20-\x7e\x80-\xff]*\r?\n)*)*"
+)
+# Takes lines apart that were found to be good.
+_FIELD = re.compile(r"([^:\n]+):([^\n]*(?:\n[ \t][^\n]*)*)\n")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _LINE_END = re.compile(rb"\n")
 # The tracker's, of which a match is all it needs; what they let pass that HTTP does not is the client's to judge.
@@ -79,13 +83,21 @@ def parse_head(data: bytes) -> tuple[str, int, str, list[tuple[str, str]]]:
     end = _HEAD_END.search(data)
     if end is not None and end.end() != len(data):
         raise RemoteProtocolError(f"{shown(data[end.end() :])} follows the empty line of the head")
+    if end is None:
+        # Its last line may have its end or not.
+        return _parse_lines(data if data.endswith(b"\n") else data + b"\n")
+    return _parse_lines(data[: end.start() + 1])
+
+
+def _parse_lines(lines: bytes) -> tuple[str, int, str, list[tuple[str, str]]]:
+    """Parse a head without its empty line."""
     # A bare LF ends a line as well (RFC 9112, section 2.2): Mongrel2 passes it on, and browsers read it.
-    lines = (data.removesuffix(b"\n") if end is None else data[: end.start()]).split(b"\n")
-    found = _STATUS_LINE.fullmatch(lines[0].removesuffix(b"\r"))
+    found = _STATUS_LINE.match(lines)
     if found is None:
-        raise RemoteProtocolError(f"line 1 of the head: {shown(lines[0])} is not an HTTP/1 status line")
+        first = lines.partition(b"\n")[0]
+        raise RemoteProtocolError(f"line 1 of the head: {shown(first)} is not an HTTP/1 status line")
     version, status, reason = found.groups(b"")
-    return version.decode(), int(status), reason.decode("latin-1"), _parse_fields(lines, 1, "the head")
+    return version.decode(), int(status), reason.decode("latin-1"), _parse_fields(lines, found.end(), "the head")
 
 
 class _Reader(ABC):
@@ -125,8 +137,8 @@ class _Reader(ABC):
         """``data[start:end]`` belongs to the body."""
 
     @abstractmethod
-    def _on_trailers(self, lines: list[bytes]) -> None:
-        """*lines* are those between the last chunk and the empty line."""
+    def _on_trailers(self, lines: bytes) -> None:
+        """*lines* are those between the last chunk and the empty line, each with its end."""
 
     def _read(self, data: bytes) -> int:
         """Go through *data*; return how many of its bytes belong to this response, all of them unless it ended."""
@@ -143,6 +155,9 @@ class _Reader(ABC):
                 if not self._left:
                     if state is _State.LENGTH:
                         self._state = _State.COMPLETE
+                    elif data.startswith(b"\r\n", at):
+                        at += 2
+                        self._state = _State.SIZE
                     else:
                         self._state = _State.CRLF
                         self._left = 2
@@ -205,12 +220,18 @@ class _Reader(ABC):
             self._state = _State.UNTIL_CLOSE
 
     def _read_size(self, data: bytes, at: int) -> int:
-        start = self._fed + at - len(self._buffer)
-        line, at = self._collect(data, at, _LINE_END, "the chunk size line")
-        if line:
-            found = _SIZE_LINE.fullmatch(line)
-            if found is None:
-                raise RemoteProtocolError(f"{shown(line)} is not a chunk size line, at byte {start}")
+        # Most often all of it lies in one piece, and is right.
+        found = None if self._buffer else _SIZE_LINE.match(data, at, at + self._max_head)
+        if found is None:
+            start = self._fed + at - len(self._buffer)
+            line, at = self._collect(data, at, _LINE_END, "the chunk size line")
+            if line:
+                found = _SIZE_LINE.fullmatch(line)
+                if found is None:
+                    raise RemoteProtocolError(f"{shown(line)} is not a chunk size line, at byte {start}")
+        else:
+            at = found.end()
+        if found is not None:
             # Fifteen hex digits at most, by the pattern: no length that Python could not hold cheaply.
             self._left = int(found[1], 16)
             if self._left:
@@ -224,7 +245,7 @@ class _Reader(ABC):
     def _read_trailers(self, data: bytes, at: int) -> int:
         part, at = self._collect(data, at, _HEAD_END, "the trailer part")
         if part:
-            self._on_trailers(part.split(b"\n")[1:-2])
+            self._on_trailers(part[1 : _lines_end(part)])
             self._state = _State.COMPLETE
         return at
 
@@ -337,7 +358,7 @@ class ResponseParser(_Reader):
         self._error = str(error)
 
     def _on_head(self, head: bytes) -> tuple[int, list[str], list[str]]:
-        version, status, reason, fields = parse_head(head)
+        version, status, reason, fields = _parse_lines(head[: _lines_end(head)])
         if status < 200 and status != 101:
             return status, [], []
         # Kept only now: an interim answer's would be seen in between.
@@ -345,12 +366,17 @@ class ResponseParser(_Reader):
         self.status = status
         self.reason = reason
         self.headers = _collapse(fields)
-        return status, self.headers.get_all("content-length"), self.headers.get_all("transfer-encoding")
+        headers = self.headers
+        return (
+            status,
+            headers.get_all("content-length") if "content-length" in headers else [],
+            headers.get_all("transfer-encoding") if "transfer-encoding" in headers else [],
+        )
 
     def _on_body(self, data: bytes, start: int, end: int) -> None:
         self._pieces.append(data[start:end])
 
-    def _on_trailers(self, lines: list[bytes]) -> None:
+    def _on_trailers(self, lines: bytes) -> None:
         self.trailers = _collapse(_parse_fields(lines, 0, "the trailer part"))
 
 
@@ -416,41 +442,41 @@ class ResponseTracker(_Reader):
     def _on_body(self, data: bytes, start: int, end: int) -> None:
         """A body is only counted, which the state machine did."""
 
-    def _on_trailers(self, lines: list[bytes]) -> None:
+    def _on_trailers(self, lines: bytes) -> None:
         """Trailers mean nothing to the framing."""
 
 
-def _parse_fields(lines: list[bytes], first: int, where: str) -> list[tuple[str, str]]:
-    """Parse field lines without their LF, from ``lines[first]`` on; *where* is for the error message."""
-    fields: list[tuple[str, str]] = []
-    # The lines of a value that goes on: joined at its end, as joining at each costs the square of their number.
-    folded: list[str] = []
-    for index in range(first, len(lines)):
-        line = lines[index].removesuffix(b"\r")
-        found = _FIELD.fullmatch(line)
-        if found is not None:
-            if folded:
-                _unfold(fields, folded)
-            fields.append((found[1].decode(), found[2].strip(b" \t").decode("latin-1")))
-        # Obsolete folding, which a client has to read (RFC 9112, section 5.2).
-        elif fields and _FOLDED.fullmatch(line) is not None:
-            folded.append(line.strip(b" \t").decode("latin-1"))
-        else:
-            raise RemoteProtocolError(f"line {index + 1} of {where}: {shown(line)} is not a header field")
-    if folded:
-        _unfold(fields, folded)
-    return fields
+def _lines_end(part: bytes) -> int:
+    """Return where the empty line begins that ends *part*."""
+    return len(part) - (2 if part.endswith(b"\r\n") else 1)
 
 
-def _unfold(fields: list[tuple[str, str]], folded: list[str]) -> None:
-    """The last of *fields* goes on with *folded*, which is emptied."""
-    name, value = fields[-1]
-    fields[-1] = (name, " ".join([part for part in (value, *folded) if part]))
-    folded.clear()
+def _parse_fields(lines: bytes, at: int, where: str) -> list[tuple[str, str]]:
+    """Parse the field lines from ``lines[at]`` on; *where* is for the error message."""
+    # Checked in one pass and taken apart in another: half the time of doing both line by line.
+    found = _FIELDS.match(lines, at)
+    assert found is not None  # it may match nothing
+    bad = found.end()
+    if bad != len(lines):
+        number = lines.count(b"\n", 0, bad) + 1
+        line = lines[bad:].partition(b"\n")[0].removesuffix(b"\r")
+        raise RemoteProtocolError(f"line {number} of {where}: {shown(line)} is not a header field")
+    return [
+        (name, _unfold(value) if "\n" in value else value.strip(" \t\r"))
+        for name, value in _FIELD.findall(lines[at:].decode("latin-1"))
+    ]
+
+
+def _unfold(value: str) -> str:
+    """Join the lines of a value that goes on."""
+    return " ".join([part for part in (line.strip(" \t\r") for line in value.split("\n")) if part])
 
 
 def _collapse(fields: list[tuple[str, str]]) -> Headers:
     """Make a map of fields: names in lower case, a list where a name is repeated."""
+    headers = Headers([(name.lower(), value) for name, value in fields])
+    if len(headers) == len(fields):
+        return headers
     values: dict[str, list[str]] = {}
     for name, value in fields:
         values.setdefault(name.lower(), []).append(value)
