@@ -6,16 +6,15 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import gevent
 from gevent.event import Event
-from gevent.hub import get_hub
 
 from ..protocol.bounds import MAX_PENDING_BYTES, size_of
 from ..protocol.request import Request
 from ..protocol.websocket.registry import Sid
 from ..transport import Context, SocketClosed
+from .waiter import Waiter
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -27,35 +26,6 @@ log = logging.getLogger("greentx.transceiver")
 
 # Between two warnings that it is full.
 _WARN_SECONDS = 10.0
-
-
-class _Consumer:
-    """A greenlet that waits for an event. An ``Event`` does the same, for five times the time: each wait needs one."""
-
-    __slots__ = ("_greenlet", "_switch", "woken")
-
-    def __init__(self) -> None:
-        self.woken = False
-        self._greenlet = gevent.getcurrent()
-        self._switch: Any = None
-
-    def wake(self) -> None:
-        """Let it go on, soon; in the hub's thread, once."""
-        self.woken = True
-        self._switch = get_hub().loop.run_callback(self._greenlet.switch)
-
-    def sleep(self, timeout: float | None) -> None:
-        """Block this greenlet, which made it, until it is woken, or for *timeout* seconds."""
-        try:
-            if timeout is None:
-                get_hub().switch()
-            else:
-                with gevent.Timeout(timeout, False):
-                    get_hub().switch()
-        finally:
-            # What ended the wait in another way was first: the greenlet may wait for something else by then.
-            if self._switch is not None:
-                self._switch.stop()
 
 
 class Inbox:
@@ -83,7 +53,7 @@ class Inbox:
         self.byte_limit = byte_limit
         self.held = 0
         self.ended = False
-        self.consumers_wait: deque[_Consumer] = deque()
+        self.consumers_wait: deque[Waiter] = deque()
         self.receivers_wait = False
         self._space = Event()
         self._warn_after = 0.0
@@ -155,7 +125,7 @@ class Inbox:
         while not self.items and not self.ended:
             left = None if deadline is None else max(0.0, deadline - monotonic())
             # One of its own for each wait: to wake all consumers for one event would be for nothing.
-            consumer = _Consumer()
+            consumer = Waiter()
             self.consumers_wait.append(consumer)
             try:
                 consumer.sleep(left)

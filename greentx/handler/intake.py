@@ -209,7 +209,7 @@ class Intake:
     def emit_websocket(self, request: Request) -> None:
         """As :meth:`emit`, for those of WebSockets."""
         receivers = self._shared.websocket_receivers
-        # What a loop of greenlets would do with it, one switch later. From its beginning on, so that nothing is overtaken.
+        # What a loop of greenlets would do with it, one switch later; from its beginning on, so nothing is overtaken.
         if request.entry is not None and receivers:
             receive = request.entry.on_event = receivers[-1](self._connection, request)
             if request.method != Kind.WEBSOCKET_CONNECT:
