@@ -82,7 +82,7 @@ def start(project: Path) -> Iterator[Start]:
 
 
 def wait_for(path: Path) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 100
     while not path.exists():
         assert time.monotonic() < until, path
         time.sleep(0.01)  # one look
@@ -90,7 +90,7 @@ def wait_for(path: Path) -> None:
 
 def said(process: subprocess.Popen[str]) -> list[str]:
     """Return what it printed, when it has ended well."""
-    printed, _ = process.communicate(timeout=30)
+    printed, _ = process.communicate(timeout=100)
     assert process.returncode == 0, printed
     return [line.partition(",")[0].partition(" after ")[0] for line in printed.splitlines()]
 
@@ -110,7 +110,7 @@ def test_an_interrupted_installation_is_made_anew(start: Start, project: Path) -
     first = start()
     wait_for(project / "waiting")
     os.killpg(first.pid, signal.SIGINT)
-    printed, _ = first.communicate(timeout=30)
+    printed, _ = first.communicate(timeout=100)
     assert first.returncode == 1
     assert printed.splitlines()[-1] == "interrupted; the next attempt begins anew"
     assert "Traceback" not in printed.partition("pip installs greentx\n")[0]

@@ -31,7 +31,7 @@ class SpokenProgram:
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """Read what it says until a line has *pattern*."""
-        with gevent.Timeout(20):
+        with gevent.Timeout(60):
             for line in self.process.stdout:
                 self.lines.append(line)
                 found = re.search(pattern, line)
@@ -41,7 +41,7 @@ class SpokenProgram:
 
     def finish(self) -> int:
         """Wait for its end and return its exit code."""
-        self.lines += self.process.communicate(timeout=20)[0].splitlines(keepends=True)
+        self.lines += self.process.communicate(timeout=60)[0].splitlines(keepends=True)
         return int(self.process.returncode)
 
     def close(self) -> None:

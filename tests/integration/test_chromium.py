@@ -53,13 +53,9 @@ def browser() -> Iterator[Browser]:
             pytrace=False,
         )
     with tempfile.TemporaryDirectory(prefix="gt-chromium-", ignore_cleanup_errors=True) as folder:
-        process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        process, port = start_driver(driver)
         try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if found := re.search(rb"started successfully on port (\d+)", line):
-                    break
-            one = Browser(f"http://127.0.0.1:{int(found[1])}")
+            one = Browser(f"http://127.0.0.1:{port}")
             one.start(chromium, [*FLAGS, f"--user-data-dir={folder}"])
             try:
                 yield one
@@ -68,6 +64,21 @@ def browser() -> Iterator[Browser]:
         finally:
             process.kill()
             process.communicate()
+
+
+def start_driver(driver: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Start chromedriver, and return it with its port."""
+    said = b""
+    # It takes a free port of IPv6 and the same one of IPv4, and ends where that is another program's.
+    for _ in range(5):
+        process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert process.stdout is not None
+        for line in process.stdout:
+            said += line
+            if found := re.search(rb"started successfully on port (\d+)", line):
+                return process, int(found[1])
+        process.communicate()
+    pytest.fail(f"chromedriver does not start: {said.decode()}", pytrace=False)
 
 
 class Browser:
