@@ -7,10 +7,11 @@ from typing import Any
 
 import gevent
 import pytest
-from websockets_bench import SENDER, Bench, close_frame
+from websockets_bench import SENDER, Bench, close_frame, handshake_request
 
 from greentx.errors import ConnectionClosed, LocalProtocolError, SendTimeout
 from greentx.handler.websocket import WebSocket
+from greentx.protocol.request import Request
 from greentx.protocol.websocket.frames import FrameParser, Opcode, build_close, build_frame
 
 
@@ -35,8 +36,10 @@ class Ours:
     def __init__(self, **options: Any) -> None:
         self.bench = Bench(**options)
         [self.entry] = self.bench.connect()
-        request = object()
-        self.ws = WebSocket(Connection(self.bench), self.entry, request, self.bench.registry)  # type: ignore[arg-type]
+        self.request = handshake_request("1")
+        self.sent = dict(self.request.raw)
+        connection: Any = Connection(self.bench)
+        self.ws = WebSocket(connection, self.entry, self.request, self.bench.registry)
 
     def feed(self) -> None:
         events, self.bench.events[:] = list(self.bench.events), []
@@ -52,6 +55,55 @@ class Ours:
 def ours() -> Ours:
     """One that is open."""
     return Ours()
+
+
+def test_the_handshake_is_there_as_it_was(ours: Ours) -> None:
+    """In few bytes, until the application asks for its headers, and then as often as it asks."""
+    assert ours.ws.request is ours.request
+    sent = Request(SENDER, "1", "/", ours.sent, ours.request.body)
+    for _ in range(2):
+        raw = ours.request.raw
+        assert raw == ours.sent and dict(raw.items()) == ours.sent and len(raw) == len(ours.sent)
+        assert (list(raw), list(raw.values())) == (list(ours.sent), list(ours.sent.values()))
+        assert ours.request.header("host") == "here" and ours.request.has("PATH")
+        assert not ours.request.has("nothing") and raw.get("nothing") is None
+        assert ours.request.headers == sent.headers and ours.request.encode() == sent.encode()
+    assert "PATH" in repr(raw)
+
+
+def test_a_change_of_the_handshakes_headers_is_kept() -> None:
+    """As ``on_handshake`` may make it."""
+    bench = Bench()
+    [entry] = bench.connect()
+    request = handshake_request("1")
+    request.headers["user"] = "me"
+    connection: Any = Connection(bench)
+    assert WebSocket(connection, entry, request, bench.registry).request.headers["user"] == "me"
+
+
+def test_each_of_several_receivers_gets_a_message(ours: Ours) -> None:
+    """In the order in which they came; one that was killed when it was woken leaves its message to the next."""
+    receiving = [gevent.spawn(ours.ws.receive) for _ in range(3)]
+    gevent.sleep(0)
+    receiving[0].kill(block=False)
+    ours.frame(b"1")
+    ours.frame(b"2")
+    gevent.joinall(receiving, timeout=1)
+    assert [one.value for one in receiving[1:]] == ["1", "2"]
+    with pytest.raises(TimeoutError):
+        ours.ws.receive(0.001)
+    ours.frame(b"3")
+    assert ours.ws.receive(0.001) == "3"
+
+
+def test_who_asks_to_be_told_of_the_end_is_told(ours: Ours) -> None:
+    """Also after it."""
+    told: list[str] = []
+    ours.ws.on_end(lambda: told.append("before"))
+    ours.frame(build_close(1000), Opcode.CLOSE)
+    ours.ws.on_end(lambda: told.append("after"))
+    gevent.sleep(0.001)
+    assert told == ["before", "after"]
 
 
 def test_text_is_str_and_binary_is_bytes(ours: Ours) -> None:

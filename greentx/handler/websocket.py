@@ -14,6 +14,7 @@ from gevent.event import AsyncResult, Event
 from ..errors import ConnectionClosed, LocalProtocolError
 from ..protocol.bounds import MESSAGE_BYTES
 from ..protocol.kinds import Kind
+from ..protocol.packed import PackedHeaders
 from ..protocol.request import Request
 from ..protocol.websocket.frames import CloseCode, Opcode, build_frame
 from ..protocol.websocket.registry import CLOSED, OPEN, Entry, Registry
@@ -66,6 +67,10 @@ class WebSocket:
     def __init__(self, conn: Connection, entry: Entry, request: Request, registry: Registry) -> None:
         self.conn = conn
         self.request = request
+        # It lives as long as this, and its headers would be most of it. Where the application has looked at them, they
+        # may be changed.
+        if request.sent_headers is request.raw:
+            request.replace_headers(PackedHeaders(request.raw))
         self.sid = entry.sid
         self.path = entry.path
         self.subprotocol = entry.subprotocol
@@ -133,6 +138,7 @@ class WebSocket:
             if not self.conn.answers.in_hub_thread():
                 return self.conn.answers.hand_over(self.receive, timeout)
             self._messages = None
+            del messages  # else an empty one stays in this frame
             waiter = Waiter()
             self._receivers += (waiter,)
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ..bounds import Queued, Share, size_of
+from ..headers import text_headers
 from ..kinds import Kind
 from ..request import Request
 from .handshake import Accepted, Handshake, Refused, accept_key
@@ -83,7 +84,8 @@ class Opening:
             # Mongrel2 computes the accept value only for the process that gets the handshake.
             key = request.header("sec-websocket-key")
             accept = accept_key(key) if isinstance(key, str) and key.isascii() else b""
-        return handshake.check(request.headers, accept)
+        # Not the request's own, which would be kept with it.
+        return handshake.check(text_headers(request.raw), accept)
 
     def connected(self, entry: Entry) -> Request:
         """Return the event ``WEBSOCKET_CONNECT``, which the handshake itself becomes."""
@@ -91,4 +93,7 @@ class Opening:
         request.become(Kind.WEBSOCKET_CONNECT.value)
         request.body = b""
         request.entry = entry
+        # One text for both: the request may live as long as the WebSocket.
+        request.sender, request.conn_id = entry.sid
+        request.path = entry.path
         return request
