@@ -835,7 +835,7 @@ def nothing_known(monkeypatch):
 
 
 def forget(monkeypatch):
-    monkeypatch.setattr(wire, "known_blocks", Memo(512))
+    monkeypatch.setattr(wire, "known_starts", Memo(512))
 
 
 def of_a_websocket(number=0, **headers):
@@ -855,10 +855,13 @@ def test_what_came_before_is_parsed_as_it_was_the_first_time(protocol):
         ("e", 5, "/p", b"y0:"),
         ("f", 6, "/p", b"z" * 5000),
     ]:
-        request = parse_request(build_request(sender, conn_id, path, of_a_websocket(), body, protocol=protocol))
-        assert (request.sender, request.conn_id, request.path, request.body) == (sender, str(conn_id), path, body)
-        assert request.method == request.headers["METHOD"] == "WEBSOCKET"
-    assert len(wire.known_blocks.known) == 1
+        for more in (b"", b"more", b"and more", b"0:,"):
+            message = build_request(sender, conn_id, path, of_a_websocket(), body + more, protocol=protocol)
+            request = parse_request(message)
+            assert (request.sender, request.conn_id, request.path) == (sender, str(conn_id), path)
+            assert request.body == body + more
+            assert request.method == request.headers["METHOD"] == "WEBSOCKET"
+    assert len(wire.known_starts.known) == 6
 
 
 @pytest.mark.parametrize(
@@ -888,7 +891,7 @@ def test_known_headers_do_not_hide_a_bad_start(start):
     tail = build_request("s", 1, "/p", of_a_websocket(), b"x").split(b" ", 2)[2]
     for _ in range(3):
         parse_request(b"s 1 " + tail)
-    assert wire.known_blocks.known
+    assert wire.known_starts.known
     with pytest.raises(RemoteProtocolError):
         parse_request(start + b" " + tail)
     assert parse_request(b"s -1 " + tail).conn_id == "-1"
@@ -902,8 +905,8 @@ def test_only_what_websockets_repeat_is_kept():
             parse_request(build_request("s", 1, f"/{number}", of_a_websocket(number), b"x"))
             parse_request(build_request("s", 1, f"/{number}", {"METHOD": "POST", "x": "y"}, b"x" * (number % 2 * 5000)))
             parse_request(build_request("s", 1, f"/{number}", {"METHOD": "GET", "x": "y"}))
-    assert 0 < len(wire.known_blocks.known) <= 512
-    assert all(b"WEBSOCKET" in block for block in wire.known_blocks.known)
+    assert 0 < len(wire.known_starts.known) <= 512
+    assert all(b"WEBSOCKET" in block for block in wire.known_starts.known)
 
 
 @pytest.mark.usefixtures("nothing_known")
@@ -912,7 +915,7 @@ def test_large_headers_are_not_kept():
     for body in (b"", b"x"):
         for _ in range(3):
             parse_request(build_request("s", 1, "/", of_a_websocket(cookie="x" * 3000), body))
-    assert not wire.known_blocks.known
+    assert not wire.known_starts.known
 
 
 def message_of(items, body=b""):

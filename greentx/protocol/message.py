@@ -43,9 +43,10 @@ except ImportError:
 _pop = tnetstring.pop
 _load = tnetstring.loads
 
-# Each message of a WebSocket repeats all headers of its handshake (probed), so they are looked up and not decoded; all
-# other headers are as good as always different. METHOD and whether they are plain are kept with them.
-known_blocks: Memo[tuple[Mapping[Any, Any], str, bool]] = Memo(2048)
+# Each message of a WebSocket repeats all headers of its handshake (probed), so all that stands in front of the body is
+# looked up and not decoded; all other headers are as good as always different. What was found in it is kept: all fields
+# but the body.
+known_starts: Memo[tuple[str, str, str, Mapping[Any, Any], str, bool]] = Memo(2048)
 # Stands in the headers of each of them, and, where it stands in others, does no harm.
 _OF_A_WEBSOCKET = b"WEBSOCKET"
 
@@ -64,6 +65,7 @@ _CONTROL_ID = CONTROL_ID.encode()
 _KINDS = (Kind.WEBSOCKET.value, Kind.JSON.value, Kind.XML.value)
 _METHODS: dict[Any, str] = {name.encode(): name for name in ("GET", "POST", "HEAD", "PUT", "DELETE", *_KINDS)}
 _UPLOAD_STREAM = Kind.UPLOAD_STREAM.value
+_WEBSOCKET = Kind.WEBSOCKET.value
 
 
 def read_message(message: bytes) -> Fields:
@@ -106,32 +108,42 @@ def read_message(message: bytes) -> Fields:
 
 def _read_by_lengths(message: bytes) -> Fields:
     """As :func:`read_message`, for any message: with one copy of the body, and an error that says what is wrong."""
+    # The first colon belongs to the headers' length, or to something that is not known.
+    colon = message.find(b":", 0, _START_SIZE)
+    size = message[message.rfind(b" ", 0, colon) + 1 : colon]
+    if size.isdigit() and len(size) <= _MAX_LENGTH_DIGITS:
+        end = colon + 2 + int(size)
+        known = known_starts.known.get(message[:end])
+        if known is not None:
+            sender, conn_id, path, headers, method, plain = known
+            return sender, conn_id, path, headers, _body(message, end), method, plain
+    return _read_anew(message)
+
+
+def _read_anew(message: bytes) -> Fields:
+    """As :func:`_read_by_lengths`, for what did not come before."""
     fields = message[:_START_SIZE].split(b" ", 3)
     if len(fields) < 4:
         fields = message.split(b" ", 3)
     if len(fields) < 4 or not fields[0] or not fields[2] or not _is_id(fields[1]):
         raise _bad_start(message)
-    sender, number, path = fields[:3]
-    start = len(sender) + len(number) + len(path) + 3
+    start = sum(map(len, fields[:3])) + 3
+    sender, conn_id, path = (field.decode("latin-1") for field in fields[:3])
     colon = message.find(b":", start, start + _MAX_LENGTH_DIGITS + 1)
     size = message[start:colon]
     if colon < 0 or not size.isdigit():
         raise _bad_start(message)
     end = colon + 1 + int(size)
-    block = message[start : end + 1]
-    repeats = _OF_A_WEBSOCKET in block
-    found = known_blocks.known.get(block) if repeats else None
-    if found is None:
-        headers = _decode(message, start, colon + 1, end)
-        method = _method(headers)
-        if method is None:
-            raise RemoteProtocolError(f"no METHOD among the headers {shown(message[start:])} at byte {start}")
-        found = headers, method, _is_plain(headers, block)
-        if repeats and known_blocks.seen_before(block):
-            known_blocks.known[block] = found
-    headers, method, plain = found
+    headers = _decode(message, start, colon + 1, end)
+    method = _method(headers)
+    if method is None:
+        raise RemoteProtocolError(f"no METHOD among the headers {shown(message[start:])} at byte {start}")
+    begin = message[: end + 1]
+    plain = _is_plain(headers, begin)
     body = _body(message, end + 1)
-    return sender.decode("latin-1"), number.decode(), path.decode("latin-1"), headers, body, method, plain
+    if method == _WEBSOCKET and known_starts.seen_before(begin):
+        known_starts.known[begin] = sender, conn_id, path, headers, method, plain
+    return sender, conn_id, path, headers, body, method, plain
 
 
 def _is_id(number: bytes) -> bool:
