@@ -105,6 +105,39 @@ def test_the_environ_has_what_the_request_says(asked: dict[str, Any], expected: 
     assert {key: environ.get(key) for key in expected} == expected
 
 
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("method", ["GET", None])
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("x-a", "v \t", {"HTTP_X_A": "v"}),
+        ("x-a", ["v ", "w\xe9"], {"HTTP_X_A": "v,w\xe9"}),
+        ("x_a", "v", {}),
+        ("x_a", ["v", "w"], {}),
+        ("PATTERN", ["v", "w"], {}),
+    ],
+)
+def test_each_header_has_its_key_however_often_it_comes(
+    binary: bool, method: str | None, name: str, value: Any, expected: dict[str, str]
+) -> None:
+    """Known names and new ones, one value or several, also without the METHOD that Mongrel2 always writes."""
+
+    def encoded(one: Any) -> Any:
+        if isinstance(one, list):
+            return [encoded(part) for part in one]
+        return one.encode("latin-1") if binary else one
+
+    sent = {"URL_SCHEME": "http", "host": "h", name: value}
+    if method is not None:
+        sent["METHOD"] = method
+    raw = {encoded(one): encoded(sent[one]) for one in sent}
+    KNOWN_KEYS.clear()
+    for _ in range(2):
+        environ = environ_of(Request("s", "1", "/", raw, b"", "GET"))
+        assert {key: one for key, one in environ.items() if key.startswith("HTTP_X")} == expected
+        assert "" not in environ and environ["HTTP_HOST"] == "h"
+
+
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("first", ["PATH", "METHOD", "host"])
 def test_the_environ_is_the_same_whatever_came_before_and_in_any_order(first: str, turned: bool) -> None:

@@ -215,10 +215,10 @@ class LateHeaders(Headers):
         raw = self._unread
         if raw is not None:
             self._unread = None
-            known = dict.copy(self)
+            headers = text_headers(raw)
+            headers.update(dict.items(self))
             dict.clear(self)
-            self.update(text_headers(raw))
-            self.update(known)
+            self.update(headers)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return Headers, (dict(self),)

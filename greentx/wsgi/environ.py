@@ -87,19 +87,33 @@ def add_request(environ: dict[str, Any], request: Request) -> None:
 
 
 def _add_headers(environ: dict[str, Any], raw: Mapping[Any, Any]) -> None:
-    get_key = KNOWN_KEYS.get
+    keys = KNOWN_KEYS
+    # Mongrel2 passes on blanks behind a value, which are not part of it (RFC 9112, section 5.1).
+    try:
+        if b"METHOD" in raw:
+            for name, value in raw.items():
+                environ[keys[name]] = value.rstrip().decode("latin-1")
+        else:
+            for name, value in raw.items():
+                environ[keys[name]] = value.rstrip(" \t")
+    except (KeyError, AttributeError, TypeError):
+        # A name that is new, or comes twice, or what no Mongrel2 sends.
+        _add_unusual(environ, raw)
+    # Those that are left out.
+    environ.pop("", None)
+
+
+def _add_unusual(environ: dict[str, Any], raw: Mapping[Any, Any]) -> None:
     for name, value in raw.items():
-        key = get_key(name)
+        key = KNOWN_KEYS.get(name)
         if key is None:
             key = _environ_key(name)
-        if key:
-            # Mongrel2 passes on blanks behind a value, which are not part of it (RFC 9112, section 5.1).
-            if value.__class__ is bytes:
-                environ[key] = value.rstrip().decode("latin-1")
-            elif value.__class__ is str:
-                environ[key] = value.rstrip(" \t")
-            else:
-                environ[key] = _joined(key, value)
+        if value.__class__ is bytes:
+            environ[key] = value.rstrip().decode("latin-1")
+        elif value.__class__ is str:
+            environ[key] = value.rstrip(" \t")
+        else:
+            environ[key] = _joined(key, value)
 
 
 def _environ_key(name: bytes | str) -> str:
