@@ -292,8 +292,9 @@ class Connection(AbstractContextManager["Connection"]):
         """
         close, keep_alive = req.known_persistence or req.persistence()
         # Browsers guess the charset of what has no type; bytes are the caller's business.
-        text = body.__class__ is not bytes and isinstance(body, str)
+        text = False
         if body.__class__ is not bytes:
+            text = isinstance(body, str)
             # isascii() is a flag of the string: encoding cannot fail then, and needs no try.
             body = body.encode() if body.__class__ is str and body.isascii() else _as_bytes(body)
         if code == 200 and status == "OK" and not headers and not close and not keep_alive and req.method != "HEAD":

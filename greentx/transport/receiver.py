@@ -1,7 +1,8 @@
 """One receiving end, drained in batches by a greenlet of its own.
 
 A ``zmq.green`` socket asks for its events after every message. Here the greenlet sleeps on the socket's descriptor,
-receives until EAGAIN, which also re-arms the descriptor, and lets the hub run after every :data:`BATCH` messages.
+receives until nothing is left, which also re-arms the descriptor, and lets the hub run after every :data:`BATCH`
+messages.
 
 A receiver that connects uses one socket for one TCP connection (:mod:`greentx.transport.incoming`):
 
@@ -352,7 +353,7 @@ class Receiver:
             self._close()
 
     def _drain(self) -> bool:
-        """Receive until EAGAIN, or a batch; return True when nothing was left."""
+        """Receive until nothing is left, or a batch; return True when nothing was."""
         incoming = self._incoming
         if incoming is None or self._wanted is _Wanted.CONNECTION:
             return True
