@@ -24,7 +24,7 @@ from greentx.wsgi.environ import KNOWN_HOSTS, KNOWN_KEYS, add_request
 from greentx.wsgi.exchange import Exchange
 from greentx.wsgi.input import WINDOW, StreamedBody, open_streamed
 from greentx.wsgi.listeners import MongrelListener, TcpListener, TransceiverListener, make_listener, parse_url
-from greentx.wsgi.response import JOIN_BYTES, FileWrapper, PieceWriter, build_head, encode_headers, parse_status
+from greentx.wsgi.response import JOIN_BYTES, Body, FileWrapper, build_head, encode_headers, parse_status
 
 NOBODY = ("127.0.0.1", 1)
 SERVER_HEADERS = {
@@ -437,7 +437,7 @@ def test_a_header_that_may_not_be_sent_is_refused(header: Any, error: type[Excep
 def test_small_pieces_are_joined() -> None:
     """The first one goes out at once, others when the hub runs or enough are together."""
     exchange, wire = exchange_of()
-    pieces = PieceWriter(exchange)
+    pieces = Body(exchange)
     for number in range(100):
         pieces.put(b"%02d" % number)
     gevent.sleep(0)
@@ -452,7 +452,7 @@ def test_small_pieces_are_joined() -> None:
 def test_nothing_more_is_sent_to_a_client_that_has_gone() -> None:
     """The application is told so at its next piece."""
     exchange, wire = exchange_of()
-    pieces = PieceWriter(exchange)
+    pieces = Body(exchange)
     pieces.put(b"first")
     exchange.lose()
     with pytest.raises(ConnectionResetError):

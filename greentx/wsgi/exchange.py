@@ -64,7 +64,8 @@ class Exchange(Job):
         self.sid = sid
         self.life = request.life
         self.disconnected = Event()
-        if request.has("UPLOAD_STREAM"):
+        # The first question costs nothing, and answers for nearly all.
+        if not request.plain and request.has("UPLOAD_STREAM"):
             self.streams = True
 
     @property

@@ -18,11 +18,11 @@ from gevent import GreenletExit
 from ..errors import GreentxError
 from ..handler.clock import current_date
 from ..protocol.framing import FramingError
-from ..protocol.http1 import LAST_CHUNK, build_chunk, connection_options
+from ..protocol.http1 import LAST_CHUNK, connection_options
 from .accesslog import NoLog, format_line
 from .environ import add_request
 from .input import BrokenBody, open_streamed
-from .response import CLOSE, JOIN_BYTES, PieceWriter, build_head, encode_headers, parse_status, say_close
+from .response import CLOSE, JOIN_BYTES, Body, build_head, encode_headers, parse_status, say_close
 from .upgrade import Upgrade
 
 if TYPE_CHECKING:
@@ -118,10 +118,8 @@ class WSGIHandler:
 
     _orig_status: str | None = None
     _says_keep_alive = False
-    _pieces: PieceWriter | None = None
-    # How many bytes may still be sent, where a length was said; and that what comes is dropped without a word.
-    _body_left: int | None = None
-    _drops_body = False
+    # Of a response that does not go out whole.
+    _body: Body | None = None
 
     def __init__(self, sock: Exchange, address: Any, server: WSGIServer, rfile: Any = None) -> None:
         self.socket = sock
@@ -161,22 +159,21 @@ class WSGIHandler:
             FramingError: (a ``ValueError``) The request cannot be told from the next one; it is answered 400.
         """
         exchange = self.socket
+        request = exchange.request
         environ = self.server.get_environ()
-        streamed = exchange.streams
-        add_request(environ, exchange.request)
+        add_request(environ, request)
         self.path = environ["RAW_URI"]
         self.request_version = environ["SERVER_PROTOCOL"]
         length = environ.get("CONTENT_LENGTH")
         if length is not None:
             self.content_length = int(length)
-        if streamed:
+        if exchange.streams:
             self.wsgi_input = open_streamed(exchange, self.content_length)
-        elif exchange.request.method == "WEBSOCKET_HANDSHAKE":
+        elif request.method == "WEBSOCKET_HANDSHAKE":
             # Mongrel2 puts the accept value into the body of a handshake; the client sent none.
             self.wsgi_input = io.BytesIO()
             environ["wsgi.input_terminated"] = False
         else:
-            request = exchange.request
             self.wsgi_input = io.BytesIO(request.body) if request.stored is None else request.body_file
         environ["wsgi.input"] = self.wsgi_input
         environ["greentx.disconnected"] = exchange.disconnected
@@ -266,8 +263,7 @@ class WSGIHandler:
             return
         # Nearly all answers: head and body go out as one message, and nothing has to be joined later.
         if (result.__class__ is list or result.__class__ is tuple) and not self.headers_sent and self.status:
-            body = result[0] if len(result) == 1 else b"".join(result)
-            self._send_whole(body)
+            self._send_whole(result[0] if len(result) == 1 else b"".join(result))
         else:
             for data in result:
                 # A generator mostly uses its WebSocket while it is iterated over. That tells it of its end, not we.
@@ -275,12 +271,12 @@ class WSGIHandler:
                     gevent.sleep(0)
                 elif data:
                     self.write(data)
-                    if self._drops_body:
+                    if self._body is not None and self._body.dropped:
                         break
                 else:
                     self.socket.pause()
                     if self.headers_sent:
-                        if self._body_left == 0:
+                        if self._body is not None and self._body.left == 0:
                             break
                     # The one exception to the rule below; a 204 and a 304 have no body, either.
                     elif self.status and (self.code in _WITHOUT_BODY or self.provided_content_length == "0"):
@@ -327,8 +323,6 @@ class WSGIHandler:
                 exc_info = None
             # Left by a first attempt that failed before anything was sent: this answer may have an end of another kind.
             self.response_use_chunked = False
-            self._body_left = None
-            self._drops_body = False
         elif self.status is not None:
             raise self.ApplicationError("start_response() was called twice, the second time without exc_info")
         encoded_status, code = parse_status(status)
@@ -392,38 +386,33 @@ class WSGIHandler:
             data = _as_bytes(data)
         if data and self.code in _WITHOUT_BODY:
             raise self.ApplicationError(f"The {self.code} response must have no body")
-        if not self.headers_sent:
-            if self.status is None:
-                raise self.ApplicationError("The application did not call start_response()")
-            self._pieces = PieceWriter(self.socket)
-            self._put(self._finish_head() + self._framed(data))
-        elif framed := self._framed(data):
-            self._put(framed)
+        if self.headers_sent:
+            self._put(b"", data)
+        elif self.status is None:
+            raise self.ApplicationError("The application did not call start_response()")
         else:
-            self.socket.pause()
+            self._put(self._finish_head(), data)
 
     def _send_whole(self, body: bytes) -> None:
         """Send the head and all of the body, as one message."""
-        if body and body.__class__ is not bytes:
-            body = _as_bytes(body)
-        if body and self.code in _WITHOUT_BODY:
+        if body.__class__ is not bytes:
+            body = _as_bytes(body) if body else b""
+        if self.code in _WITHOUT_BODY and body:
             raise self.ApplicationError(f"The {self.code} response must have no body")
-        data = self._finish_head()
-        if body:
-            if self._body_left == len(body):
-                self._body_left = 0
-            else:
-                body = self._cut(body)
-            if len(body) <= JOIN_BYTES:
-                data += body
-            else:  # rather two messages than two copies
-                self._send(data)
-                data = body
-        # The body of the request may still be coming, or that of the answer be too short: it is not complete yet.
-        if self._body_left or self.wsgi_input.__class__ is not io.BytesIO:
-            self._send(data)  # _end_response() says that it is complete
+        head = self._finish_head()
+        if self.command == "HEAD" or self.code in _WITHOUT_BODY:
+            body, is_whole = b"", True
         else:
-            self._send(data, last=True, close=self.close_connection)
+            length = self.provided_content_length
+            is_whole = length is not None and int(length) == len(body)
+        # The body of the request may still be coming, or that of the answer be too short: it is not complete yet.
+        if not is_whole or self.wsgi_input.__class__ is not io.BytesIO:
+            self._put(head, body)  # _end_response() says that it is complete
+            return
+        if len(body) > JOIN_BYTES:  # rather two messages than two copies
+            self._send(head)
+            head = b""
+        self._send(head + body, last=True, close=self.close_connection)
 
     def _send(self, data: bytes, *, last: bool = False, close: bool = False) -> None:
         self.headers_sent = True  # before the call, in which this greenlet may be killed
@@ -434,11 +423,6 @@ class WSGIHandler:
         if self.socket.is_last and not self.close_connection:
             self._close_behind()
         self.finalize_headers()
-        length = self.provided_content_length
-        if self.command == "HEAD" or self.code in _WITHOUT_BODY:
-            self._drops_body = True
-        elif length is not None:
-            self._body_left = int(length)
         assert self.status is not None
         return build_head(self.status, self.response_headers)
 
@@ -448,32 +432,27 @@ class WSGIHandler:
             self.close_connection = True
             say_close(self.response_headers)
 
-    def _framed(self, data: bytes) -> bytes:
-        data = self._cut(data)
-        return build_chunk(data) if data and self.response_use_chunked else data
-
-    def _cut(self, data: bytes) -> bytes:
-        """Cut a body off where its Content-Length says that it ends."""
-        if self._drops_body:
-            return b""
-        left = self._body_left
-        if left is None:
-            return data
-        # The client would read the rest as its next response.
-        if len(data) > left:
+    def _put(self, head: bytes, data: bytes) -> None:
+        """Send a piece of the body, which may be empty, behind the *head* where that was not sent."""
+        body = self._body
+        if body is None:
+            length = self.provided_content_length
+            body = self._body = Body(
+                self.socket,
+                # Without a head all has gone out: nothing may follow.
+                0 if not head else None if length is None else int(length),
+                chunked=self.response_use_chunked,
+                dropped=self.command == "HEAD" or self.code in _WITHOUT_BODY,
+            )
+        if body.is_too_long(data):
             self.log_error("%s: the body is longer than its Content-Length, the rest is not sent", self.requestline)
-            self._body_left = 0
-            self._drops_body = True
-            return data[:left]
-        self._body_left = left - len(data)
-        return data
-
-    def _put(self, data: bytes) -> None:
+        data = head + body.framed(data)
         if data:
-            assert self._pieces is not None
             self.headers_sent = True
-            self._pieces.put(data)
+            body.put(data)
             self.response_length += len(data)
+        else:
+            self.socket.pause()
 
     def note_answer(self, status: bytes, length: int) -> None:
         """The request was answered in another way, as by a WebSocket; for the log, and so that nothing else is sent.
@@ -498,13 +477,13 @@ class WSGIHandler:
         tail = LAST_CHUNK if self.response_use_chunked else b""
         self.response_length += len(tail)
         # The client waits for the rest: only the end of the connection tells it that there is none.
-        if self._body_left:
+        body = self._body or Body(exchange)
+        if body.left:
             self.log_error(
-                "%s: %d bytes of the body are missing, the connection is closed", self.requestline, self._body_left
+                "%s: %d bytes of the body are missing, the connection is closed", self.requestline, body.left
             )
             self.close_connection = True
-        pieces = self._pieces or PieceWriter(exchange)
-        pieces.end(tail, close=self.close_connection)
+        body.end(tail, close=self.close_connection)
 
     def _abandon(self) -> None:
         """The client has gone, or has to go, with what it was sent."""
@@ -512,8 +491,8 @@ class WSGIHandler:
         exchange = self.socket
         try:
             # What the application has written goes out before the connection is closed.
-            if self._pieces is not None and not exchange.ended:
-                self._pieces.end(last=False, close=True)
+            if self._body is not None and not exchange.ended:
+                self._body.end(last=False, close=True)
             else:
                 exchange.close()
         except ConnectionResetError:

@@ -168,7 +168,7 @@ class Intake:
         schedule = self.schedule
         if (self.closed_to is not None and self.closed_to(request)) or (
             # Only connections count, not what each has pipelined: one client could have others refused otherwise.
-            len(schedule.waiting) >= MAX_WAITING or self._is_full(connection)
+            schedule.waiting and (len(schedule.waiting) >= MAX_WAITING or self._is_full(connection))
         ):
             self.refuse(exchange)
             # Its stored body is not needed any more.

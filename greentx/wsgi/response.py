@@ -11,7 +11,7 @@ from gevent.hub import get_hub
 
 from ..errors import GreentxError
 from ..protocol.cache import SmallMap
-from ..protocol.http1 import build_field
+from ..protocol.http1 import build_chunk, build_field
 
 if TYPE_CHECKING:
     from .exchange import Exchange
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CLOSE",
     "JOIN_BYTES",
+    "Body",
     "FileWrapper",
-    "PieceWriter",
     "build_head",
     "encode_headers",
     "parse_status",
@@ -169,23 +169,55 @@ def say_close(headers: list[tuple[bytes, bytes]]) -> None:
     headers.append(CLOSE)
 
 
-class PieceWriter:
-    """Sends the pieces of a streamed response, several small ones in one message.
+class Body:
+    """Sends a response piece by piece, several small ones in one message.
 
     What was put goes out at once, or when the greenlet lets the hub run, or when :data:`JOIN_BYTES` are together.
+
+    Args:
+        exchange: Where to.
+        left: The ``Content-Length``, if there is one.
+        chunked: It has none, and goes out in chunks.
+        dropped: A HEAD's, or another that may not be sent.
+
+    Attributes:
+        left: How many bytes are still to come; ``None`` where that is not known.
+        dropped: What comes is dropped without a word.
     """
 
-    __slots__ = ("_exchange", "_last_sent", "_pieces", "_scheduled", "_size")
+    __slots__ = ("_chunked", "_exchange", "_last_sent", "_pieces", "_scheduled", "_size", "dropped", "left")
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(
+        self, exchange: Exchange, left: int | None = None, *, chunked: bool = False, dropped: bool = False
+    ) -> None:
+        self.left = None if dropped else left
+        self.dropped = dropped
         self._exchange = exchange
+        self._chunked = chunked
         self._pieces: list[bytes] = []
         self._size = 0
         self._last_sent = 0.0
         self._scheduled = False
 
+    def is_too_long(self, data: bytes) -> bool:
+        """Return whether :meth:`framed` will cut *data*; nothing but that is sent then."""
+        return self.left is not None and not self.dropped and len(data) > self.left
+
+    def framed(self, data: bytes) -> bytes:
+        """Return what is to be put for a piece of the body: no more than its length allows, and as a chunk."""
+        if self.dropped:
+            return b""
+        if self.left is not None:
+            # The client would read the rest as its next response.
+            self.dropped = len(data) > self.left
+            data = data[: self.left]
+            self.left -= len(data)
+        return build_chunk(data) if data and self._chunked else data
+
     def put(self, data: bytes) -> None:
-        """Send a piece, now or soon. Blocks this greenlet while too much waits for this browser.
+        """Send bytes of the response, framed already, now or soon.
+
+        Blocks this greenlet while too much waits for this browser.
 
         Raises as :meth:`greentx.wsgi.exchange.Exchange.send`.
         """

@@ -239,7 +239,9 @@ class WSGIServer:
             self._spawn = spawn.spawn
         elif spawn != "default":
             self._spawn = spawn
-        self.intake.schedule.jobs.use_pool(self.pool, limit=limit, launch=self._launch)
+        # What no subclass has changed need not be called for each request.
+        is_ours = self._spawn is None and type(self).do_handle is WSGIServer.do_handle
+        self.intake.schedule.jobs.use_pool(self.pool, limit=limit, launch=None if is_ours else self._launch)
 
     def set_handle(self, handle: Any) -> None:
         """Have *handle*, called with an exchange and the browser's address, answer requests; ``None`` keeps it."""
