@@ -65,6 +65,7 @@ class Incoming:
         has_message: ``has_message()`` returns whether there is something to receive; asking uses up what the descriptor
             had to tell. Not to be called once it is closed.
         watching: *on_message* is called for messages, too; see :meth:`watch`.
+        few: The last batch that was received from it was small.
         contact: What is known of its connection; ``None`` where it is bound.
     """
 
@@ -78,6 +79,7 @@ class Incoming:
         security: Access | Dial | None = None,
     ) -> None:
         self.watching = False
+        self.few = True
         self.contact: Contact | None = None
         self._context = context
         self._kind = kind

@@ -18,7 +18,7 @@ from ..protocol.flow import Line, Turn
 from .connecting import Connecting
 from .context import Context
 from .security import Dial
-from .subscriptions import Subscriptions
+from .subscriptions import LOOK_SECONDS, Subscriptions
 
 __all__ = ["BATCH_SECONDS", "LAST_OF_BATCH", "Drops", "Pipe"]
 
@@ -39,11 +39,6 @@ _NOBLOCK = int(zmq.NOBLOCK)
 
 # Bytes of what a server subscribes to: its recv_ident, if it has one.
 _MAX_SUBSCRIPTION = 65536
-
-# How old a look at what the server says may be when something is sent, and how soon it is looked at afterwards: sending
-# may use up what the descriptor would have told us. A server that is restarted is there again after 0.1 s, ZeroMQ's
-# pause between two connections.
-_LOOK_SECONDS = 0.005
 
 # While a pipe is full: how often to look without being told. libzmq's descriptor tells; pyzmq does not rely on it.
 _BLOCKED_POLL_SECONDS = 0.1
@@ -87,6 +82,26 @@ class Drops:
             self._unsaid = 0
 
 
+class _Round:
+    """The round of the hub in which something is sent: from the first message until all ran that were ready then.
+
+    Attributes:
+        began: When it did (``time.monotonic()``); 0 outside of one.
+        keeps_first: The last one was so short that the first message may be kept for others.
+    """
+
+    __slots__ = ("began", "keeps_first")
+
+    def __init__(self) -> None:
+        self.began = 0.0
+        self.keeps_first = False
+
+    def end(self, now: float) -> None:
+        """All ran."""
+        self.keeps_first = now - self.began < BATCH_SECONDS
+        self.began = 0.0
+
+
 class Pipe:
     """Sends messages, in their order.
 
@@ -125,22 +140,18 @@ class Pipe:
         self._on_drop = on_drop
         self._dequeue = dequeue
         self._on_room = on_room
-        # The round of the hub in which something is sent: when it began, and whether its end was awaited already.
-        self._began = 0.0
-        self._in_round = False
-        self._keeps_first = False
+        self._round = _Round()
         socket = context.socket(zmq.XPUB, max_message=_MAX_SUBSCRIPTION)
         # A subscription to what is subscribed already is reported too: another server has taken over.
         socket.setsockopt(zmq.XPUB_VERBOSE, 1)
         socket.setsockopt(zmq.XPUB_NODROP, 1)
         socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket = socket
-        self._subscriptions = Subscriptions(context, socket, on_message)
+        self._subscriptions = Subscriptions(context, socket, on_message, self.check)
         # Without pyzmq's Python layer, which serves socket types that this is not.
         self.send_now = super(zmq.Socket, socket).send
         self.connecting = Connecting(context, socket, self.check)
         self._poll_timer: Any = context.timer(_BLOCKED_POLL_SECONDS, _BLOCKED_POLL_SECONDS)
-        self._look_timer: Any = context.timer(_LOOK_SECONDS, _LOOK_SECONDS)
 
     def connect(self, endpoint: str, dial: Dial | None = None) -> None:
         """Connect, now and whenever the connection is lost. Raises ``TransportError`` for a bad endpoint."""
@@ -166,11 +177,10 @@ class Pipe:
         batch = self.batch
         batch.append(message)
         now = monotonic()
-        if not self._in_round:
-            self._in_round = True
-            self._began = self.since = now
+        if not self._round.began:
+            self._round.began = self.since = now
             self._context.hub.loop.run_callback(self._end_round)
-            if self._keeps_first:
+            if self._round.keeps_first:
                 return None
         elif len(batch) < _BATCH and now - self.since < BATCH_SECONDS:
             return None
@@ -199,12 +209,11 @@ class Pipe:
             del batch[:sent]
             self.sent += sent
             self.since = monotonic()
-            if not self._look_timer.active:
-                self._look_timer.again(self._look)
+            self._subscriptions.look_soon()
 
     def _look_and_send(self, now: float) -> None:
         # Where the server has gone its life ends here: what was to be sent is dropped.
-        if now - self._subscriptions.looked_at > _LOOK_SECONDS and self._subscriptions.have_come():
+        if now - self._subscriptions.looked_at > LOOK_SECONDS and self._subscriptions.have_come():
             self._subscriptions.read()
         self.send_batch()
 
@@ -212,16 +221,10 @@ class Pipe:
         """In the hub, when all ran that were ready as the first message was sent."""
         if not self._context.open or self._socket.closed:
             return
-        self._in_round = False
         now = monotonic()
-        self._keeps_first = now - self._began < BATCH_SECONDS
+        self._round.end(now)
         if self.batch:
             self._look_and_send(now)
-
-    def _look(self) -> None:
-        self._look_timer.stop()
-        if self._context.open and not self._socket.closed and self._subscriptions.have_come():
-            self.check()
 
     def check(self) -> None:
         """Read what the server has said by now, then send what waits for room. Never blocks; the hub calls it, too."""
@@ -258,8 +261,8 @@ class Pipe:
         if self.batch and self._context.open:
             self.send_batch()
         self.connecting.stop()
-        for timer in (self._poll_timer, self._look_timer):
-            self._context.unwatch(timer)
+        self._subscriptions.stop()
+        self._context.unwatch(self._poll_timer)
 
     def close(self, linger: float) -> None:
         """Close the socket; what ZeroMQ accepted goes out in the background, within *linger* seconds."""

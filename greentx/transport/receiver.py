@@ -146,7 +146,6 @@ class Receiver:
         self._retry = _Retry(security.retry_max if isinstance(security, Dial) else None)
         self._wanted = _Wanted.MESSAGES
         self._parked = False
-        self._asked = _FEW
         # What came of the last attempt to resolve its name, where it failed.
         self._unresolved = ""
         self._keeper = Supervised(
@@ -358,7 +357,7 @@ class Receiver:
         if incoming is None or self._wanted is _Wanted.CONNECTION:
             return True
         receive, on_message = incoming.socket.recv, self._on_message
-        asked, self._asked = self._asked, 0
+        asked = _FEW if incoming.few else 0
         for count in range(BATCH):
             try:
                 if 0 < count <= asked and not incoming.has_message():
@@ -383,10 +382,11 @@ class Receiver:
                 return False  # it forked, and this is the child, whose socket is the parent's; or it closed all
             if self._incoming is not incoming:
                 return True  # it was closed
+        incoming.few = False
         return False
 
     def _drained(self, incoming: Incoming, count: int) -> bool:
-        self._asked = _FEW if count <= _FEW else 0
+        incoming.few = count <= _FEW
         if self._keeper.failures and self._incoming is incoming:
             self._keeper.works()
         self.drained_at = time.monotonic()
