@@ -70,25 +70,20 @@ _WEBSOCKET = Kind.WEBSOCKET.value
 
 def read_message(message: bytes) -> Fields:
     """Take a message apart. Raises ``RemoteProtocolError`` as :func:`greentx.protocol.request.parse_request` says."""
-    if len(message) <= MAX_SMALL:
+    if len(message) <= MAX_SMALL and (message.endswith(_NO_BODY) or _OF_A_WEBSOCKET not in message):
         try:
             sender, number, path, rest = message.split(b" ", 3)
-            method = None
-            if message.endswith(_NO_BODY) or _OF_A_WEBSOCKET not in message:
-                headers, left = _pop(rest)
-                if headers.__class__ is bytes:
-                    headers = _load_json(headers)
-                if headers.__class__ is dict:
-                    method = _METHODS.get(headers.get(b"METHOD")) or _method(headers)
-                    plain = _is_plain(headers, rest)
-            else:
-                colon = rest.index(b":", 0, _MAX_LENGTH_DIGITS + 1)
-                end = colon + 2 + int(rest[:colon])
-                found = known_blocks.known.get(rest[:end])
-                if found is not None:
-                    headers, method, plain = found
-                    left = rest[end:]
-            if method is not None and sender and path and number.isdigit() and len(number) <= _MAX_ID_DIGITS:
+            headers, left = _pop(rest)
+            if headers.__class__ is bytes:
+                headers = _load_json(headers)
+            if (
+                headers.__class__ is dict
+                and sender
+                and path
+                and number.isdigit()
+                and len(number) <= _MAX_ID_DIGITS
+                and (method := _METHODS.get(headers.get(b"METHOD")) or _method(headers)) is not None
+            ):
                 no_body = left == _NO_BODY
                 body = b"" if no_body else left[left.find(b":") + 1 : -1]
                 if no_body or left == b"%d:%b," % (len(body), body):
@@ -99,7 +94,7 @@ def read_message(message: bytes) -> Fields:
                         headers,
                         body,
                         method,
-                        plain,
+                        _is_plain(headers, rest),
                     )
         except NOT_DECODED:
             pass
