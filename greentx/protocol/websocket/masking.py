@@ -8,7 +8,7 @@ one of two ways: a short payload as one big integer; a longer one as four stride
 bytes    20  1000 65536
 ======== === ==== =====
 integer  0.3 2.4  113
-tables   0.9 2.1  71
+tables       2.1  71
 in C     0.1 0.2  1.6
 ======== === ==== =====
 
