@@ -147,8 +147,8 @@ class Request:
 
     @property
     def headers(self) -> Headers:
-        """The headers as a :class:`Headers` map, built at the first access. ``METHOD`` is always :attr:`method`."""
-        # Built late: most handlers look at a few headers, or none, and header() reads those from what was decoded.
+        """The headers as a :class:`Headers` map, the same one each time. ``METHOD`` is always :attr:`method`."""
+        # Made late: most handlers look at a few headers, or none. Headers that are not plain are rare.
         headers = self.known_headers
         if headers is None:
             if self.plain and self.method:
@@ -394,7 +394,7 @@ def parse_request(message: bytes) -> Request:
         message: One whole ZeroMQ message, never part of one.
 
     Returns:
-        A :class:`Request`. Its headers are decoded; the map of text that applications see is built when it is read.
+        A :class:`Request`. Its headers are decoded; the text that applications see is made when it is read.
 
     Raises:
         RemoteProtocolError: A field is missing, a length disagrees with its data, the headers are not a map with
