@@ -7,6 +7,7 @@ import json
 import pickle
 from urllib.parse import parse_qsl
 
+import msgspec
 import pytest
 import tnetstring
 from hypothesis import given
@@ -252,6 +253,16 @@ def test_headers_that_are_made_late_stay_a_whole_map_in_any_order_of_use(sent, a
     for action, name in actions:
         assert result_of(action, one, name) == result_of(action, other, name)
     assert one == other and list(one) == list(other)
+
+
+def test_an_encoder_that_reads_past_the_methods_of_a_dict_fails_and_loses_nothing() -> None:
+    """msgspec does so, in C: it raises where it would leave headers out, and takes them as a plain dict."""
+    headers = late()
+    with pytest.raises(TypeError):
+        msgspec.json.encode(headers)
+    assert json.loads(msgspec.json.encode(dict(headers))) == dict(whole())
+    # By now all were read.
+    assert json.loads(msgspec.json.encode(headers)) == dict(whole())
 
 
 @pytest.mark.parametrize("value", [1, 2.5, None, True, {b"a": b"b"}])

@@ -149,13 +149,23 @@ def last_values(query: str) -> dict[str, str]:
     return values
 
 
+class _NotAll:
+    """Stands among headers that were not all read yet, where only C code finds it that reads past their methods."""
+
+    def __str__(self) -> str:
+        raise TypeError("some headers were not read yet: use dict(req.headers)")
+
+
+_NOT_ALL: Any = _NotAll()
+
+
 class LateHeaders(Headers):
     """As :func:`text_headers` builds them, but each value is made when it is read, and all of them when it has to be.
 
     For headers of which each name is text and there once. It is a ``dict`` that holds what was read or set so far; as
-    soon as somebody asks for more than one name, such as by iteration or ``==``, all is put in. C code that reads a
-    ``dict`` without asking it, as the encoders of msgspec and orjson do, has to be given ``dict(headers)``; all that
-    CPython itself does, ``json`` too, asks.
+    soon as somebody asks for more than one name, such as by iteration or ``==``, all is put in. All that CPython itself
+    does, ``json`` too, asks. C code that reads a ``dict`` without asking it, as the encoders of msgspec and orjson do,
+    finds a name that is not text, and raises: it has to be given ``dict(headers)``.
     """
 
     __slots__ = ("_unread",)
@@ -163,9 +173,10 @@ class LateHeaders(Headers):
     def __init__(self, raw: RawHeaders, method: str) -> None:
         # None: all has been put in.
         self._unread: RawHeaders | None = raw
-        # The event's, whatever was decoded; and to C code that asks a dict for its size, as json's does, it is not
-        # empty.
+        # The event's, whatever was decoded.
         self["METHOD"] = method
+        # Better an error in who reads past our methods than headers that are missing in silence.
+        dict.__setitem__(self, _NOT_ALL, "")
 
     def __missing__(self, name: str) -> Any:
         value = self._read(name)
@@ -215,6 +226,7 @@ class LateHeaders(Headers):
         raw = self._unread
         if raw is not None:
             self._unread = None
+            dict.__delitem__(self, _NOT_ALL)
             headers = text_headers(raw)
             headers.update(dict.items(self))
             dict.clear(self)
