@@ -434,6 +434,18 @@ def test_behind_a_round_that_computed_the_first_answer_goes_at_once(server, writ
     assert not one.writer.pipe.batch
 
 
+def test_an_answer_that_took_long_goes_at_once(server, write_to):
+    """Whoever computed before it may compute again before the next one."""
+    one = write_to(server)
+    for number in range(3):
+        one.writer.write("uuid", str(number), b"x")
+        gevent.sleep(0)  # rounds that are short, mostly
+        time.sleep(0.01)  # the time itself is what is tested
+        one.writer.write("uuid", str(number), b"y")
+        assert not one.writer.pipe.batch
+        gevent.sleep(0)
+
+
 def test_what_is_sent_in_one_round_of_the_hub_goes_to_zeromq_at_its_end(server, write_to):
     """One wake-up of ZeroMQ's thread for all of them; in order."""
     one = write_to(server)

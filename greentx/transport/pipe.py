@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import zmq
@@ -31,8 +31,9 @@ _BATCH = 64
 #: So many messages may be kept for others; the next one sends them all.
 LAST_OF_BATCH = _BATCH - 1
 
-#: So long a message is kept for others that are sent in the same round of the hub. Where that took longer the last
-#: time, its first message is not kept at all: it does not wait for greenlets that compute.
+#: So long a message is kept for others that are sent in the same round of the hub. The first one is not kept at all
+#: where that round is older than this already, or the one before became so: it does not wait for greenlets that
+#: compute.
 BATCH_SECONDS = 0.0005
 
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -85,20 +86,29 @@ class Drops:
 class _Round:
     """The round of the hub in which something is sent: from the first message until all ran that were ready then.
 
+    Args:
+        loop: The hub's.
+
     Attributes:
         began: When it did (``time.monotonic()``); 0 outside of one.
-        keeps_first: The last one was so short that the first message may be kept for others.
     """
 
-    __slots__ = ("began", "keeps_first")
+    __slots__ = ("_loop", "_was_short", "began")
 
-    def __init__(self) -> None:
+    def __init__(self, loop: Any) -> None:
         self.began = 0.0
-        self.keeps_first = False
+        self._loop = loop
+        self._was_short = False
+
+    def begin(self, now: float) -> bool:
+        """The first message is sent. Returns whether it may be kept for others."""
+        self.began = now
+        # The loop's time is that of its last look at the descriptors. (With libuv it is another clock's: none is kept.)
+        return self._was_short and time() - self._loop.now() < BATCH_SECONDS
 
     def end(self, now: float) -> None:
         """All ran."""
-        self.keeps_first = now - self.began < BATCH_SECONDS
+        self._was_short = now - self.began < BATCH_SECONDS
         self.began = 0.0
 
 
@@ -140,7 +150,7 @@ class Pipe:
         self._on_drop = on_drop
         self._dequeue = dequeue
         self._on_room = on_room
-        self._round = _Round()
+        self._round = _Round(context.hub.loop)
         socket = context.socket(zmq.XPUB, max_message=_MAX_SUBSCRIPTION)
         # A subscription to what is subscribed already is reported too: another server has taken over.
         socket.setsockopt(zmq.XPUB_VERBOSE, 1)
@@ -178,9 +188,9 @@ class Pipe:
         batch.append(message)
         now = monotonic()
         if not self._round.began:
-            self._round.began = self.since = now
+            self.since = now
             self._context.hub.loop.run_callback(self._end_round)
-            if self._round.keeps_first:
+            if self._round.begin(now):
                 return None
         elif len(batch) < _BATCH and now - self.since < BATCH_SECONDS:
             return None
