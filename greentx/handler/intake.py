@@ -44,6 +44,9 @@ __all__ = ["Intake"]
 
 log = logging.getLogger("greentx.connection")
 
+# A name of its own, since looking it up in the enum would cost more than the comparison, for each message.
+_WEBSOCKET = Kind.WEBSOCKET.value
+
 #: What Mongrel2 knows an opening handshake by: METHOD says it only where all of these were sent (probed).
 _HANDSHAKE_HEADERS = ("host", "upgrade", "connection", "sec-websocket-key", "sec-websocket-version")
 
@@ -158,7 +161,10 @@ class Intake:
                 request.replace_headers(without(request.raw, NAMES))
             request.life = life
             head = len(message) - len(request.body)  # before it is inflated
-            if self._on_special(request):
+            # Each word is believed only with what Mongrel2 writes next to it and no client can: names in upper case.
+            if request.method != _WEBSOCKET or not (b"FLAGS" in raw or "FLAGS" in raw):
+                self._on_special(request)
+            elif self._sessions.message(request):
                 self.inbox.put(self._connection, request, head * WIRE_FACTOR + len(request.body) * TEXT_FACTOR)
         elif (
             not request.plain or b"content-length" in raw or "content-length" in raw or life.uploads.begun
@@ -264,12 +270,8 @@ class Intake:
 
     # -- what is not plain HTTP --------------------------------------------------------------------------------------
 
-    def _on_special(self, request: Request) -> bool:
-        """Returns whether it is a WebSocket's message for the application."""
+    def _on_special(self, request: Request) -> None:
         method = request.method
-        # Each word is believed only with what Mongrel2 writes next to it and no client can: names in upper case.
-        if method == Kind.WEBSOCKET and request.has("FLAGS"):
-            return self._sessions.message(request)
         if method == Kind.WEBSOCKET_HANDSHAKE and all(request.has(name) for name in _HANDSHAKE_HEADERS):
             if self._admit(request):
                 self._on_handshake(request)
@@ -286,7 +288,7 @@ class Intake:
                 if last is not None:
                     last.granted = 0 if request.has("UPLOAD_STREAM_DONE") else last.granted - len(request.body)
                 elif self._scatters:
-                    return False  # of a request that another process has refused
+                    return  # of a request that another process has refused
                 self.emit(request)
         else:
             # An HTTP request whose method is a word of ours: it must not look like an event to the application.
@@ -294,7 +296,6 @@ class Intake:
                 "%s: connection %s sent the METHOD %s over HTTP", self._link.sender, request.conn_id, request.method
             )
             self._answers.at_once(request, 501)
-        return False
 
     def _on_handshake(self, request: Request) -> None:
         # Held ones are open requests, too, so that any HTTP answer refuses them in its turn.

@@ -15,18 +15,21 @@ class Waiter:
 
     Attributes:
         woken: It was woken, though it may not have run since.
+        value: What with.
     """
 
-    __slots__ = ("_greenlet", "_switch", "woken")
+    __slots__ = ("_greenlet", "_switch", "value", "woken")
 
     def __init__(self) -> None:
         self.woken = False
+        self.value: Any = None
         self._greenlet = gevent.getcurrent()
         self._switch: Any = None
 
-    def wake(self) -> None:
+    def wake(self, value: Any = None) -> None:
         """Let it go on, soon; in the hub's thread, once."""
         self.woken = True
+        self.value = value
         self._switch = get_hub().loop.run_callback(self._greenlet.switch)
 
     def sleep(self, timeout: float | None) -> None:

@@ -146,7 +146,10 @@ class WebSocket:
             except BaseException:  # raised again
                 self._pass_on(waiter)
                 raise
-            # A message that came together with the timeout is a message.
+            message: str | bytes = waiter.value
+            if message is not None:
+                return message
+            # What came together with the timeout is not waited for any more.
             if not waiter.woken:
                 self._pass_on(waiter)
                 if not self._messages and not self._has_ended:
@@ -156,15 +159,19 @@ class WebSocket:
         return message
 
     def _pass_on(self, waiter: Waiter) -> None:
-        """This receiver waits no more, without a message; another one has to have that which it was woken for."""
+        """This receiver waits no more; the message that it was woken with has to go to another one."""
         self._receivers = tuple(one for one in self._receivers if one is not waiter)
-        if waiter.woken and self._messages:
-            self._wake()
+        if waiter.value is not None:
+            if self._receivers:
+                self._wake(waiter.value)
+            else:
+                self._share.add(getsizeof(waiter.value) + MESSAGE_BYTES)
+                self._messages = self._messages or deque()
+                self._messages.appendleft(waiter.value)
 
-    def _wake(self) -> None:
-        if self._receivers:
-            first, self._receivers = self._receivers[0], self._receivers[1:]
-            first.wake()
+    def _wake(self, message: str | bytes | None = None) -> None:
+        first, self._receivers = self._receivers[0], self._receivers[1:]
+        first.wake(message)
 
     def __iter__(self) -> Iterator[str | bytes]:
         """Yield messages until the connection ends."""
@@ -285,6 +292,9 @@ class WebSocket:
             # Text was decoded when it was checked, and is not decoded again.
             text = request.text
             message = request.body if text is None else text
+            if self._receivers:
+                self._wake(message)
+                return
             # The inbox has let it through, so this is the bound of one handler that is slower than its client. The
             # message on top is dropped, and the client told so: a gap would be worse than an end.
             why = self._share.add(getsizeof(message) + MESSAGE_BYTES)
@@ -294,8 +304,6 @@ class WebSocket:
             if self._messages is None:
                 self._messages = deque()
             self._messages.append(message)
-            if self._receivers:
-                self._wake()
 
     def end(self) -> None:
         """Nothing more comes: wake the greenlets that wait."""

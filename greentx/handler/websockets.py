@@ -205,7 +205,7 @@ class WebSockets:
 
         Returns whether the caller is to emit it as an event. It knows what that takes.
         """
-        entry = self._registry.get(request.sid)
+        entry = self._registry.get((request.sender, request.conn_id))
         if entry is None:
             self._openings.message(request)
             return False

@@ -70,7 +70,18 @@ _WEBSOCKET = Kind.WEBSOCKET.value
 
 def read_message(message: bytes) -> Fields:
     """Take a message apart. Raises ``RemoteProtocolError`` as :func:`greentx.protocol.request.parse_request` says."""
-    if len(message) <= MAX_SMALL and (message.endswith(_NO_BODY) or _OF_A_WEBSOCKET not in message):
+    has_body = not message.endswith(_NO_BODY)
+    if has_body and known_starts.known:
+        # The first colon belongs to the headers' length, or to something that is not known.
+        colon = message.find(b":", 0, _START_SIZE)
+        size = message[message.rfind(b" ", 0, colon) + 1 : colon]
+        if size.isdigit() and len(size) <= _MAX_LENGTH_DIGITS:
+            end = colon + 2 + int(size)
+            known = known_starts.known.get(message[:end])
+            if known is not None:
+                sender_text, conn_id, path_text, raw, word, plain = known
+                return sender_text, conn_id, path_text, raw, _body(message, end), word, plain
+    if len(message) <= MAX_SMALL and not (has_body and _OF_A_WEBSOCKET in message):
         try:
             sender, number, path, rest = message.split(b" ", 3)
             headers, left = _pop(rest)
@@ -103,20 +114,6 @@ def read_message(message: bytes) -> Fields:
 
 def _read_by_lengths(message: bytes) -> Fields:
     """As :func:`read_message`, for any message: with one copy of the body, and an error that says what is wrong."""
-    # The first colon belongs to the headers' length, or to something that is not known.
-    colon = message.find(b":", 0, _START_SIZE)
-    size = message[message.rfind(b" ", 0, colon) + 1 : colon]
-    if size.isdigit() and len(size) <= _MAX_LENGTH_DIGITS:
-        end = colon + 2 + int(size)
-        known = known_starts.known.get(message[:end])
-        if known is not None:
-            sender, conn_id, path, headers, method, plain = known
-            return sender, conn_id, path, headers, _body(message, end), method, plain
-    return _read_anew(message)
-
-
-def _read_anew(message: bytes) -> Fields:
-    """As :func:`_read_by_lengths`, for what did not come before."""
     fields = message[:_START_SIZE].split(b" ", 3)
     if len(fields) < 4:
         fields = message.split(b" ", 3)

@@ -138,11 +138,16 @@ class Registry:
     """All live WebSockets of one process, by ``(sender, conn_id)``.
 
     ``len(registry)`` counts them, iteration yields their sids, ``sid in registry`` asks for one.
+
+    Attributes:
+        get: ``get(sid)`` returns the entry of *sid*, or ``None`` when it is not connected.
     """
 
     def __init__(self) -> None:
         # All, by sid; the same by sender in batches; those batches of a sender that are not full; members by group.
         self._entries: dict[Sid, Entry] = {}
+        # The dict's own, without a call in between: each message is looked up.
+        self.get: Callable[[Sid], Entry | None] = self._entries.get
         self._batches: dict[str, list[Batch]] = {}
         self._open_batches: dict[str, list[Batch]] = {}
         self._groups: dict[str, dict[Sid, Entry]] = {}
@@ -156,10 +161,6 @@ class Registry:
 
     def __contains__(self, sid: object) -> bool:
         return sid in self._entries
-
-    def get(self, sid: Sid) -> Entry | None:
-        """Return the entry of *sid*, or ``None`` when it is not connected."""
-        return self._entries.get(sid)
 
     def add(self, entry: Entry) -> None:
         """Add a WebSocket. An entry of the same sid must have been removed before."""
