@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from .large import LargeMessages
 from .ledger import Ledger
 from .limits import BURST, DEFAULT_BOUNDS, OUTBOX_LIMIT, QUEUED, ROOM, Bounds
-from .outbox import Outbox, reading_seconds
+from .outbox import Outbox
 from .pacer import Pacer, Unpaced
 from .scattered import Hearing, Scattered
 
 __all__ = ["Flow", "Put"]
-
-# Connections that were sent a large message before those are forgotten that have read it.
-_SWEEP = 1024
 
 
 class Put(NamedTuple):
@@ -34,6 +32,11 @@ class Put(NamedTuple):
     outbox: Outbox
     place: int | None
     slow: bool
+
+
+def _refuse(conn_id: str, size: int, now: float) -> bool:
+    """For credits: they said all."""
+    return False
 
 
 class Flow:
@@ -55,11 +58,13 @@ class Flow:
         outboxes: What waits, and the accounts that are still needed, by connection.
         allows: ``allows(conn_id, size)`` returns whether a connection without an outbox may be sent so many bytes now,
             as one message, and counts them if so.
+        allows_large: ``allows_large(conn_id, size, now)`` does so for a large message that was refused for its size.
         timed: Something waits for the clock: call :meth:`tick` every few milliseconds.
         life: How many lives of the server are over.
     """
 
     allows: Callable[[str, int], bool]
+    allows_large: Callable[[str, int, float], bool]
 
     def __init__(
         self,
@@ -80,9 +85,7 @@ class Flow:
         self.life = 0
         # A connection is in one of the two, ledger or outboxes, and takes its account along when it moves.
         self._ledger = Ledger()
-        # When the browsers of connections without an outbox should have read the large message that they were sent.
-        self._read_at: dict[str, float] = {}
-        self._sweep_at = _SWEEP
+        self._large = LargeMessages(self.pacer)
         # In its place where credits scatter. There an outbox leaves its account where it is.
         self._scattered = Scattered(self.outboxes)
         self._choose()
@@ -134,28 +137,13 @@ class Flow:
     def _choose(self) -> None:
         # An attribute, not a method that asks each time: it is on the way of every answer.
         self._scattered.count = None if self.announced else self.pacer.allows
+        self.allows_large = _refuse if self.flow_control else self._large.allows
         if not self.flow_control:
             self.allows = self.pacer.allows
         else:
             self.allows = self._scattered.spend if self.shared else self._ledger.spend
 
     # -- what is written -------------------------------------------------------------------------------------------
-
-    def allows_large(self, conn_id: str, size: int, now: float) -> bool:
-        """As :attr:`allows`, which said no, for a large message; it is yes for one at a time, by our estimate.
-
-        Args:
-            now: A clock's seconds.
-        """
-        if self.flow_control or self._read_at.get(conn_id, 0.0) > now or not self.pacer.allows(conn_id):
-            return False
-        read_at = self._read_at
-        # What has passed says nothing any more.
-        if len(read_at) >= self._sweep_at:
-            self._read_at = read_at = {one: due for one, due in read_at.items() if due > now}
-            self._sweep_at = max(_SWEEP, 2 * len(read_at))
-        read_at[conn_id] = now + reading_seconds(size)
-        return True
 
     def split(self, conn_ids: Sequence[str], size: int) -> tuple[list[str], list[str]]:
         """Return which of many may be sent *size* bytes at once, which are counted, and which may not."""
@@ -198,7 +186,7 @@ class Flow:
                 window = 0
             elif self.flow_control:
                 window, confirmed = self._ledger.close(conn_id)
-            outbox = self.outboxes[conn_id] = Outbox(head, window, confirmed, self._read_at.pop(conn_id, None))
+            outbox = self.outboxes[conn_id] = Outbox(head, window, confirmed, self._large.forget(conn_id))
         return outbox
 
     def put_unthrottled(self, prefix: bytes, conn_id: str, data: bytes, now: float, policy: str) -> Put:
@@ -396,7 +384,7 @@ class Flow:
         """The connection is gone, or ended for *why*: drop what waits for it. Returns whether it had an outbox."""
         self._ledger.close(conn_id)
         self._scattered.close(conn_id)
-        self._read_at.pop(conn_id, None)
+        self._large.forget(conn_id)
         outbox = self.outboxes.pop(conn_id, None)
         if outbox is None:
             return False
@@ -413,7 +401,7 @@ class Flow:
         self.outboxes.clear()
         self._ledger.clear()
         self._scattered.clear()
-        self._read_at.clear()
+        self._large.clear()
         self.pacer.forget()
         self.timed = False
         # Waits compare it: readiness alone does not tell one life from the next.
