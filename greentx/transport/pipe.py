@@ -103,7 +103,7 @@ class _Round:
     def begin(self, now: float) -> bool:
         """The first message is sent. Returns whether it may be kept for others."""
         self.began = now
-        # The loop's time is that of its last look at the descriptors. (With libuv it is another clock's: none is kept.)
+        # The loop's time is that of its last look at the descriptors. (libuv's is another clock: nothing is kept then.)
         return self._was_short and time() - self._loop.now() < BATCH_SECONDS
 
     def end(self, now: float) -> None:
