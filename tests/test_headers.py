@@ -174,6 +174,8 @@ def delete(headers, name):
     del headers[name]
 
 
+OTHER = {"METHOD": "GET", "host": "other"}
+
 ACTIONS = {
     "[]": lambda headers, name: headers[name],
     "get": lambda headers, name: headers.get(name),
@@ -213,6 +215,7 @@ ACTIONS = {
     "repr": lambda headers, name: repr(headers),
     "str": lambda headers, name: f"{headers} {headers!s}",
     "==": lambda headers, name: (headers == whole(), headers == {}, headers != whole(), headers != {}),
+    "== to others of its kind": lambda headers, name: (headers == late(), headers != late(), late(OTHER) == headers),
     "reversed ==": lambda headers, name: (dict(whole()) == headers, dict(whole()) != headers),
     "popitem": lambda headers, name: headers.popitem(),
     "clear": lambda headers, name: headers.clear(),

@@ -251,12 +251,26 @@ def _with_all(name: str) -> Callable[..., Any]:
     return work
 
 
+def _compared(name: str) -> Callable[..., Any]:
+    """Return a comparison of ``dict`` that works on all headers of both: it reads the other one past its methods."""
+    compare = getattr(dict, name)
+
+    @functools.wraps(compare)
+    def work(self: LateHeaders, other: object) -> Any:
+        self._read_all()
+        return compare(self, dict(other) if isinstance(other, LateHeaders) else other)
+
+    return work
+
+
 # All that look at more than one name, or take one out. Those that put in may do so before the others were read.
 for _name in (
-    *("__iter__", "__reversed__", "__len__", "__eq__", "__ne__", "__repr__", "__or__", "__ror__", "__delitem__"),
+    *("__iter__", "__reversed__", "__len__", "__repr__", "__or__", "__ror__", "__delitem__"),
     *("clear", "copy", "items", "keys", "pop", "popitem", "setdefault", "values"),
 ):
     setattr(LateHeaders, _name, _with_all(_name))
+for _name in ("__eq__", "__ne__"):
+    setattr(LateHeaders, _name, _compared(_name))
 
 _get = dict.get
 _contains = dict.__contains__
