@@ -202,24 +202,25 @@ def echoes(rows: list[Row], size: int, connections: int, deflate: bool, options:
 def idle(name: str, count: int) -> dict[str, float]:
     """Return the memory of one more WebSocket, in KB, of a new process with one row's server and its front end."""
     row = Row("echo", name)
-    warm = more = None
-    try:
-        # What grows once, as buffers and caches do, is not counted.
-        warm = Clients(row.port, max(count // 10, 10))
-        warm.use(frames(20))
-        warm.lockstep(2)
+    # Never more of them at once: what grows with a burst, as buffers do, is there before it is measured.
+    at_once = max(count // 10, 10)
+    messages = frames(20)
+    with contextlib.ExitStack() as stack:
+        stack.callback(row.stop)
+
+        def some(first: int, number: int, rounds: int) -> None:
+            clients = Clients(row.port, number, first=first)
+            stack.callback(clients.close)
+            clients.use(messages)
+            clients.lockstep(rounds)
+
+        some(0, at_once, 20)
         time.sleep(0.5)
         before = memory(row.pid), memory(row.front_end) if row.front_end else 0
-        more = Clients(row.port, count, first=count)
-        more.use(frames(20))
-        more.lockstep(1)
+        for first in range(0, count, at_once):
+            some(at_once + first, min(at_once, count - first), 1)
         time.sleep(1.0)
         after = memory(row.pid), memory(row.front_end) if row.front_end else 0
-    finally:
-        for clients in (warm, more):
-            if clients is not None:
-                clients.close()
-        row.stop()
     kb, front = ((now - then) / count / 1024 for now, then in zip(after, before, strict=True))
     print(f"{name:>18} {kb:>9.2f} {front:>9.2f}", flush=True)
     return {"kb": round(kb, 2), "front_end_kb": round(front, 2)}
