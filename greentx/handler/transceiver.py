@@ -669,9 +669,12 @@ class Transceiver:
             raise TypeError(f"exclude holds sids, which are (sender, conn_id) each; not {exclude!r}")
         by_sender: dict[str, list[Any]] = {}
         # Each server's go out through its own writer, in messages of 128 ids.
-        for entry in self._registry.members(group):
-            if not excluded or entry.sid not in excluded:
-                by_sender.setdefault(entry.sid[0], []).append(entry)
+        if group is None and not excluded:
+            by_sender = {sender: self._registry.of_sender(sender) for sender in self._registry.senders()}
+        else:
+            for entry in self._registry.members(group):
+                if entry.sid not in excluded:
+                    by_sender.setdefault(entry.sid[0], []).append(entry)
         placed: list[Placed] = []
         # To all before any wait: a server whose pipe is full holds up no other, and two broadcasts keep their order.
         for sender, entries in by_sender.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container
+from collections.abc import Collection
 
 from .limits import BURST, EAGER, KEEP, LARGE, SHARED_BURST
 
@@ -58,12 +58,20 @@ class Pacer:
         since[conn_id] = count
         return True
 
-    def split(self, conn_ids: Collection[str], busy: Container[str]) -> tuple[list[str], list[str]]:
+    def split(self, conn_ids: Collection[str], busy: Collection[str]) -> tuple[list[str], list[str]]:
         """Return which of many may be sent a message now, counting it, and which may not.
 
         Args:
             busy: Ids for which something is waiting already, so that nothing may overtake it.
         """
+        since = self._since
+        # As allows() says of each, where it is the same for all: nothing waits, and no receipt is due. By far the most
+        # broadcasts are such.
+        if not busy and not self._before and len(since) + len(conn_ids) <= self._keep:
+            counts = [since.get(conn_id, 0) + 1 for conn_id in conn_ids]
+            if counts and max(counts) < self._eager:
+                since.update(zip(conn_ids, counts, strict=True))
+                return list(conn_ids), []
         allowed: list[str] = []
         refused: list[str] = []
         allows = self.allows
@@ -106,3 +114,7 @@ class Unpaced(Pacer):
     def allows(self, conn_id: str, size: int = 0) -> bool:
         """Return True."""
         return True
+
+    def split(self, conn_ids: Collection[str], busy: Collection[str]) -> tuple[list[str], list[str]]:
+        """Return all but those for whom something waits."""
+        return [one for one in conn_ids if one not in busy], [one for one in conn_ids if one in busy]

@@ -459,16 +459,18 @@ def pack(
     Raises:
         LocalProtocolError: A frame that RFC 6455 does not allow.
     """
+    entries = [entry for entry in entries if entry.state == OPEN]
+    # Nearly always all are alike, or nobody has asked for compression.
     may_deflate = opcode in (_TEXT, _BINARY) and not rsvd
+    if entries and (not may_deflate or {entry.deflate for entry in entries} == {None}):
+        return entries[0].sid[0], [(build_frame(payload, opcode, rsvd), [entry.sid[1] for entry in entries])]
     plain: list[str] = []
     compressed: dict[object, tuple[bytes, list[str]]] = {}
     sender = ""
     for entry in entries:
-        if entry.state != OPEN:
-            continue
         sender, conn_id = entry.sid
         deflate = entry.deflate
-        if deflate is None or not may_deflate:
+        if deflate is None:
             plain.append(conn_id)
             continue
         key = deflate.broadcast_key
