@@ -57,6 +57,31 @@ def test_one_large_message_at_a_time_goes_without_an_outbox():
     assert flow.allows_large("2", LARGE, 5.0)
 
 
+def test_a_broadcast_is_counted_for_each_as_a_message_of_its_own_is():
+    """Up to the burst, whether all are alike or not; and not where something waits."""
+    flow, one = Flow(), Flow()
+    everybody = [str(number) for number in range(100)]
+    for _ in range(EAGER - 1):
+        assert flow.split(everybody, 1) == (everybody, [])
+        assert one.allows("7", 1)
+    assert flow.pacer.due == one.pacer.due
+    for _ in range(BURST - EAGER + 1):
+        assert flow.split(everybody, 1) == (everybody, [])
+        assert one.allows("7", 1)
+    assert flow.pacer.due and one.pacer.due
+    assert flow.split(everybody, 1) == ([], everybody)
+    assert not one.allows("7", 1)
+    assert Flow().split([], 1) == ([], [])
+
+
+def test_a_stand_in_for_mongrel2_is_sent_any_number_but_not_past_what_waits():
+    """It has no limit; nothing is overtaken all the same."""
+    flow = Flow(paced=False)
+    put(flow, b"waits", "2")
+    for _ in range(BURST + 1):
+        assert flow.split(["1", "2", "3"], 1) == (["1", "3"], ["2"])
+
+
 def test_what_was_read_is_not_remembered_for_good():
     """Of many connections that got one large message each those are forgotten that have read it."""
     flow = Flow(burst=2)
