@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 import gevent.event
 import gevent.hub
+import hypothesis
 import pytest
 from greenlet import greenlet
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 # Seconds that greenlets and processes have to end after the test that started them.
 GRACE = 2.0
+
+# How long one example takes says more of the machine than of us: each test has its timeout.
+hypothesis.settings.register_profile("greentx", deadline=None)
+hypothesis.settings.load_profile("greentx")
 
 _failed = pytest.StashKey[bool]()
 _greenlets: weakref.WeakSet[greenlet] = weakref.WeakSet()

@@ -99,12 +99,13 @@ class Request:
 
 @dataclass
 class Lost:
-    """A request that got no answer, or a part of one."""
+    """A request that got no answer, or a part of one; *code* is that of the close frame that came in its place."""
 
     token: str
     sent: float
     ended: float
     why: str
+    code: int | None = None
 
 
 @dataclass
@@ -155,9 +156,9 @@ class Tally:
         self.right += 1
         self.latencies.append(self.answered - request.sent)
 
-    def lose(self, request: Request, why: str) -> None:
+    def lose(self, request: Request, why: str, code: int | None = None) -> None:
         """Count a request that gets no answer any more."""
-        self.lost.append(Lost(request.token, request.sent, time.monotonic(), why))
+        self.lost.append(Lost(request.token, request.sent, time.monotonic(), why, code))
 
     def judge(self, number: int, request: Request, got: bytes) -> None:
         """Count an answer that is not what *request* of browser *number* must get."""
@@ -357,6 +358,7 @@ class Talker:
         self._path = path
         self._patience = patience
         self._ending = Event()
+        self._code: int | None = None
         #: Broadcasts that came: what does not begin as an echo does.
         self.heard: list[str] = []
         self.opened = 0
@@ -435,7 +437,7 @@ class Talker:
         while True:
             got = self._next(client, deflate)
             if got is None:
-                self._tally.lose(request, "the WebSocket ended")
+                self._tally.lose(request, f"the WebSocket ended with {self._code}", self._code)
             if got is None or got.startswith(b"w"):
                 return got
             self.heard.append(got.decode(errors="replace"))
@@ -463,13 +465,15 @@ class Talker:
         while True:
             frame = client.recv()
             if frame is None:
+                self._code = 1006
                 self._tally.ended[1006] += 1
                 return None
             if frame.opcode == Opcode.PING:
                 self.pings += 1
                 client.send(bytes(frame.payload), Opcode.PONG)
             elif frame.opcode == Opcode.CLOSE:
-                self._tally.ended[int.from_bytes(frame.payload[:2], "big")] += 1
+                self._code = int.from_bytes(frame.payload[:2], "big")
+                self._tally.ended[self._code] += 1
                 with contextlib.suppress(OSError):
                     client.send(bytes(frame.payload), Opcode.CLOSE)
                 return None
@@ -784,13 +788,14 @@ class Rig:
 
         Args:
             refused: Statuses that browsers may get instead of an answer.
-            ended: Close codes by which WebSockets may end.
+            ended: Close codes by which WebSockets may end, and a message that was under way with them.
         """
         tally = self.tally
         found = [f"{len(tally.strangers)} answers to strangers: {tally.strangers[0]}"] if tally.strangers else []
         if tally.wrong:
             found.append(f"{len(tally.wrong)} wrong answers: {tally.wrong[0]}")
-        unexplained = tally.unexplained()
+        # A message goes with its WebSocket: 1012 tells that the handler of old is gone, whenever that was.
+        unexplained = [one for one in tally.unexplained() if one.code not in ended or one.code == 1006]
         if unexplained:
             found.append(f"{len(unexplained)} lost without a reason: {dict(Counter(one.why for one in unexplained))}")
         found += [f"{count} answered {status}" for status, count in tally.refused.items() if status not in refused]
