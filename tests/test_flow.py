@@ -24,38 +24,64 @@ from greentx.protocol.flow import (
 def test_a_ledger_allows_as_much_as_the_server_has_credits_for():
     """What is refused is not counted; each report makes room for as much."""
     ledger = Ledger()
-    assert ledger.spend("1", ROOM - 5)
-    assert not ledger.spend("1", 6)
-    assert ledger.spend("1", 5) and ledger.spend("2", ROOM)
-    assert not ledger.spend("1", 1)
-    assert ledger.credit("1", 7)
-    assert not ledger.spend("1", 8)
-    assert ledger.spend("1", 7)
+    assert ledger.allows("1", ROOM - 5)
+    assert not ledger.allows("1", 6)
+    assert ledger.allows("1", 5) and ledger.allows("2", ROOM)
+    assert not ledger.allows("1", 1)
+    ledger.credit("1", 7)
+    assert not ledger.allows("1", 8)
+    assert ledger.allows("1", 7)
 
 
 def test_a_connection_is_in_the_ledger_until_all_was_reported():
     """What is confirmed only grows meanwhile, also while more is sent."""
     ledger = Ledger()
-    assert "1" not in ledger and ledger.confirmed("1") is None and not ledger.credit("1", 5)
-    ledger.spend("1", 100)
+    ledger.credit("1", 5)
+    assert "1" not in ledger and ledger.confirmed("1") is None and ledger.unconfirmed("1") == 0
+    ledger.allows("1", 100)
     assert "1" in ledger and list(ledger) == ["1"] and ledger.confirmed("1") == 0
     ledger.credit("1", 40)
-    ledger.spend("1", 10)
-    assert ledger.confirmed("1") == 40
+    ledger.allows("1", 10)
+    assert (ledger.confirmed("1"), ledger.unconfirmed("1")) == (40, 70)
     ledger.credit("1", 60)
     assert ledger.confirmed("1") == 100
     ledger.credit("1", 10)
-    assert "1" not in ledger and ledger.confirmed("1") is None and ledger.close("1") == (ROOM, 0)
+    assert "1" not in ledger and ledger.confirmed("1") is None and ledger.unconfirmed("1") == 0
 
 
-def test_who_leaves_the_ledger_takes_its_account_along():
-    """An outbox goes on with what is under way, and with what was reported."""
+def test_a_connection_stays_in_the_ledger_while_something_waits_for_it():
+    """Whether its browser reads is seen by what is confirmed, which may not begin anew."""
+    busy = {"1"}
+    ledger = Ledger(busy)
+    for number in range(3):
+        assert ledger.confirmed("1") == number * ROOM
+        assert ledger.take("1", ROOM + 10, 0.0) == ROOM
+        assert ledger.take("1", 10, 0.0) == 0
+        ledger.credit("1", ROOM)
+    busy.clear()
+    assert ledger.drained("1", 0.0)
+    assert "1" not in ledger and ledger.confirmed("1") is None
+
+
+def test_reports_of_what_the_ledger_does_not_know_make_no_room():
+    """They would add up to more than the server has."""
+    ledger = Ledger({"1"})
+    ledger.allows("1", 10)
+    ledger.credit("1", 500)
+    assert (ledger.unconfirmed("1"), ledger.take("1", 2 * ROOM, 0.0)) == (0, ROOM)
+
+
+def test_who_is_closed_is_in_the_ledger_until_all_was_reported():
+    """What is forgotten before is not reported any more."""
     ledger = Ledger()
-    ledger.spend("1", 100)
-    ledger.credit("1", 30)
-    assert ledger.close("1") == (ROOM - 70, 30)
-    assert "1" not in ledger and not ledger.credit("1", 70)
-    ledger.spend("2", 5)
+    ledger.allows("1", 100)
+    assert not ledger.closed("1")
+    ledger.credit("1", 100)
+    assert ledger.closed("1")
+    ledger.allows("2", 5)
+    ledger.forget("2")
+    assert ledger.closed("2")
+    ledger.allows("3", 5)
     ledger.clear()
     assert list(ledger) == []
 
@@ -95,10 +121,10 @@ def test_what_was_sent_before_a_receipt_was_asked_for_counts_until_it_is_there()
     pacer = Pacer()
     for _ in range(EAGER):
         pacer.allows("1")
-    pacer.asked()
+    pacer.receipt_asked()
     assert not pacer.due
     assert [pacer.allows("1") for _ in range(BURST)] == [True] * (BURST - EAGER) + [False] * EAGER
-    pacer.confirmed()
+    pacer.receipt_came()
     assert pacer.allows("1")
 
 
@@ -107,9 +133,9 @@ def test_a_pacer_that_forgets_knows_nobody():
     pacer = Pacer()
     for _ in range(BURST):
         pacer.allows("1")
-    pacer.asked()
+    pacer.receipt_asked()
     pacer.allows("1")
-    pacer.forget()
+    pacer.clear()
     assert not pacer.due
     assert all(pacer.allows("1") for _ in range(BURST))
 
@@ -128,109 +154,89 @@ def test_split_keeps_back_who_is_busy_and_who_had_a_burst():
     pacer = Pacer()
     for _ in range(BURST):
         pacer.allows("full")
-    assert pacer.split(["a", "full", "busy", "b"], {"busy": None}) == (["a", "b"], ["full", "busy"])
+    assert pacer.split(["a", "full", "busy", "b"], LARGE, {"busy": None}) == (["a", "b"], ["full", "busy"])
     for _ in range(BURST - 1):
-        assert pacer.split(["a"], ()) == (["a"], [])
-    assert pacer.split(["a"], ()) == ([], ["a"])
+        assert pacer.split(["a"], 1, ()) == (["a"], [])
+    assert pacer.split(["a"], 1, ()) == ([], ["a"])
 
 
 def test_an_outbox_joins_what_was_put_in():
     """In order, as one message; a single part is not copied."""
-    box = Outbox(b"head")
+    box = Outbox(b"head", Pacer())
     assert box.idle
     part = b"one"
     box.put(part)
     assert not box.idle
-    assert box.dequeue() is part
+    assert box.dequeue(3) is part
     box.put(b"two")
     box.put(b"three")
-    assert (box.size, box.dequeue(), box.size) == (8, b"twothree", 0)
+    assert (box.size, box.dequeue(8), box.size) == (8, b"twothree", 0)
     assert box.idle
 
 
 def test_an_outbox_that_is_to_close_its_connection_is_not_idle():
     """It has a message left to send."""
-    box = Outbox(b"head")
+    box = Outbox(b"head", Pacer())
     box.closing = True
     assert not box.idle
 
 
-def test_an_outbox_gives_what_its_window_allows():
-    """A part that is larger than the window is cut, and the rest waits in its place."""
-    box = Outbox(b"head", window=10)
+def test_an_outbox_gives_no_more_than_may_go():
+    """A part that is larger is cut, and the rest waits in its place."""
+    box = Outbox(b"head", Pacer())
     box.put(b"0123456")
     box.put(b"789abcdef")
     box.put(b"g")
-    assert box.dequeue() == b"0123456789"
-    assert (box.window, box.size) == (0, 7)
-    assert box.dequeue() == b""
-    box.credit(4)
-    assert (box.dequeue(), box.confirmed) == (b"abcd", 4)
-    box.credit(10)
-    assert box.dequeue() == b"efg"
-    assert (box.window, box.size, box.idle) == (7, 0, True)
-
-
-def test_credits_never_make_the_window_larger_than_the_servers():
-    """Credits for what was sent before the window was counted would add up."""
-    box = Outbox(b"head", window=ROOM)
-    box.credit(5)
-    assert (box.window, box.confirmed) == (ROOM, 5)
-    unlimited = Outbox(b"head")
-    unlimited.credit(5)
-    assert (unlimited.window, unlimited.confirmed) == (None, 0)
-
-
-@pytest.mark.parametrize(
-    ("window", "waits", "closing", "size", "allowed"),
-    [
-        (10, b"", False, 10, True),
-        (10, b"", False, 11, False),
-        (10, b"x", False, 1, False),
-        (10, b"", True, 1, False),
-        (None, b"", False, 1, False),
-    ],
-)
-def test_a_message_of_the_callers_is_taken_out_of_the_window(window, waits, closing, size, allowed):
-    """Only where it fits and overtakes nothing."""
-    box = Outbox(b"head", window=window)
-    if waits:
-        box.put(waits)
-    box.closing = closing
-    assert box.spend(size) is allowed
-    assert box.window == (window - size if allowed else window)
+    assert box.dequeue(10) == b"0123456789"
+    assert box.size == 7
+    assert box.dequeue(4) == b"abcd"
+    assert box.dequeue(10) == b"efg"
+    assert (box.size, box.idle) == (0, True)
 
 
 @given(st.lists(st.binary(min_size=1, max_size=30), max_size=20), st.lists(st.integers(1, 40), min_size=1, max_size=60))
 def test_bytes_leave_an_outbox_as_they_came_whatever_the_credits(parts, grants):
-    """Cut anywhere: nothing is lost, doubled or turned around, and the window is never exceeded."""
-    box = Outbox(b"head", window=25)
+    """Cut anywhere: nothing is lost, doubled or turned around, and no more is under way than may be."""
+    ledger = Ledger({"1"})
+    assert ledger.allows("1", ROOM - 25)
+    box = Outbox(b"head", ledger)
     for part in parts:
         box.put(part)
     taken = b""
     under_way = 0
     for grant in grants:
-        piece = box.dequeue()
+        size = ledger.take("1", box.size, 0.0)
+        piece = box.dequeue(size) if size else b""
         under_way += len(piece)
         assert under_way <= 25
         taken += piece
         written = min(grant, under_way)
         under_way -= written
-        box.credit(written)
+        ledger.credit("1", written)
     assert b"".join(parts).startswith(taken)
     assert box.size == sum(map(len, parts)) - len(taken)
 
 
 def test_large_messages_are_reckoned_to_be_read_one_after_the_other():
     """Small ones do not count; an idle browser begins anew."""
-    box = Outbox(b"")
-    box.estimate(LARGE - 1, 0.0)
-    assert box.under_way(0.0) == 0
-    for _ in range(3):
-        box.estimate(READ_RATE, 10.0)
-    assert [box.under_way(now) for now in (10.0, 10.9, 11.0, 12.5, 13.0)] == [3, 3, 2, 1, 0]
-    box.estimate(READ_RATE, 100.0)
-    assert [box.under_way(now) for now in (100.5, 101.0)] == [1, 0]
+    pacer = Pacer()
+    assert pacer.take("1", LARGE - 1, 0.0) == LARGE - 1
+    assert pacer.drained("1", 0.0) and not pacer.timed
+    for _ in range(QUEUED):
+        assert pacer.take("1", READ_RATE, 10.0) == READ_RATE
+    assert pacer.take("1", 1, 10.9) == 0 and pacer.timed
+    assert pacer.take("1", 1, 11.0) == 1
+    assert not pacer.drained("1", 13.9) and pacer.drained("1", 14.0)
+    assert pacer.take("1", READ_RATE, 100.0) == READ_RATE
+    assert not pacer.drained("1", 100.5) and pacer.drained("1", 101.0)
+
+
+def test_who_is_closed_has_read_the_large_ones():
+    """Nobody waits for it."""
+    pacer = Pacer()
+    pacer.take("1", READ_RATE, 0.0)
+    assert not pacer.drained("1", 0.0)
+    assert pacer.closed("1") and pacer.drained("1", 0.0)
 
 
 def test_what_is_on_its_way_fits_into_mongrel2s_queue():
@@ -261,7 +267,7 @@ def test_a_turn_ends_where_its_outbox_raises():
 
 def test_an_outbox_whose_oldest_is_dropped_again_and_again_does_not_grow():
     """Places stay what they were."""
-    outbox = Outbox(b"")
+    outbox = Outbox(b"", Pacer())
     for _ in range(1000):
         outbox.drop_oldest(20)
         place = outbox.put_unthrottled(bytes(10), 0.0)

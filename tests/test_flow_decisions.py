@@ -44,17 +44,20 @@ def put(flow, data, conn_id="1"):
 def test_one_large_message_at_a_time_goes_without_an_outbox():
     """The next one goes when the browser should have read it; the outbox that it gets before knows of the first."""
     flow = Flow()
-    assert not flow.allows("1", LARGE)
-    assert flow.allows_large("1", LARGE, 5.0)
-    assert not flow.allows_large("1", LARGE, 5.0)
-    assert flow.allows_large("1", LARGE, 5.0 + LARGE / READ_RATE)
-    put(flow, bytes(LARGE))
-    assert flow.outboxes["1"].under_way(5.0) == 1
-    assert flow.allows_large("2", LARGE, 5.0)
+    pacer = flow.control.pacer
+    assert not pacer.allows("1", LARGE)
+    assert pacer.allows_large("1", LARGE, 5.0)
+    assert not pacer.allows_large("1", LARGE, 5.0)
+    assert pacer.allows_large("1", LARGE, 5.0 + LARGE / READ_RATE)
+    for _ in range(QUEUED):
+        put(flow, bytes(LARGE))
+        flow.dequeue("1", 5.0)
+    assert flow.waiting("1") == LARGE
+    assert pacer.allows_large("2", LARGE, 5.0)
     assert not flow.forget("2")
-    assert flow.allows_large("2", LARGE, 5.0)
+    assert pacer.allows_large("2", LARGE, 5.0)
     assert flow.lose() == 1
-    assert flow.allows_large("2", LARGE, 5.0)
+    assert pacer.allows_large("2", LARGE, 5.0)
 
 
 def test_a_broadcast_is_counted_for_each_as_a_message_of_its_own_is():
@@ -62,16 +65,16 @@ def test_a_broadcast_is_counted_for_each_as_a_message_of_its_own_is():
     flow, one = Flow(), Flow()
     everybody = [str(number) for number in range(100)]
     for _ in range(EAGER - 1):
-        assert flow.split(everybody, 1) == (everybody, [])
-        assert one.allows("7", 1)
-    assert flow.pacer.due == one.pacer.due
+        assert flow.control.split(everybody, 1) == (everybody, [])
+        assert one.control.allows("7", 1)
+    assert flow.control.pacer.due == one.control.pacer.due
     for _ in range(BURST - EAGER + 1):
-        assert flow.split(everybody, 1) == (everybody, [])
-        assert one.allows("7", 1)
-    assert flow.pacer.due and one.pacer.due
-    assert flow.split(everybody, 1) == ([], everybody)
-    assert not one.allows("7", 1)
-    assert Flow().split([], 1) == ([], [])
+        assert flow.control.split(everybody, 1) == (everybody, [])
+        assert one.control.allows("7", 1)
+    assert flow.control.pacer.due and one.control.pacer.due
+    assert flow.control.split(everybody, 1) == ([], everybody)
+    assert not one.control.allows("7", 1)
+    assert Flow().control.split([], 1) == ([], [])
 
 
 def test_a_stand_in_for_mongrel2_is_sent_any_number_but_not_past_what_waits():
@@ -79,75 +82,75 @@ def test_a_stand_in_for_mongrel2_is_sent_any_number_but_not_past_what_waits():
     flow = Flow(paced=False)
     put(flow, b"waits", "2")
     for _ in range(BURST + 1):
-        assert flow.split(["1", "2", "3"], 1) == (["1", "3"], ["2"])
+        assert flow.control.split(["1", "2", "3"], 1) == (["1", "3"], ["2"])
 
 
 def test_what_was_read_is_not_remembered_for_good():
     """Of many connections that got one large message each those are forgotten that have read it."""
-    flow = Flow(burst=2)
+    pacer = Pacer(2)
     for number in range(5000):
-        assert flow.allows_large(str(number), LARGE, float(number))
-    assert flow.allows_large("0", LARGE, 5000.0)
+        assert pacer.allows_large(str(number), LARGE, float(number))
+    assert pacer.allows_large("0", LARGE, 5000.0)
 
 
 def test_credits_say_what_may_go_also_of_a_large_message():
     """Where there are credits nothing is estimated; nor where the count of messages is used up."""
     flow = Flow()
-    flow.set_flow_control(True)
-    assert not flow.allows_large("1", LARGE, 5.0)
-    flow = Flow(burst=1)
-    assert flow.allows("1", 1)
-    assert not flow.allows_large("1", LARGE, 5.0)
+    flow.control.announce(True)
+    assert not flow.control.accounts.allows_large("1", LARGE, 5.0)
+    pacer = Pacer(1)
+    assert pacer.allows("1", 1)
+    assert not pacer.allows_large("1", LARGE, 5.0)
 
 
 @pytest.mark.parametrize(
-    ("window", "sent", "withdrawn", "left"),
+    ("limit", "sent", "withdrawn", "left"),
     [
-        (None, b"", [0], b"bbbcc"),
-        (None, b"", [1], b"acc"),
-        (None, b"", [2], b"abbb"),
-        (None, b"", [1, 0], b"cc"),
-        (None, b"", [0, 2, 1], b""),
+        (0, b"", [0], b"bbbcc"),
+        (0, b"", [1], b"acc"),
+        (0, b"", [2], b"abbb"),
+        (0, b"", [1, 0], b"cc"),
+        (0, b"", [0, 2, 1], b""),
         (1, b"a", [1], b"cc"),
         (1, b"a", [2], b"bbb"),
         (2, b"ab", [2], b"bb"),
         (4, b"abbb", [2], b""),
     ],
 )
-def test_what_was_not_sent_is_withdrawn_from_its_place_and_the_rest_keeps_its_own(window, sent, withdrawn, left):
+def test_what_was_not_sent_is_withdrawn_from_its_place_and_the_rest_keeps_its_own(limit, sent, withdrawn, left):
     """In any order; what is behind it does not move."""
-    box = Outbox(b"head", window)
+    box = Outbox(b"head", Pacer())
     places = [box.put(data) for data in (b"a", b"bbb", b"cc")]
-    if window is not None:
-        assert box.dequeue() == sent
+    if limit:
+        assert box.dequeue(limit) == sent
     for number in withdrawn:
         assert box.withdraw(places[number])
     assert box.size == len(left)
-    box.credit(100)
-    assert box.dequeue() == left
+    assert box.dequeue(100) == left
     assert box.idle
 
 
-@pytest.mark.parametrize(("window", "held"), [(0, [0, 1]), (1, [1]), (2, [1]), (3, []), (4, []), (5, [])])
-def test_what_was_sent_in_part_stays(window, held):
+@pytest.mark.parametrize(("limit", "held"), [(0, [0, 1]), (1, [1]), (2, [1]), (3, []), (4, []), (5, [])])
+def test_what_was_sent_in_part_stays(limit, held):
     """Its place cannot be given back: the rest has to follow."""
-    box = Outbox(b"head", window)
+    box = Outbox(b"head", Pacer())
     places = [box.put(data) for data in (b"aa", b"bb")]
-    box.dequeue()
+    if limit:
+        box.dequeue(limit)
     assert [number for number, place in enumerate(places) if box.holds(place)] == held
     assert [number for number, place in enumerate(places) if box.withdraw(place)] == held
 
 
 def test_places_are_not_used_again():
     """One that was sent long ago is not mistaken for what waits now."""
-    box = Outbox(b"head")
+    box = Outbox(b"head", Pacer())
     first = box.put(b"a")
-    box.dequeue()
+    box.dequeue(1)
     second = box.put(b"b")
     assert not box.withdraw(first)
     assert box.withdraw(second) and box.idle
     assert box.put(b"c") > second
-    assert box.dequeue() == b"c"
+    assert box.dequeue(1) == b"c"
 
 
 # -- one connection ----------------------------------------------------------------------------------------------------
@@ -156,15 +159,15 @@ def test_places_are_not_used_again():
 def test_the_seventeenth_message_waits():
     """After a burst nothing goes before a receipt; then all that waited does, as one message."""
     flow = Flow()
-    assert [flow.allows("1", 1) for _ in range(17)] == [True] * BURST + [False] * (17 - BURST)
-    assert flow.pacer.due
+    assert [flow.control.allows("1", 1) for _ in range(17)] == [True] * BURST + [False] * (17 - BURST)
+    assert flow.control.pacer.due
     for number in range(5):
         put(flow, b"%d" % number)
     assert flow.dequeue("1", 0.0) == [] and flow.waiting("1") == 5 and flow.waiting_ids() == ["1"]
-    flow.pacer.asked()
-    flow.pacer.confirmed()
+    flow.control.pacer.receipt_asked()
+    flow.control.pacer.receipt_came()
     assert flow.dequeue("1", 0.0) == [HEAD + b"01234"]
-    assert not flow.outboxes and not flow.timed
+    assert not flow.outboxes and not flow.control.timed
 
 
 @pytest.mark.parametrize(
@@ -181,8 +184,8 @@ def test_the_seventeenth_message_waits():
 def test_a_first_message_goes_at_once_where_it_needs_no_account_of_an_outbox(paced, flow_control, size, allowed):
     """Large ones need one, unless the server tells what it wrote, or has no limits."""
     flow = Flow(paced=paced)
-    flow.set_flow_control(flow_control)
-    assert flow.allows("1", size) is allowed
+    flow.control.announce(flow_control)
+    assert flow.control.allows("1", size) is allowed
 
 
 def test_large_messages_wait_for_the_clock():
@@ -191,29 +194,29 @@ def test_large_messages_wait_for_the_clock():
     for _ in range(QUEUED):
         put(flow, bytes(READ_RATE))
         assert len(flow.dequeue("1", 0.0)) == 1
-    assert flow.timed and flow.outboxes
+    assert flow.control.timed and flow.outboxes
     put(flow, b"x")
     assert flow.dequeue("1", 0.5) == []
-    assert flow.tick(0.5) == ["1"] and flow.timed
+    assert flow.tick(0.5) == ["1"] and flow.control.timed
     assert flow.dequeue("1", 1.0) == [HEAD + b"x"]
-    assert flow.tick(3.9) == [] and flow.timed and flow.outboxes
-    assert flow.tick(4.0) == [] and not flow.timed and not flow.outboxes
+    assert flow.tick(3.9) == [] and flow.control.timed and flow.outboxes
+    assert flow.tick(4.0) == [] and not flow.control.timed and not flow.outboxes
 
 
 def test_credits_let_as_much_go_as_the_server_wrote():
-    """What is under way moves from the ledger to the outbox with the connection."""
+    """What is under way counts whether something waits for the connection or not."""
     flow = Flow()
-    flow.set_flow_control(True)
-    assert flow.allows("1", ROOM - 10)
+    flow.control.announce(True)
+    assert flow.control.allows("1", ROOM - 10)
     put(flow, b"x" * 30)
     assert flow.dequeue("1", 0.0) == [HEAD + b"x" * 10]
-    assert flow.credit("2", 5) is None and flow.credit("1", 15) is flow.outboxes["1"]
+    assert flow.control.credit("2", 5) is None and flow.control.credit("1", 15) is flow.outboxes["1"]
     assert flow.dequeue("1", 0.0) == [HEAD + b"x" * 15]
-    assert (flow.unconfirmed(), flow.confirmed("1"), flow.confirmed("2")) == (["1"], 15, None)
-    flow.credit("1", ROOM - 10)
+    assert (flow.control.unconfirmed(), flow.control.confirmed("1"), flow.control.confirmed("2")) == (["1"], 15, None)
+    flow.control.credit("1", ROOM - 10)
     assert flow.dequeue("1", 0.0) == [HEAD + b"x" * 5]
-    flow.credit("1", 20)
-    assert flow.dequeue("1", 0.0) == [] and not flow.outboxes and not flow.unconfirmed()
+    flow.control.credit("1", 20)
+    assert flow.dequeue("1", 0.0) == [] and not flow.outboxes and not flow.control.unconfirmed()
 
 
 @pytest.mark.parametrize("reported", [0, 30])
@@ -221,31 +224,31 @@ def test_credits_let_as_much_go_as_the_server_wrote():
 def test_what_was_counted_and_is_not_sent_may_be_spent_again(reported, in_outbox):
     """Whole: the account is as if it had never been written."""
     flow = Flow()
-    flow.set_flow_control(True)
-    assert flow.allows("1", 30)
+    flow.control.announce(True)
+    assert flow.control.allows("1", 30)
     if in_outbox:
         put(flow, bytes(ROOM))
         flow.dequeue("1", 0.0)
-        flow.credit("1", ROOM)
+        flow.control.credit("1", ROOM)
         flow.dequeue("1", 0.0)
-        flow.credit("1", reported)
-        assert flow.split(["1"], 50) == (["1"], [])
+        flow.control.credit("1", reported)
+        assert flow.control.split(["1"], 50) == (["1"], [])
     else:
-        assert flow.allows("1", 50)
-        flow.credit("1", reported)
-    flow.refund(["1", "gone"], 50)
-    flow.credit("1", 30 - reported)
+        assert flow.control.allows("1", 50)
+        flow.control.credit("1", reported)
+    flow.control.refund(["1", "gone"], 50)
+    flow.control.credit("1", 30 - reported)
     flow.dequeue("1", 0.0)
-    assert flow.unconfirmed() == []
-    assert flow.allows("1", ROOM) and not flow.allows("1", 1)
+    assert flow.control.unconfirmed() == []
+    assert flow.control.allows("1", ROOM) and not flow.control.allows("1", 1)
 
 
 def test_a_refund_without_credits_is_none():
     """The pacer's count is gone with the next receipt, and too high until then."""
     flow = Flow()
-    assert flow.allows("1", 5)
-    flow.refund(["1"], 5)
-    assert [flow.allows("1", 1) for _ in range(BURST)] == [True] * (BURST - 1) + [False]
+    assert flow.control.allows("1", 5)
+    flow.control.refund(["1"], 5)
+    assert [flow.control.allows("1", 1) for _ in range(BURST)] == [True] * (BURST - 1) + [False]
 
 
 # -- many --------------------------------------------------------------------------------------------------------------
@@ -255,9 +258,9 @@ def test_a_refund_without_credits_is_none():
 def test_a_broadcast_overtakes_nothing(flow_control):
     """Those for whom something waits are not in it."""
     flow = Flow()
-    flow.set_flow_control(flow_control)
+    flow.control.announce(flow_control)
     put(flow, b"waits", "2")
-    assert flow.split(["1", "2", "3"], 7) == (["1", "3"], ["2"])
+    assert flow.control.split(["1", "2", "3"], 7) == (["1", "3"], ["2"])
     assert flow.waiting("2") == 5
 
 
@@ -270,8 +273,8 @@ def broadcast(flow, data, now, policy="close"):
 def stuck(**bounds):
     """A flow whose browser was sent all that it may be sent, and has read nothing."""
     flow = Flow(bounds=Bounds(**bounds))
-    flow.set_flow_control(True)
-    assert flow.allows("1", ROOM)
+    flow.control.announce(True)
+    assert flow.control.allows("1", ROOM)
     return flow
 
 
@@ -282,7 +285,7 @@ def test_a_burst_of_broadcasts_makes_nobody_slow():
     assert broadcast(flow, b"y", 0.0) == (True, False)
     assert [broadcast(flow, bytes(20_000), 4.9) for _ in range(30)] == [(True, False)] * 30
     while flow.waiting("1") > OUTBOX_LIMIT:
-        flow.credit("1", ROOM)
+        flow.control.credit("1", ROOM)
         flow.dequeue("1", 4.9)
     assert [broadcast(flow, bytes(400_000), 9.0), broadcast(flow, b"y", 13.9)] == [(True, False)] * 2
     assert broadcast(flow, b"y", 14.1) == (False, True)
@@ -307,7 +310,7 @@ def test_a_policy_drops_broadcasts_and_nothing_else(policy, left):
     put(flow, b"end", "1")
     sent = b""
     while flow.waiting("1"):
-        flow.credit("1", ROOM)
+        flow.control.credit("1", ROOM)
         sent += b"".join(message.removeprefix(HEAD) for message in flow.dequeue("1", 9.0))
     assert sent.startswith(b"own ") and sent.endswith(b"end")
     pieces = {b"a": 130_000, b"b": 130_000, b"c": 130_000, b"d": 1000}
@@ -330,9 +333,10 @@ def test_a_browser_that_reads_too_slowly_is_found_by_the_clock():
     flow.dequeue("1", 0.0)
     assert flow.too_slow(1.0, 30) == flow.too_slow(30.0, 30) == []
     assert flow.too_slow(31.0, 30) == ["1"]
-    flow.credit("1", ROOM)
-    assert flow.too_slow(31.0, 30) == ["1"]  # with what it may have read since 98,304 of 288,000
-    flow.credit("1", ROOM)
+    flow.control.credit("1", ROOM)
+    flow.dequeue("1", 31.0)
+    assert flow.too_slow(31.0, 30) == ["1"]  # with what it may have read since 196,608 of 288,000
+    flow.control.credit("1", ROOM)
     flow.dequeue("1", 31.0)
     assert flow.too_slow(31.0, 30) == []
     assert flow.too_slow(60.9, 30) == []
@@ -375,12 +379,12 @@ def test_a_close_behind_what_was_withdrawn_is_sent_alone():
 def test_a_closed_connection_is_known_until_all_was_reported():
     """With credits: the server's reports are on their way still; it is closed once."""
     flow = Flow()
-    flow.set_flow_control(True)
-    assert flow.allows("1", 10)
+    flow.control.announce(True)
+    assert flow.control.allows("1", 10)
     assert flow.close(b"uuid", ["1"]) == (["1"], [])
     assert flow.close(b"uuid", ["1"]) == ([], [])
-    assert flow.unconfirmed() == ["1"] and not flow.busy()
-    flow.credit("1", 10)
+    assert flow.control.unconfirmed() == ["1"] and not flow.busy()
+    flow.control.credit("1", 10)
     assert flow.dequeue("1", 0.0) == [] and not flow.outboxes
 
 
@@ -397,39 +401,39 @@ def test_what_is_forgotten_says_so_to_those_that_hold_it():
 def test_with_a_life_of_the_server_all_is_over(flow_control):
     """What waits is counted and dropped, what was counted forgotten: the ids have a new meaning."""
     flow = Flow()
-    flow.set_flow_control(flow_control)
+    flow.control.announce(flow_control)
     for _ in range(EAGER):
-        assert flow.allows("2", 1)
+        assert flow.control.allows("2", 1)
     put(flow, bytes(2 * ROOM))
     outbox = flow.outboxes["1"]
     put(flow, b"y", "3")
     flow.dequeue("3", 0.0)
     life = flow.life
     assert flow.lose() == 1
-    assert outbox.dropped and not flow.outboxes and not flow.unconfirmed() and not flow.flow_control
-    assert flow.life == life + 1 and not flow.pacer.due and not flow.timed
-    assert all(flow.allows("2", 1) for _ in range(BURST))
+    assert outbox.dropped and not flow.outboxes and not flow.control.unconfirmed() and not flow.control.on
+    assert flow.life == life + 1 and not flow.control.pacer.due and not flow.control.timed
+    assert all(flow.control.allows("2", 1) for _ in range(BURST))
 
 
 def test_where_the_server_turns_out_to_be_a_stand_in_all_may_go():
     """What waits as well, large or not."""
     flow = Flow()
     for _ in range(BURST + 1):
-        flow.allows("1", 1)
+        flow.control.allows("1", 1)
     put(flow, b"waits")
-    flow.stop_pacing()
-    assert not flow.paced and flow.dequeue("1", 0.0) == [HEAD + b"waits"]
-    assert all(flow.allows("1", LARGE) for _ in range(20))
+    flow.control.stop_pacing()
+    assert not flow.control.paced and flow.dequeue("1", 0.0) == [HEAD + b"waits"]
+    assert all(flow.control.allows("1", LARGE) for _ in range(20))
 
 
 def test_where_there_is_no_pacing_any_more_nothing_is_overtaken():
     """A message to many goes behind what still waits for one of them."""
     flow = Flow()
     for _ in range(BURST + 1):
-        flow.allows("1", 1)
+        flow.control.allows("1", 1)
     put(flow, b"waits")
-    flow.stop_pacing()
-    assert flow.split(["1", "2"], 5) == (["2"], ["1"])
+    flow.control.stop_pacing()
+    assert flow.control.split(["1", "2"], 5) == (["2"], ["1"])
 
 
 def test_where_there_is_no_pacing_any_more_the_clock_holds_nothing_back():
@@ -440,7 +444,7 @@ def test_where_there_is_no_pacing_any_more_the_clock_holds_nothing_back():
         put(flow, bytes(LARGE))
         sent += flow.dequeue("1", 0.0)
     assert flow.outboxes["1"].size
-    flow.stop_pacing()
+    flow.control.stop_pacing()
     while messages := flow.dequeue("1", 0.0):
         sent += messages
     assert sum(len(message) - len(HEAD) for message in sent) == (QUEUED + 3) * LARGE

@@ -15,7 +15,7 @@ def flow(*, announced: bool = True) -> Flow:
     """Return one that hears some of the notices; it knows whether there are credits, or not yet."""
     one = Flow(SHARED_BURST, hearing=Hearing.SOME)
     if announced:
-        one.set_flow_control(True)
+        one.control.announce(True)
     return one
 
 
@@ -105,7 +105,7 @@ def test_a_large_answer_arrives_whole_whoever_gets_the_credits(processes):
     now = 0.0
     while left:
         now += PROBE_SECONDS
-        for conn_id in one.tick(now) if one.timed else ():
+        for conn_id in one.tick(now) if one.control.timed else ():
             queue += sizes(one.dequeue(conn_id, now))
         if not queue:
             queue += sizes(one.dequeue("1", now))
@@ -114,7 +114,7 @@ def test_a_large_answer_arrives_whole_whoever_gets_the_credits(processes):
             if queue:
                 left -= queue[0]
                 written = queue.pop(0)
-                if not random.randrange(processes) and one.credit("1", written):
+                if not random.randrange(processes) and one.control.credit("1", written):
                     queue += sizes(one.dequeue("1", now))
         assert now < 120
     assert not one.outboxes
@@ -140,9 +140,9 @@ def test_the_more_processes_the_smaller_the_pieces_so_that_credits_come(processe
                 continue
             size = queue.pop(0)
             written += 1
-            if (written % processes if in_turn else random.randrange(processes)) == 0 and one.credit("1", size):
+            if (written % processes if in_turn else random.randrange(processes)) == 0 and one.control.credit("1", size):
                 queue += sizes(one.dequeue("1", now))
-        one.renew("1")
+        one.control.renew("1")
         waits.append(waited)
     assert waits[1] < (5 if in_turn else 400), waits
 
@@ -150,22 +150,22 @@ def test_the_more_processes_the_smaller_the_pieces_so_that_credits_come(processe
 def test_a_connection_that_asks_anew_has_read_what_it_was_sent():
     """Its credits may have gone to others, all of them."""
     one = flow()
-    assert one.allows("1", ROOM)
-    assert not one.allows("1", 1)
-    one.renew("1")
-    assert one.allows("1", ROOM)
+    assert one.control.allows("1", ROOM)
+    assert not one.control.allows("1", 1)
+    one.control.renew("1")
+    assert one.control.allows("1", ROOM)
     put(one, 10)
-    one.renew("1")  # it pipelines: what waits is not overtaken
-    assert not one.allows("1", 1)
+    one.control.renew("1")  # it pipelines: what waits is not overtaken
+    assert not one.control.allows("1", 1)
 
 
 def test_before_credits_were_seen_the_number_of_messages_counts_too():
     """The announcement may have gone to another process, or there is none."""
     one = flow(announced=False)
-    assert [one.allows("1", 10) for _ in range(SHARED_BURST + 1)] == [True] * SHARED_BURST + [False]
-    assert one.credit("2", 5) is None  # of what another process sent
-    assert one.announced
-    assert all(one.allows("1", 10) for _ in range(100))
+    assert [one.control.allows("1", 10) for _ in range(SHARED_BURST + 1)] == [True] * SHARED_BURST + [False]
+    assert one.control.credit("2", 5) is None  # of what another process sent
+    assert one.control.announced
+    assert all(one.control.allows("1", 10) for _ in range(100))
 
 
 def test_where_no_credits_come_at_all_there_are_none():
@@ -174,10 +174,10 @@ def test_where_no_credits_come_at_all_there_are_none():
     put(one, 2 * CREDITS)
     sent = 0
     now = 0.0
-    while one.flow_control:
+    while one.control.on:
         sent += sum(sizes(one.dequeue("1", now)))
-        one.pacer.asked()
-        one.pacer.confirmed()
+        one.control.pacer.receipt_asked()
+        one.control.pacer.receipt_came()
         now += 0.005
         one.tick(now)
         assert sent <= CREDITS
@@ -188,11 +188,11 @@ def test_where_no_credits_come_at_all_there_are_none():
 def test_what_is_said_to_nobody_is_reckoned():
     """A process that pulls no more hears of no credit: its last answers go out at the pace of a fast browser."""
     one = Flow()
-    one.set_flow_control(True)
-    assert one.allows("1", ROOM)
+    one.control.announce(True)
+    assert one.control.allows("1", ROOM)
     put(one, 3 * CREDITS)
     assert one.dequeue("1", 0.0) == []
-    one.hear(Hearing.NONE)
+    one.control.hear(Hearing.NONE)
     sent, now = 0, 0.0
     while one.outboxes:
         now += 0.005
@@ -205,18 +205,18 @@ def test_what_is_said_to_nobody_is_reckoned():
 def test_processes_that_are_two_for_a_while_forget_nothing():
     """What is under way counts when another one comes, and what it was told of does not when it has gone."""
     one = Flow()
-    one.set_flow_control(True)
-    assert one.allows("1", ROOM)
+    one.control.announce(True)
+    assert one.control.allows("1", ROOM)
+    assert one.control.allows("2", ROOM - 20)
     put(one, 50, "2")
-    one.outboxes["2"].window = 20
-    one.hear(Hearing.SOME)
-    assert not one.allows("1", 1)
+    one.control.hear(Hearing.SOME)
+    assert not one.control.allows("1", 1)
     assert sizes(one.dequeue("2", 0.0)) == [20]
-    one.credit("1", ROOM)
-    assert one.allows("1", 1)
-    one.hear(Hearing.ALL)
-    assert one.allows("1", ROOM)
-    assert not one.allows("1", 1)
+    one.control.credit("1", ROOM)
+    assert one.control.allows("1", 1)
+    one.control.hear(Hearing.ALL)
+    assert one.control.allows("1", ROOM)
+    assert not one.control.allows("1", 1)
 
 
 def test_a_close_behind_scattered_credits_leaves_no_account():
@@ -225,10 +225,10 @@ def test_a_close_behind_scattered_credits_leaves_no_account():
     put(one, 10)
     assert one.close(b"uuid", ["1"]) == ([], ["1"])
     assert len(one.dequeue("1", 0.0)) == 2
-    assert one.allows("2", 10)
+    assert one.control.allows("2", 10)
     assert one.close(b"uuid", ["2"]) == (["2"], [])
     assert not one.outboxes
-    assert all(one.allows(conn_id, ROOM) for conn_id in ("1", "2"))
+    assert all(one.control.allows(conn_id, ROOM) for conn_id in ("1", "2"))
 
 
 def test_the_oldest_accounts_are_forgotten():
@@ -244,6 +244,6 @@ def test_the_oldest_accounts_are_forgotten():
 def test_a_stand_in_scatters_nothing():
     """It has no limits."""
     one = Flow(paced=False, hearing=Hearing.SOME)
-    one.hear(Hearing.NONE)
-    assert not one.shared
-    assert all(one.allows("1", CREDITS) for _ in range(10))
+    one.control.hear(Hearing.NONE)
+    assert not one.control.shared
+    assert all(one.control.allows("1", CREDITS) for _ in range(10))

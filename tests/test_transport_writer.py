@@ -305,18 +305,18 @@ def test_a_close_goes_behind_what_waits(server, write_to):
 def test_a_closed_connection_is_known_until_the_server_told_what_it_wrote(server, write_to, size):
     """Its notices come the way of requests, which is not given up before; it is closed once."""
     one = write_to(server)
-    one.writer.flow.set_flow_control(True)
+    one.writer.flow.control.announce(True)
     one.writer.write("uuid", "1", bytes(size), wait=False)
     one.writer.close("uuid", ["1"])
     told = 0
     while told < size:
         until(lambda so_far=told: len(server.bodies()) > so_far)
-        assert one.writer.flow.unconfirmed() == ["1"]
+        assert one.writer.flow.control.unconfirmed() == ["1"]
         one.writer.close("uuid", ["1"])
         count = len(server.bodies()) - told
         one.writer.credit("1", count)
         told += count
-    until(lambda: not one.writer.flow.unconfirmed())
+    until(lambda: not one.writer.flow.control.unconfirmed())
     until(lambda: server.replies[-1] == b"uuid 1:1, ")
     assert server.replies.count(b"uuid 1:1, ") == 1
     assert server.bodies() == bytes(size)
@@ -325,23 +325,23 @@ def test_a_closed_connection_is_known_until_the_server_told_what_it_wrote(server
 def test_with_flow_control_what_fits_goes_out_at_once_and_the_rest_when_credits_come(server, write_to):
     """Also where both parts are of one browser, and where many are sent the same."""
     one = write_to(server)
-    one.writer.flow.set_flow_control(True)
+    one.writer.flow.control.announce(True)
     for _ in range(2 * BURST):
         one.writer.write("uuid", "1", b".")
     flow = one.writer.flow
-    assert not flow.outboxes and flow.unconfirmed() == ["1"] and flow.confirmed("1") == 0
+    assert not flow.outboxes and flow.control.unconfirmed() == ["1"] and flow.control.confirmed("1") == 0
     one.writer.credit("1", 5)
     one.writer.write("uuid", "1", bytes(ROOM))
-    assert one.writer.flow.confirmed("1") == 5 and one.writer.flow.waiting("1") == 2 * BURST - 5
+    assert one.writer.flow.control.confirmed("1") == 5 and one.writer.flow.waiting("1") == 2 * BURST - 5
     one.writer.write_many("uuid", ["1", "2"], b"!")
     until(lambda: server.bodies(b"2") == b"!")
     until(lambda: len(server.bodies(b"1")) == ROOM + 5)
     one.writer.credit("1", 2 * BURST)
     until(lambda: server.bodies(b"1") == b"." * 2 * BURST + bytes(ROOM) + b"!")
-    assert sorted(one.writer.flow.unconfirmed()) == ["1", "2"]
+    assert sorted(one.writer.flow.control.unconfirmed()) == ["1", "2"]
     one.writer.forget("2")
     one.writer.credit("1", ROOM + 1 - 5)
-    assert not one.writer.flow.unconfirmed() and not one.writer.flow.outboxes
+    assert not one.writer.flow.control.unconfirmed() and not one.writer.flow.outboxes
 
 
 def test_who_writes_to_a_connection_that_takes_nothing_waits_and_others_do_not(write_to, monkeypatch):
@@ -377,7 +377,7 @@ def test_large_messages_go_at_the_pace_of_a_browser_that_reads_fairly(server, wr
     until(lambda: server.bodies() == b"first")
     # One of them a second: long enough for a busy machine to send what may be on its way.
     piece = bytes(LARGE)
-    monkeypatch.setattr("greentx.protocol.flow.outbox.READ_RATE", LARGE)
+    monkeypatch.setattr("greentx.protocol.flow.large.READ_RATE", LARGE)
     others = []
     gevent.get_hub().loop.run_callback(others.append, "ran")
     started = time.monotonic()
@@ -543,18 +543,18 @@ def test_who_is_killed_at_a_full_pipe_leaves_its_window_as_it_is(context, write_
     """With flow control what it wrote is counted, so it goes out."""
     with PlainServer(reads=False) as server:
         one = write_to(server, send_timeout=None)
-        one.writer.flow.set_flow_control(True)
+        one.writer.flow.control.announce(True)
         filling, sent = fill(one.writer)
         filling.kill()
         server.read()
         until(lambda: not one.writer.pipe_full, 20)
         for number in sent:
             one.writer.credit(str(number), ROOM)
-        for conn_id in one.writer.flow.unconfirmed():
+        for conn_id in one.writer.flow.control.unconfirmed():
             one.writer.write("uuid", conn_id, b"more", wait=False)
             until(lambda conn_id=conn_id: server.bodies(conn_id.encode()).endswith(b"more"), 20)
             one.writer.credit(conn_id, len(server.bodies(conn_id.encode())))
-        assert not one.writer.flow.unconfirmed()
+        assert not one.writer.flow.control.unconfirmed()
         one.writer.stop()
 
 
@@ -562,14 +562,14 @@ def test_a_broadcast_that_is_killed_at_a_full_pipe_leaves_its_windows_as_they_ar
     """What was counted goes out; while the pipe is full nothing is."""
     with PlainServer(reads=False) as server:
         one = write_to(server, send_timeout=None)
-        one.writer.flow.set_flow_control(True)
+        one.writer.flow.control.announce(True)
         filling, _ = fill(one.writer)
         filling.kill()
         many = gevent.spawn(one.writer.write_many, "uuid", ["777777", "888888"], b"x" * 100)
         gevent.sleep(0.05)  # what must not happen has no event
         assert not many.dead
         many.kill()
-        assert not {"777777", "888888"} & set(one.writer.flow.unconfirmed())
+        assert not {"777777", "888888"} & set(one.writer.flow.control.unconfirmed())
         server.read()
         until(lambda: not one.writer.pipe_full, 20)
         placed = one.writer.place_many("uuid", [(b"x" * 100, ["777777", "888888"])])
@@ -582,7 +582,7 @@ def test_who_waits_behind_a_message_that_is_taken_back_goes_on(context, write_to
     """It waited for that one to be sent."""
     with PlainServer(reads=False) as server:
         one = write_to(server, send_timeout=None)
-        one.writer.flow.set_flow_control(True)
+        one.writer.flow.control.announce(True)
         filling, _ = fill(one.writer)
         behind = gevent.spawn(one.writer.write, "uuid", "777777", b"behind")
         gevent.sleep(0.05)  # what must not happen has no event
@@ -696,7 +696,7 @@ def test_what_is_written_at_a_full_pipe_keeps_the_order_of_the_calls(write_to, f
     """Whatever each of them waits for; the close that is written last goes last."""
     with PlainServer(reads=False) as server:
         one = write_to(server, send_timeout=None)
-        one.writer.flow.set_flow_control(flow_control)
+        one.writer.flow.control.announce(flow_control)
         filling, _ = fill(one.writer)
         writing = []
         for piece in pieces:
@@ -724,7 +724,7 @@ def test_what_is_withdrawn_from_a_full_pipe_is_not_sent_and_the_rest_is(write_to
     """The error says so; those before and behind keep their places, and the account is as it was."""
     with PlainServer(reads=False) as server:
         one = write_to(server, send_timeout=None)
-        one.writer.flow.set_flow_control(flow_control)
+        one.writer.flow.control.announce(flow_control)
         filling, _ = fill(one.writer)
         one.writer.write("uuid", "777777", b"before", wait=False)
         if end == "timed out":
@@ -743,9 +743,9 @@ def test_what_is_withdrawn_from_a_full_pipe_is_not_sent_and_the_rest_is(write_to
         until(lambda: server.bodies(b"777777") == b"beforebehind", 20)
         assert not any(b"never" in reply for reply in server.replies)
         if flow_control:
-            assert "888888" not in one.writer.flow.unconfirmed()
+            assert "888888" not in one.writer.flow.control.unconfirmed()
             one.writer.credit("777777", len(b"beforebehind"))
-            assert "777777" not in one.writer.flow.unconfirmed()
+            assert "777777" not in one.writer.flow.control.unconfirmed()
         one.writer.stop()
 
 
@@ -753,7 +753,7 @@ def test_who_waits_for_a_browser_is_told_that_what_it_wrote_keeps_its_place(writ
     """Others may have written behind it what refers to it."""
     with PlainServer(receipts=False) as server:
         one = write_to(server, send_timeout=0.1)
-        one.writer.flow.set_flow_control(True)
+        one.writer.flow.control.announce(True)
         one.writer.write("uuid", "1", bytes(ROOM))
         with pytest.raises(SendTimeout) as caught:
             one.writer.write("uuid", "1", bytes(writer_module.OUTBOX_LIMIT) + b"!")
@@ -779,7 +779,7 @@ def test_what_was_written_in_one_life_of_the_server_is_not_sent_in_the_next(writ
     """Though the writers that waited run only when the next one is there: pages, broadcasts, closes."""
     with PlainServer(reads=False) as server:
         one = write_to(server, send_timeout=None)
-        one.writer.flow.set_flow_control(flow_control)
+        one.writer.flow.control.announce(flow_control)
         filling, _ = fill(one.writer)
         many = [str(number) for number in range(1000, 1400)]
         writing = [
@@ -809,7 +809,7 @@ def test_a_broadcast_at_a_full_pipe_ends_in_an_error_and_is_not_sent(write_to, f
     """In none of its messages, nor to those for whom something waited."""
     with PlainServer(reads=False) as server:
         one = write_to(server, send_timeout=None)
-        one.writer.flow.set_flow_control(flow_control)
+        one.writer.flow.control.announce(flow_control)
         filling, _ = fill(one.writer)
         one.writer.write("uuid", "1001", LARGE_PIECE + bytes(ROOM), wait=False)
         one.writer.send_timeout = 0.1
@@ -830,7 +830,7 @@ def test_a_broadcast_at_a_full_pipe_ends_in_an_error_and_is_not_sent(write_to, f
 def test_a_broadcast_of_which_some_was_sent_keeps_its_place(server, write_to, flow_control):
     """Though its greenlet is killed: it reaches all or none."""
     one = write_to(server)
-    one.writer.flow.set_flow_control(flow_control)
+    one.writer.flow.control.announce(flow_control)
     send, left = one.writer.pipe.send_now, [10]
 
     def send_some(message, flags):
@@ -889,7 +889,7 @@ def test_who_computes_while_the_server_restarts_writes_to_nobody(write_to, how, 
     """Nothing had a chance to hear of it: what is written then is for the browsers of the server that has gone."""
     with PlainServer() as server:
         one = write_to(server)
-        one.writer.flow.set_flow_control(flow_control)
+        one.writer.flow.control.announce(flow_control)
         one.writer.write("uuid", "1", b"before")
         until(lambda: server.replies)
         many = [str(number) for number in range(400)]
@@ -917,7 +917,7 @@ def test_who_computes_while_the_server_restarts_writes_to_nobody(write_to, how, 
 
 def stick(one, size=2 * OUTBOX_LIMIT):
     """Have a greenlet wait for a browser that reads nothing."""
-    one.writer.flow.set_flow_control(True)
+    one.writer.flow.control.announce(True)
     one.writer.write("uuid", "1", bytes(ROOM))
     writing = gevent.spawn(error_of, one.writer.write, "uuid", "1", bytes(size))
     until(lambda: one.writer.flow.waiting("1"))
@@ -979,7 +979,7 @@ def test_a_receipt_that_is_late_begins_the_browsers_time_anew(context):
     """The server stood still for longer than send_timeout: nobody is ended for that, but whoever is slow later is."""
     asked, ended = [], []
     flow = Flow()
-    flow.set_flow_control(True)
+    flow.control.announce(True)
     flow.outbox(b"uuid", "1").put(bytes(2 * ROOM))
     laggards = Laggards(
         context,
@@ -1008,7 +1008,7 @@ def test_who_must_not_wait_for_a_browser_has_a_bound(server, write_to, wait):
     ended = []
     bounds = Bounds(max_outbox=1_000_000)
     one = write_to(server, bounds=bounds, for_browser=lambda: None, on_slow=lambda *slow: ended.append(slow))
-    one.writer.flow.set_flow_control(True)
+    one.writer.flow.control.announce(True)
     one.writer.write("uuid", "1", bytes(2_000_000), wait=wait)  # one large answer makes nobody slow
     assert ended == []
     one.writer.write("uuid", "1", b"more", wait=wait)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from greentx.handler.websockets import WebSocketOptions, WebSockets
@@ -70,8 +71,8 @@ class Writer:
         self.backlog = 0
         self.taken: dict[str, int] = {}
         self.pipe_full = False
-        self.flow = self
-        self.paced = True
+        accounts = SimpleNamespace(paced=True, confirmed=self.confirmed)
+        self.flow = SimpleNamespace(control=accounts, waiting=self.waiting)
         self.failure: Exception | None = None
 
     def write(self, sender: str, conn_id: str, data: bytes, *, head: bytes = b"", wait: bool = True) -> None:

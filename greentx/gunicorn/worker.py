@@ -275,9 +275,9 @@ class Worker(GeventWorker):
         alone = not _siblings.pull()
         for connection in transceiver.connections.values():
             writer = connection.link.writer
-            if alone and not writer.flow.announced and time.monotonic() < self._unsure_until:
+            if alone and not writer.flow.control.announced and time.monotonic() < self._unsure_until:
                 # Connections that the worker before us has served do not say again that there are credits.
-                writer.flow.hear(Hearing.SOME)
+                writer.flow.control.hear(Hearing.SOME)
             else:
                 writer.hear(Hearing.ALL if alone else Hearing.SOME)
 

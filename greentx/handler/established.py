@@ -225,7 +225,7 @@ class Established:
         self._cut_off(cut_off)
 
     def _should_have_gone(self, sids: list[Sid]) -> None:
-        if self._writer.flow.paced:  # a stand-in for Mongrel2 has closed them when it was told to
+        if self._writer.flow.control.paced:  # a stand-in for Mongrel2 has closed them when it was told to
             self._cut_off(sids)
 
     def _cut_off(self, sids: list[Sid]) -> None:
@@ -236,7 +236,7 @@ class Established:
             by_sender.setdefault(sender, []).append(conn_id)
         for sender, conn_ids in by_sender.items():
             for batch in batch_conn_ids(conn_ids):
-                if self._writer.flow.paced:
+                if self._writer.flow.control.paced:
                     self._writer.control(sender, batch, CANCEL)
                 else:  # a stand-in holds nothing back, and may not know extended replies
                     self._writer.close(sender, batch, wait=False)

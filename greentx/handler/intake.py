@@ -120,8 +120,8 @@ class Intake:
 
     def message(self, message: bytes) -> None:
         """One message of the server's. Blocks this greenlet while the inbox is full."""
-        flow = self._writer.flow
-        if flow.flow_control and message.endswith(_CREDITS_BODY) and not self._extensions:
+        flow_control = self._writer.flow.control
+        if flow_control.on and message.endswith(_CREDITS_BODY) and not self._extensions:
             # Every second message is one: it takes this short way.
             fields = message.split(b" ", 2)
             written = _known_credits.get(fields[-1]) or _read_credits(fields[-1])
@@ -148,7 +148,7 @@ class Intake:
         if not request.plain:
             # has(), below, without calling it.
             # Only the first message of a connection says it (probed), so it is looked for until it was found.
-            if not flow.flow_control and (b"DOWNLOAD_CREDITS" in raw or "DOWNLOAD_CREDITS" in raw):
+            if not flow_control.on and (b"DOWNLOAD_CREDITS" in raw or "DOWNLOAD_CREDITS" in raw):
                 self._begin_flow_control()
             # A client may send these names, too; see greentx.handler.uploads.
             marked = START_BYTES in raw or DONE_BYTES in raw or START in raw or DONE in raw
@@ -171,7 +171,7 @@ class Intake:
         ) and not self._admit(request, marked):
             pass
         elif life.requests.add(request):
-            if flow.shared:
+            if flow_control.shared:
                 self._others_may_follow(request)
             # What put() does, without calling it.
             items = inbox.items
@@ -196,7 +196,7 @@ class Intake:
         self.requests += 1
         # The API adds it to each request: this process may see a connection's second one first.
         if request.has("DOWNLOAD_CREDITS"):
-            self._writer.flow.set_flow_control(True)
+            self._writer.flow.control.announce(True)
         life = self._link.life
         if request.method in (Kind.JSON, Kind.XML):
             request.life = life
@@ -236,7 +236,7 @@ class Intake:
 
     def _others_may_follow(self, request: Request) -> None:
         """Several processes get the server's messages in turn, and this one got *request*."""
-        self._writer.flow.renew(request.conn_id)
+        self._writer.flow.control.renew(request.conn_id)
         # A request that comes alone brings as many notices each time (what was written, that the client has gone), and
         # where that many messages are a multiple of the processes, all such requests come to one of them. So now and
         # then there is one notice more. Under load nothing comes alone.
@@ -248,7 +248,7 @@ class Intake:
         # A stand-in repeats what its clients were told to send; it gives no credits.
         if self._link.stand_in:
             return
-        self._writer.flow.set_flow_control(True)
+        self._writer.flow.control.announce(True)
 
     def _admit(self, request: Request, marked: bool = False) -> bool:
         """Check where the request ends, and look after stored uploads; False for what is not for the application."""
@@ -382,7 +382,7 @@ class Intake:
         # Its clients would take the control message for an answer.
         if self._link.stand_in:
             return
-        waiting, receiving = self._link.life.waiting_since_last_look(self._writer.flow.unconfirmed())
+        waiting, receiving = self._link.life.waiting_since_last_look(self._writer.flow.control.unconfirmed())
         for question, asked in ((KEEP_ALIVE, waiting), (_ARE_THEY_THERE, receiving)):
             for conn_ids in batch_conn_ids(asked):
                 self._writer.control(self._link.sender, conn_ids, question)

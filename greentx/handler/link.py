@@ -184,7 +184,7 @@ class Link:
     @property
     def is_mongrel2(self) -> bool:
         """The server has announced credits, which only Mongrel2 does. (Notices it has in common with a stand-in.)"""
-        return self.writer.flow.announced
+        return self.writer.flow.control.announced
 
     def become_stand_in(self) -> None:
         """The other side asked for this connection set on the control socket, which no Mongrel2 does.

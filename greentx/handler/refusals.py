@@ -129,5 +129,5 @@ class Refusals:
             self._emit(disconnect_event(link.sender, conn_id))
         self._writer.forget(conn_id, why)
         # At once: behind what it has to read it would never end. There is no notice of it (probed).
-        if self._writer.flow.paced:
+        if self._writer.flow.control.paced:
             self._writer.control(link.sender, [conn_id], CANCEL, wait=False)

@@ -341,7 +341,7 @@ class WebSockets:
         With *judge* false, and where several processes share the endpoint, so that pongs scatter over them, nobody is
         ended. Raises what the writer raises; and no pong is then expected of anybody.
         """
-        pinged, again, silent = self._machine.ping(entries, judge, self._writer.flow.confirmed)
+        pinged, again, silent = self._machine.ping(entries, judge, self._writer.flow.control.confirmed)
         # It may block, and some answer meanwhile: those are not ended either.
         if silent and sending is not None:
             # Entries, not numbers: the server may restart meanwhile, and give the numbers to strangers.

@@ -241,7 +241,7 @@ class Relay(Extension):
             opcode = Opcode.TEXT if request.opcode is None else request.opcode
             headers |= {"METHOD": request.method, "FLAGS": f"0x{0x80 | opcode:X}"}
         # Mongrel2 says it in a connection's first request only (probed), which another Node may have got.
-        if connection.link.writer.flow.flow_control:
+        if connection.link.writer.flow.control.on:
             headers.setdefault("DOWNLOAD_CREDITS", "102400")
         return build_request(request.sender, request.conn_id, request.path, headers, request.body)
 

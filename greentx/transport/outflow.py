@@ -124,7 +124,7 @@ class Outflow:
         )
         self.receipts = Receipts(
             context,
-            flow.pacer,
+            flow.control.pacer,
             send=self.send_to_nobody,
             on_confirmed=self._on_confirmed,
             can_come=receipts,
@@ -158,7 +158,7 @@ class Outflow:
             self._waiting.for_turn(turn, lambda: outbox.withdraw(place))
         # Though the pipe has room: the browser does not read, or a receipt is missing.
         if outbox.size > OUTBOX_LIMIT:
-            if outbox.window is not None:
+            if outbox.accounts.by_reports:
                 self._laggards.watch()
             if may_wait and self._waiting.for_outbox(conn_id, outbox):
                 return
@@ -174,7 +174,7 @@ class Outflow:
         placed = Placed(self._waiting, self.pipe.line, self._refund)
         now = monotonic()
         for data, conn_ids in frames:
-            allowed, refused = self._flow.split(conn_ids, len(data))
+            allowed, refused = self._flow.control.split(conn_ids, len(data))
             placed.reached += len(allowed)
             if allowed:
                 placed.spent.append((allowed, len(data)))
@@ -193,7 +193,7 @@ class Outflow:
                     placed.reached += 1
                     placed.places.append((put.outbox, put.place))
                     self._go_on(conn_id)
-            if refused and self._flow.flow_control:
+            if refused and self._flow.control.on:
                 self._laggards.watch()
         self.ask_if_due()
         return placed
@@ -220,7 +220,7 @@ class Outflow:
             self._waiting.for_turn(turn, withdraw)
 
     def _refund(self, conn_ids: Sequence[str], size: int) -> None:
-        self._flow.refund(conn_ids, size)
+        self._flow.control.refund(conn_ids, size)
         # What waited behind the window may fit now.
         for conn_id in conn_ids:
             if conn_id in self._flow.outboxes:
@@ -270,7 +270,7 @@ class Outflow:
         if flow.waiting(conn_id) <= OUTBOX_LIMIT // 2:
             self._waiting.wake(conn_id)
         # Only while something needs it: an idle set costs no CPU.
-        if flow.timed and not self._timer.active:
+        if conn_id in flow.outboxes and flow.control.timed and not self._timer.active:
             self._timer.again(self._tick, update=True)
         return messages
 
@@ -286,12 +286,12 @@ class Outflow:
         for conn_id in self._flow.tick(monotonic()):
             self._go_on(conn_id)
         self.ask_if_due()
-        if not self._flow.timed:
+        if not self._flow.control.timed:
             self._timer.stop()
 
     def credit(self, conn_id: str, count: int) -> None:
         """The server reports that it wrote *count* bytes to this connection."""
-        outbox = self._flow.credit(conn_id, count)
+        outbox = self._flow.control.credit(conn_id, count)
         # With nothing to send there is still something to forget, unless the outbox has a turn.
         if outbox is not None and (outbox.size or not self.pipe.line.has_turn(conn_id)):
             if outbox.size:
@@ -301,11 +301,11 @@ class Outflow:
 
     def ask_if_due(self) -> None:
         """Ask for a receipt, where one is due and no other is awaited."""
-        if self._flow.pacer.due and not self.receipts.awaited:
+        if self._flow.control.pacer.due and not self.receipts.awaited:
             if self.pipe.live:
                 self.receipts.ask()
             else:  # what is written now is dropped
-                self._flow.pacer.forget()
+                self._flow.control.pacer.clear()
 
     def _ask(self) -> None:
         if self.pipe.live and not self.receipts.awaited:
@@ -318,16 +318,16 @@ class Outflow:
         self.ask_if_due()
 
     def hear(self, hearing: Hearing) -> None:
-        """Other notices come from now on; see :meth:`Flow.hear`."""
-        self._flow.hear(hearing)
+        """Other notices come from now on; see :meth:`FlowControl.hear`."""
+        self._flow.control.hear(hearing)
         if hearing is not Hearing.ALL:
             self.receipts.share()
             # What waited for notices goes on by the clock.
             self._send_what_may_go()
 
     def stop_pacing(self) -> None:
-        """What waits goes out now, and nothing waits from now on; see :meth:`Flow.stop_pacing`."""
-        self._flow.stop_pacing()
+        """What waits goes out now, and nothing waits from now on; see :meth:`FlowControl.stop_pacing`."""
+        self._flow.control.stop_pacing()
         self.receipts.give_up()
         self._send_what_may_go()
 

@@ -116,7 +116,7 @@ class Waiting:
     def _for_room(self, conn_id: str, outbox: Outbox) -> None:
         before, in_time = outbox.size, True
         # With flow control the browser is judged meanwhile, and ended; this is for a server that does not answer.
-        seconds = self.timeout if outbox.window is None or self.timeout is None else 2 * self.timeout
+        seconds = self.timeout if self.timeout is None or not outbox.accounts.by_reports else 2 * self.timeout
         while True:
             # Before the wait, too: it may have been dropped while this greenlet waited for its turn, and nobody wakes
             # it then. First of all, since what was dropped is never sent, whether it was being closed or not.

@@ -169,11 +169,14 @@ class Writer:
         """
         prefix = self._prefixes.get(sender) or self._listening.prefix(sender)
         flow = self.flow
+        control = flow.control
         size = len(head) + len(data)
         if conn_id not in flow.outboxes and (
-            flow.allows(conn_id, size)
+            control.allows(conn_id, size)
             # At a full pipe a large one waits where it is counted.
-            or (size >= LARGE and not self.pipe.line.turns and flow.allows_large(conn_id, size, monotonic()))
+            or (
+                size >= LARGE and not self.pipe.line.turns and control.accounts.allows_large(conn_id, size, monotonic())
+            )
         ):
             # What build_reply() would build, checked already: nearly every answer comes this way. Built in one go, as
             # data may be large.
@@ -186,7 +189,7 @@ class Writer:
             else:
                 turn = pipe.send(message)
             # Before the wait: a receipt that is asked for later would cover no more than this one.
-            if flow.pacer.due:
+            if control.pacer.due:
                 self._outflow.ask_if_due()
             if turn is not None and wait:
                 self._outflow.wait_for(turn, (conn_id,), size)
@@ -268,7 +271,13 @@ class Writer:
 
     def credit(self, conn_id: str, count: int) -> None:
         """The server reports that it wrote *count* bytes to this connection."""
-        self._outflow.credit(conn_id, count)
+        flow = self.flow
+        control = flow.control
+        # Nearly every report: nothing waits for the room that it makes.
+        if control.announced and conn_id not in flow.outboxes:
+            control.accounts.credit(conn_id, count)
+        else:
+            self._outflow.credit(conn_id, count)
 
     def wait_empty(self, conn_id: str) -> bool:
         """Block this greenlet until nothing waits for one connection, for what may not overtake it.

@@ -157,7 +157,7 @@ class Drain:
     def _drain_for_successor(self, transceiver: Transceiver, connections: list[Connection], others: Others) -> None:
         """Leave what was not pulled yet to the next process that serves."""
         began = monotonic()
-        flow_control = any(connection.link.writer.flow.flow_control for connection in connections)
+        flow_control = any(connection.link.writer.flow.control.on for connection in connections)
         self._finish_in_flight(flow_control)
         finished = monotonic()
         while self._expects_messages(connections, flow_control):
@@ -182,7 +182,7 @@ class Drain:
     def _is_last(self, connections: list[Connection], others: Others) -> bool:
         """True where credits are given, and nobody else is there to get them when this process has gone."""
         # Known to be: several processes take it that there are some until they find out.
-        return any(connection.link.writer.flow.announced for connection in connections) and not others.serve()
+        return any(connection.link.writer.flow.control.announced for connection in connections) and not others.serve()
 
     def _expects_messages(self, connections: list[Connection], flow_control: bool) -> bool:
         """True while something needs messages that are still to come, or goes on better with them."""
@@ -190,7 +190,7 @@ class Drain:
             self._depends_on_messages(connections, large=True)
             # An answer of any size may need credits before its end goes out.
             or (flow_control and len(self._schedule.lines))
-            or any(connection.link.writer.flow.unconfirmed() for connection in connections)
+            or any(connection.link.writer.flow.control.unconfirmed() for connection in connections)
         )
 
     def _depends_on_messages(self, connections: list[Connection], *, large: bool) -> bool:
@@ -261,10 +261,12 @@ class Drain:
         for connection in connections:
             connection.sessions.close_all(self._goodbye_code)
         until = min(monotonic(), self._deadline) + transceiver.linger
-        while any(connection.link.writer.flow.unconfirmed() for connection in connections) and monotonic() < until:
+        while (
+            any(connection.link.writer.flow.control.unconfirmed() for connection in connections) and monotonic() < until
+        ):
             self._wait(until)
 
 
 def _read_by_browser(exchange: Exchange) -> int | None:
     """Return a number that grows while the browser reads what it was sent; ``None`` where that is all, or not known."""
-    return exchange.connection.link.writer.flow.confirmed(exchange.request.conn_id)
+    return exchange.connection.link.writer.flow.control.confirmed(exchange.request.conn_id)

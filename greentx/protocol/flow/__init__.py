@@ -16,14 +16,19 @@ With ``download.flow_control`` the limit is 102400 bytes not yet written by the 
 and the server reports each message that it wrote (probed): then those reports, the credits, decide. Where other
 processes get some of them, those that do come say how far the browser is (:mod:`greentx.protocol.flow.scattered`).
 
+Who knows how much a connection may still be sent: one of the :mod:`greentx.protocol.flow.accounts`, of which
+:class:`FlowControl` chooses one.
+
 Order: each piece gets its place when it is written. Without an outbox for its connection, and where it may go at once,
 that is a message, which goes out or stands in the :class:`Line` of a full pipe; else it is a part of the connection's
 :class:`Outbox`, which gets a turn in that line. While something waits in an outbox, nothing is sent to its connection
-but out of it; an empty one only keeps the connection's account.
+but out of it.
 """
 
 from __future__ import annotations
 
+from .accounts import Accounts
+from .control import FlowControl
 from .flow import Flow
 from .ledger import Ledger
 from .limits import (
@@ -71,8 +76,10 @@ __all__ = [
     "SLOW_POLICIES",
     "TIME",
     "UNHEARD_RATE",
+    "Accounts",
     "Bounds",
     "Flow",
+    "FlowControl",
     "Heard",
     "Hearing",
     "Ledger",

@@ -1,21 +1,20 @@
-"""What may be sent to whom now, for one server: bursts, credits, outboxes, closing behind what waits, forgetting.
+"""What waits for the connections of one server, and when it goes: outboxes, closing behind what waits, forgetting.
 
 Effects come out as messages to send. Waiting is an answer: what may not go now stays in its outbox, and goes with a
-receipt (:attr:`Flow.pacer` says when one is due), with credits (:meth:`Flow.credit`), or as the clock goes on
-(:attr:`Flow.timed`, :meth:`Flow.tick`).
+receipt (:attr:`Pacer.due` says when one is due), with credits (:meth:`FlowControl.credit`), or as the clock goes on
+(:attr:`FlowControl.timed`, :meth:`Flow.tick`). How much may go is known by :class:`FlowControl`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from .large import LargeMessages
-from .ledger import Ledger
-from .limits import BURST, DEFAULT_BOUNDS, OUTBOX_LIMIT, QUEUED, ROOM, Bounds
+from .accounts import Accounts
+from .control import FlowControl
+from .limits import BURST, DEFAULT_BOUNDS, OUTBOX_LIMIT, Bounds
 from .outbox import Outbox
-from .pacer import Pacer, Unpaced
-from .scattered import Hearing, Scattered
+from .scattered import Hearing
 
 __all__ = ["Flow", "Put"]
 
@@ -43,28 +42,15 @@ class Flow:
     """Decides for the connections of one server, in one of its lives after the other.
 
     Args:
-        burst: See :class:`~greentx.protocol.flow.Pacer`.
-        paced: False where a stand-in for Mongrel2 listens, which has no limits.
+        burst, paced, hearing: See :class:`~greentx.protocol.flow.FlowControl`.
         bounds: What one browser may hold up.
-        hearing: See :meth:`hear`.
 
     Attributes:
         bounds: As given.
-        paced: As above; see :meth:`stop_pacing`.
-        flow_control: Credits decide: the server announced them, or may have done so to other processes.
-        announced: It is known to give credits; see :meth:`set_flow_control`.
-        shared: Some of its notices go to others, or all.
-        pacer: The count of messages.
-        outboxes: What waits, and the accounts that are still needed, by connection.
-        allows: ``allows(conn_id, size)`` returns whether a connection without an outbox may be sent so many bytes now,
-            as one message, and counts them if so.
-        allows_large: ``allows_large(conn_id, size, now)`` does so for a large message that was refused for its size.
-        timed: Something waits for the clock: call :meth:`tick` every few milliseconds.
+        outboxes: What waits, and what has to be remembered of connections for which nothing does, by connection.
+        control: Who knows what may go.
         life: How many lives of the server are over.
     """
-
-    allows: Callable[[str, int], bool]
-    allows_large: Callable[[str, int, float], bool]
 
     def __init__(
         self,
@@ -75,118 +61,18 @@ class Flow:
         hearing: Hearing = Hearing.ALL,
     ) -> None:
         self.bounds = bounds
-        self.paced = paced
-        self.announced = False
-        self.shared = paced and hearing is not Hearing.ALL
-        self.flow_control = self.shared
         self.outboxes: dict[str, Outbox] = {}
-        self.pacer: Pacer = Pacer(burst) if paced else Unpaced()
-        self.timed = False
+        self.control = FlowControl(self.outboxes, burst, paced=paced, hearing=hearing)
         self.life = 0
-        # A connection is in one of the two, ledger or outboxes, and takes its account along when it moves.
-        self._ledger = Ledger()
-        self._large = LargeMessages(self.pacer)
-        # In its place where credits scatter. There an outbox leaves its account where it is.
-        self._scattered = Scattered(self.outboxes)
-        self._choose()
-
-    def set_flow_control(self, announced: bool) -> None:
-        """Say whether the server grants credits (``download.flow_control``), which then decide."""
-        self.flow_control = self.announced = announced
-        self._choose()
-
-    def hear(self, hearing: Hearing) -> None:
-        """Say which notices come from now on.
-
-        With :attr:`Hearing.NONE` a browser that reads more slowly than
-        :data:`~greentx.protocol.flow.UNHEARD_RATE` may lose its connection.
-        """
-        if not self.paced:
-            return
-        self._scattered.heard = hearing is not Hearing.NONE
-        if hearing is Hearing.ALL:
-            # Of what is under way some was told to others, who do not tell us.
-            self.flow_control, self.shared = self.announced, False
-            self._scattered.close_idle()
-        elif not self.shared:
-            self.shared = True
-            for conn_id in list(self._ledger):
-                window, _ = self._ledger.close(conn_id)
-                self._scattered.open(conn_id, ROOM - window)
-            for conn_id, outbox in self.outboxes.items():
-                if outbox.window is not None:
-                    self._scattered.open(conn_id, ROOM - outbox.window)
-                    outbox.window = 0
-            # Announced or not: others may have been told.
-            self.flow_control = self.flow_control or hearing is Hearing.SOME
-            self.timed = True
-        self._choose()
-
-    def renew(self, conn_id: str) -> None:
-        """A connection asks anew: what it was sent before, by whomever, is written, unless it pipelines."""
-        if conn_id not in self.outboxes:
-            self._scattered.close(conn_id)
-
-    def stop_pacing(self) -> None:
-        """The server is not a Mongrel2: everything may go."""
-        self.paced = self.shared = False
-        self.pacer = Unpaced()
-        self.flow_control = self.announced
-        self._choose()
-
-    def _choose(self) -> None:
-        # An attribute, not a method that asks each time: it is on the way of every answer.
-        self._scattered.count = None if self.announced else self.pacer.allows
-        self.allows_large = _refuse if self.flow_control else self._large.allows
-        if not self.flow_control:
-            self.allows = self.pacer.allows
-        else:
-            self.allows = self._scattered.spend if self.shared else self._ledger.spend
 
     # -- what is written -------------------------------------------------------------------------------------------
-
-    def split(self, conn_ids: Sequence[str], size: int) -> tuple[list[str], list[str]]:
-        """Return which of many may be sent *size* bytes at once, which are counted, and which may not."""
-        outboxes = self.outboxes
-        if not self.flow_control:
-            return self.pacer.split(conn_ids, outboxes)
-        spend = self.allows
-        allowed: list[str] = []
-        refused: list[str] = []
-        for conn_id in conn_ids:
-            outbox = outboxes.get(conn_id)
-            # An outbox that is empty and knows its window lets a message pass: nothing is overtaken.
-            if spend(conn_id, size) if outbox is None else outbox.spend(size):
-                allowed.append(conn_id)
-            else:
-                refused.append(conn_id)
-        return allowed, refused
-
-    def refund(self, conn_ids: Sequence[str], size: int) -> None:
-        """A message of *size* bytes that was allowed is not sent after all: its bytes may be spent again.
-
-        The pacer's count stays: it is gone with the next receipt.
-        """
-        if self.flow_control:
-            for conn_id in conn_ids:
-                if not self._ledger.refund(conn_id, size) and not self._scattered.refund(conn_id, size):
-                    outbox = self.outboxes.get(conn_id)
-                    if outbox is not None:
-                        outbox.refund(size)
 
     def outbox(self, prefix: bytes, conn_id: str) -> Outbox:
         """Return the outbox of a connection, to put into what may not go now."""
         outbox = self.outboxes.get(conn_id)
         if outbox is None:
             head = b"%b %d:%b, " % (prefix, len(conn_id), conn_id.encode())
-            window: int | None = None
-            confirmed = 0
-            if self.flow_control and self.shared:
-                self._scattered.open(conn_id)
-                window = 0
-            elif self.flow_control:
-                window, confirmed = self._ledger.close(conn_id)
-            outbox = self.outboxes[conn_id] = Outbox(head, window, confirmed, self._large.forget(conn_id))
+            outbox = self.outboxes[conn_id] = Outbox(head, self.control.accounts)
         return outbox
 
     def put_unthrottled(self, prefix: bytes, conn_id: str, data: bytes, now: float, policy: str) -> Put:
@@ -223,18 +109,16 @@ class Flow:
         behind: list[str] = []
         for conn_id in conn_ids:
             outbox = self.outboxes.get(conn_id)
-            # Bytes are under way to it: it has to be known until the server has told what it wrote.
-            if outbox is None and conn_id in self._ledger:
-                outbox = self.outbox(prefix, conn_id)
             if outbox is not None and outbox.size:
                 outbox.closing = True
                 behind.append(conn_id)
-            elif outbox is None or outbox.window is None or conn_id in self._scattered:
-                self.forget(conn_id)
+            elif outbox is None or not outbox.closed:  # once is enough
                 at_once.append(conn_id)
-            elif not outbox.closed:  # once is enough
-                outbox.closing = outbox.closed = True
-                at_once.append(conn_id)
+                if not self.control.of(conn_id).closed(conn_id):
+                    outbox = self.outbox(prefix, conn_id)
+                    outbox.closing = outbox.closed = True
+                elif outbox is not None:
+                    self.forget(conn_id)
         return at_once, behind
 
     # -- what may go -----------------------------------------------------------------------------------------------
@@ -242,47 +126,38 @@ class Flow:
     def dequeue(self, conn_id: str, now: float) -> list[bytes]:
         """Remove and return the messages that may go now to one connection: what waits, joined; its close behind it.
 
-        Where nothing waits any more its outbox is forgotten, unless something of it is still under way.
+        Where nothing waits any more its outbox is forgotten, unless it has to be remembered.
 
         Args:
             now: A clock's seconds, for messages that are large.
         """
         outbox = self.outboxes.get(conn_id)
-        if outbox is None:
-            return []
         messages: list[bytes] = []
-        if outbox.size:
-            if outbox.window is None:
-                # The clock before the count: a message that the pacer allows is counted.
-                if self.paced and outbox.under_way(now) >= QUEUED:
-                    self.timed = True
-                    return messages
-                if not self.pacer.allows(conn_id):
-                    return messages
-            elif conn_id in self._scattered:
-                messages = self._scattered.cut(conn_id, outbox, now)
-                # Maybe nobody tells when more may go: the clock does.
-                self.timed = self.timed or bool(outbox.size)
-            # With credits there may be data and no window: then nothing comes out.
-            data = outbox.dequeue() if outbox.size else b""
-            if data:
-                messages.append(outbox.head + data)
-                if outbox.window is None:
-                    outbox.estimate(len(data), now)
-            if outbox.size:
+        if outbox is None:
+            return messages
+        accounts = outbox.accounts
+        while outbox.size:
+            size = accounts.take(conn_id, outbox.size, now)
+            if not size:
                 return messages
-        # A message of its own: Mongrel2 closes where the body is empty.
-        if outbox.closing and not outbox.closed:
-            outbox.closed = True
-            messages.append(outbox.head)
-        if self.paced and outbox.window is None and not outbox.closing and outbox.under_way(now):
-            self.timed = True
-        # A full window: all that was sent was reported. Else its account is needed.
-        elif outbox.window is None or outbox.window == ROOM or conn_id in self._scattered:
-            del self.outboxes[conn_id]
-            if outbox.closed:
-                self._scattered.close(conn_id)
+            messages.append(outbox.head + outbox.dequeue(size))
+        if not outbox.closing:
+            done = accounts.drained(conn_id, now)
+        else:
+            # A message of its own: Mongrel2 closes where the body is empty.
+            if not outbox.closed:
+                outbox.closed = True
+                messages.append(outbox.head)
+            done = accounts.closed(conn_id)
+        if done:
+            self._drop(conn_id, accounts)
         return messages
+
+    def _drop(self, conn_id: str, accounts: Accounts) -> None:
+        del self.outboxes[conn_id]
+        # Nobody asks them about it any more.
+        if accounts is not self.control.accounts:
+            accounts.forget(conn_id)
 
     def waiting_ids(self) -> list[str]:
         """Return the connections whose outboxes hold something, for :meth:`dequeue` to say whether it may go."""
@@ -295,62 +170,20 @@ class Flow:
             Those for which something waits that the clock may have let go.
         """
         left: list[str] = []
-        # Those that wait for a receipt only are left too: it cannot be told what a message waits for first.
-        self.timed = False
-        if not self._scattered.tick(now):
-            self._without_credits()
+        self.control.tick(now)
         for conn_id, outbox in list(self.outboxes.items()):
-            if conn_id in self._scattered and outbox.size:
+            accounts = outbox.accounts
+            if not accounts.by_clock:
+                continue
+            if not outbox.idle:
+                # Those that wait for a receipt only, too: it cannot be told what a message waits for first.
                 left.append(conn_id)
-                self.timed = True
-            if outbox.window is None:
-                if outbox.size:
-                    left.append(conn_id)
-                elif not outbox.under_way(now):
-                    del self.outboxes[conn_id]
-                    continue
-                self.timed = True
+                accounts.timed = True
+            elif not outbox.closed and accounts.drained(conn_id, now):
+                self._drop(conn_id, accounts)
         return left
 
-    def _without_credits(self) -> None:
-        """Nobody spoke of credits here, and none came: there is no flow control."""
-        self.flow_control = False
-        self._scattered.clear()
-        for outbox in self.outboxes.values():
-            outbox.window = None
-        self._choose()
-
-    # -- what the server says --------------------------------------------------------------------------------------
-
-    def credit(self, conn_id: str, count: int) -> Outbox | None:
-        """The server wrote *count* bytes. Returns the connection's outbox, if any, out of which more may go now."""
-        if self._ledger.credit(conn_id, count):
-            return None
-        # The announcement was for another process.
-        if not self.announced and self.paced:
-            self.set_flow_control(True)
-        written = self._scattered.credit(conn_id, count)
-        outbox = self.outboxes.get(conn_id)
-        if outbox is not None:
-            if written is None:
-                outbox.credit(count)
-            else:
-                outbox.confirmed += written
-        return outbox
-
-    def unconfirmed(self) -> list[str]:
-        """Return the connections that were sent bytes which the server, with flow control, did not report yet."""
-        return [*self._ledger, *(conn_id for conn_id, outbox in self.outboxes.items() if outbox.window is not None)]
-
-    def confirmed(self, conn_id: str) -> int | None:
-        """Return a number that grows while this browser reads what it was sent; ``None`` when it has read all.
-
-        Only known with flow control; without it ``None``, too.
-        """
-        outbox = self.outboxes.get(conn_id)
-        if outbox is None:
-            return self._ledger.confirmed(conn_id)
-        return None if outbox.window is None else outbox.confirmed
+    # -- who is slow -----------------------------------------------------------------------------------------------
 
     def too_slow(self, now: float, seconds: float) -> list[str]:
         """Return the connections for which bytes have waited for *seconds*, and that read less than ``min_rate``.
@@ -359,18 +192,20 @@ class Flow:
         """
         slow: list[str] = []
         for conn_id, outbox in self.outboxes.items():
-            if outbox.window is None or not outbox.size:
+            accounts = outbox.accounts
+            confirmed = accounts.confirmed(conn_id)
+            if confirmed is None or not outbox.size:
                 outbox.judged = None
                 continue
             if outbox.judged is None:
-                outbox.judged = now, outbox.confirmed
+                outbox.judged = now, confirmed
             since, before = outbox.judged
             if now - since < seconds:
                 continue
-            read = outbox.confirmed - before
+            read = confirmed - before
             # Reports come for whole messages: nearly all that is under way may have been read.
-            if read and read + ROOM - outbox.window >= self.bounds.min_rate * (now - since):
-                outbox.judged = now, outbox.confirmed
+            if read and read + accounts.unconfirmed(conn_id) >= self.bounds.min_rate * (now - since):
+                outbox.judged = now, confirmed
             else:
                 slow.append(conn_id)
         return slow
@@ -380,11 +215,11 @@ class Flow:
         for outbox in self.outboxes.values():
             outbox.judged = None
 
+    # -- ends ------------------------------------------------------------------------------------------------------
+
     def forget(self, conn_id: str, why: str = "the browser went away") -> bool:
         """The connection is gone, or ended for *why*: drop what waits for it. Returns whether it had an outbox."""
-        self._ledger.close(conn_id)
-        self._scattered.close(conn_id)
-        self._large.forget(conn_id)
+        self.control.of(conn_id).forget(conn_id)
         outbox = self.outboxes.pop(conn_id, None)
         if outbox is None:
             return False
@@ -399,14 +234,9 @@ class Flow:
             outbox.dropped = "the server has gone"
             lost += bool(outbox.size)
         self.outboxes.clear()
-        self._ledger.clear()
-        self._scattered.clear()
-        self._large.clear()
-        self.pacer.forget()
-        self.timed = False
+        self.control.clear()
         # Waits compare it: readiness alone does not tell one life from the next.
         self.life += 1
-        self.set_flow_control(False)
         return lost
 
     # -- what waits ------------------------------------------------------------------------------------------------

@@ -1,9 +1,8 @@
-"""Large messages to connections without an outbox, where the server does not tell what browsers read."""
+"""Large messages, where the server does not tell what browsers read."""
 
 from __future__ import annotations
 
-from .outbox import reading_seconds
-from .pacer import Pacer
+from .limits import READ_RATE
 
 __all__ = ["LargeMessages"]
 
@@ -12,38 +11,43 @@ _SWEEP = 1024
 
 
 class LargeMessages:
-    """Knows when each browser should have read the large message that it was sent, by our estimate.
+    """Knows when each browser should have read the large messages that it was sent, by our estimate."""
 
-    Args:
-        pacer: Counts messages.
-    """
+    __slots__ = ("_read_at", "_sweep_at")
 
-    __slots__ = ("_pacer", "_read_at", "_sweep_at")
-
-    def __init__(self, pacer: Pacer) -> None:
-        self._pacer = pacer
-        self._read_at: dict[str, float] = {}
+    def __init__(self) -> None:
+        # Of each of the last few, in order.
+        self._read_at: dict[str, list[float]] = {}
         self._sweep_at = _SWEEP
 
-    def allows(self, conn_id: str, size: int, now: float) -> bool:
-        """Return whether a message may be sent now, and count it if so: one that the browser should have read by then.
+    def under_way(self, conn_id: str, now: float) -> int:
+        """Return how many the browser should not have read yet.
 
         Args:
-            size: Its bytes.
             now: A clock's seconds.
         """
-        if self._read_at.get(conn_id, 0.0) > now or not self._pacer.allows(conn_id):
-            return False
-        # What has passed says nothing any more.
-        if len(self._read_at) >= self._sweep_at:
-            self._read_at = {one: due for one, due in self._read_at.items() if due > now}
-            self._sweep_at = max(_SWEEP, 2 * len(self._read_at))
-        self._read_at[conn_id] = now + reading_seconds(size)
-        return True
+        read_at = self._read_at.get(conn_id)
+        if not read_at:
+            return 0
+        while read_at and read_at[0] <= now:
+            del read_at[0]
+        return len(read_at)
 
-    def forget(self, conn_id: str) -> float | None:
-        """Forget a connection; return when it should have read the last one, ``None`` without any."""
-        return self._read_at.pop(conn_id, None)
+    def sent(self, conn_id: str, size: int, now: float) -> None:
+        """One of *size* bytes was sent."""
+        read_at = self._read_at.get(conn_id)
+        if read_at is None:
+            # What has passed says nothing any more.
+            if len(self._read_at) >= self._sweep_at:
+                self._read_at = {one: times for one, times in self._read_at.items() if times and times[-1] > now}
+                self._sweep_at = max(_SWEEP, 2 * len(self._read_at))
+            read_at = self._read_at[conn_id] = []
+        # The browser reads one after the other; an idle one begins now.
+        read_at.append((max(now, read_at[-1]) if read_at else now) + size / READ_RATE)
+
+    def forget(self, conn_id: str) -> None:
+        """Forget a connection."""
+        self._read_at.pop(conn_id, None)
 
     def clear(self) -> None:
         """Forget all."""

@@ -1,29 +1,38 @@
-"""With ``download.flow_control``: how many bytes are under way to the connections for which nothing waits."""
+"""With ``download.flow_control``: how many bytes are under way to each connection."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
+from .accounts import Accounts
 from .limits import ROOM
 
 __all__ = ["Ledger"]
 
 
-class Ledger:
-    """Counts what is under way, in bytes. Most answers are smaller than the limit, and need no outbox.
+class Ledger(Accounts):
+    """Counts what is under way, in bytes. All reports come here.
 
-    A connection is in it from the first byte that it is sent until all was reported, or until :meth:`close`.
+    A connection is in it from the first byte that it is sent until all was reported, and nothing waits for it.
+
+    Args:
+        busy: Connections for which something waits; somebody else's.
     """
 
-    __slots__ = ("_reported", "_sent")
+    __slots__ = ("_busy", "_reported", "_sent")
 
-    def __init__(self) -> None:
+    by_reports = True
+    by_clock = False
+
+    def __init__(self, busy: Container[str] = ()) -> None:
+        super().__init__()
+        self._busy = busy
         # Since the connection got in. Nearly every answer is reported in one piece: then the second one stays empty.
         self._sent: dict[str, int] = {}
         self._reported: dict[str, int] = {}
 
-    def spend(self, conn_id: str, size: int) -> bool:
-        """Return whether *size* more bytes may be sent now, and count them if so."""
+    def allows(self, conn_id: str, size: int) -> bool:
+        """See :meth:`Accounts.allows`: up to :data:`~greentx.protocol.flow.ROOM` bytes may be under way."""
         sent = self._sent
         total = sent.get(conn_id, 0) + size
         # Two comparisons, of which nearly always the first one decides, without a look at the reports.
@@ -32,42 +41,66 @@ class Ledger:
         sent[conn_id] = total
         return True
 
-    def refund(self, conn_id: str, size: int) -> bool:
-        """*size* bytes that were counted are not sent after all. Returns whether the connection was in the ledger."""
-        sent = self._sent.get(conn_id)
-        if sent is None:
-            return False
-        self._sent[conn_id] = sent - size
-        # What is left may have been reported whole: then the connection has nothing under way any more.
-        return self.credit(conn_id, 0)
+    def take(self, conn_id: str, waiting: int, now: float) -> int:
+        """See :meth:`Accounts.take`: as many as there is room for."""
+        # Cut, rather than held back whole: the server would wait for the rest of what it can write already.
+        size = min(waiting, ROOM - self.unconfirmed(conn_id))
+        if size:
+            self._sent[conn_id] = self._sent.get(conn_id, 0) + size
+        return size
 
-    def credit(self, conn_id: str, count: int) -> bool:
-        """The server wrote *count* bytes. Returns whether the connection was in the ledger."""
+    def refund(self, conn_id: str, size: int) -> None:
+        """See :meth:`Accounts.refund`."""
+        sent = self._sent.get(conn_id)
+        if sent is not None:
+            self._sent[conn_id] = sent - size
+            # What is left may have been reported whole: then the connection has nothing under way any more.
+            self.credit(conn_id, 0)
+
+    def credit(self, conn_id: str, count: int) -> None:
+        """See :meth:`Accounts.credit`."""
         sent = self._sent.get(conn_id)
         if sent is None:
-            return False
+            return
         reported = self._reported
         if reported:
             count += reported.get(conn_id, 0)
         if count < sent:
             reported[conn_id] = count
+        elif conn_id in self._busy:
+            # Kept, so that what is confirmed only grows. Never more than was sent: reports for what was sent before
+            # this account began would add up to more than the server has room for.
+            reported[conn_id] = sent
         else:
             del self._sent[conn_id]
             reported.pop(conn_id, None)
-        return True
-
-    def close(self, conn_id: str) -> tuple[int, int]:
-        """Remove a connection; return how many bytes more it may be sent, and how many it was reported to have."""
-        # What it is called by may have no account: then all credits are there.
-        sent, reported = self._sent.pop(conn_id, 0), self._reported.pop(conn_id, 0)
-        return ROOM - (sent - reported), reported
 
     def confirmed(self, conn_id: str) -> int | None:
-        """Return how many bytes were reported since the connection got in; ``None`` where it is not in."""
-        return self._reported.get(conn_id, 0) if conn_id in self._sent else None
+        """See :meth:`Accounts.confirmed`: counted since the connection got in."""
+        return self._reported.get(conn_id, 0) if conn_id in self._sent or conn_id in self._busy else None
+
+    def unconfirmed(self, conn_id: str) -> int:
+        """See :meth:`Accounts.unconfirmed`."""
+        return self._sent.get(conn_id, 0) - self._reported.get(conn_id, 0)
+
+    def drained(self, conn_id: str, now: float) -> bool:
+        """See :meth:`Accounts.drained`: it always may."""
+        if not self.unconfirmed(conn_id):
+            self.forget(conn_id)
+        return True
+
+    def closed(self, conn_id: str) -> bool:
+        """See :meth:`Accounts.closed`."""
+        self.drained(conn_id, 0.0)
+        return conn_id not in self._sent
+
+    def forget(self, conn_id: str) -> None:
+        """See :meth:`Accounts.forget`."""
+        self._sent.pop(conn_id, None)
+        self._reported.pop(conn_id, None)
 
     def clear(self) -> None:
-        """Forget all: the server's ids have a new meaning."""
+        """See :meth:`Accounts.clear`."""
         self._sent.clear()
         self._reported.clear()
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
-from .limits import LARGE, OUTBOX_LIMIT, READ_RATE, ROOM
+from .accounts import Accounts
+from .limits import OUTBOX_LIMIT
 
-__all__ = ["Outbox", "reading_seconds"]
-
-
-def reading_seconds(size: int) -> float:
-    """Return in how many seconds a browser should read a message of *size* bytes, by our estimate."""
-    return size / READ_RATE
+__all__ = ["Outbox"]
 
 
 class Outbox:
@@ -26,35 +22,31 @@ class Outbox:
         closing: The connection is to be closed behind them.
         closed: The server was told to close it, though not all that it has to write before may be written.
         dropped: Why what is left here is not sent any more: the connection or its server has gone. Empty before.
-        window: Bytes that may still be sent before credits come; ``None`` without ``download.flow_control``.
-        confirmed: Bytes that the server reported as written.
+        accounts: Who knows how much of it may go now.
         unthrottled: How many of the bytes that wait were put by callers that do not wait, by :meth:`put_unthrottled`.
         behind_since: Since when these are more than :data:`OUTBOX_LIMIT`; ``None`` while they are not.
-        judged: A clock's seconds and :attr:`confirmed` when it was last found to read fast enough; ``None`` before.
+        judged: A clock's seconds, and the bytes confirmed, when it was last found to read fast enough; ``None`` before.
     """
 
     __slots__ = (
         "_cut",
-        "_estimates",
         "_first",
         "_parts",
         "_unthrottled",
+        "accounts",
         "behind_since",
         "closed",
         "closing",
-        "confirmed",
         "dropped",
         "head",
         "judged",
         "size",
         "unthrottled",
-        "window",
     )
 
-    def __init__(
-        self, head: bytes, window: int | None = None, confirmed: int = 0, read_at: float | None = None
-    ) -> None:
+    def __init__(self, head: bytes, accounts: Accounts) -> None:
         self.head = head
+        self.accounts = accounts
         self._parts: deque[bytes | memoryview] = deque()
         # The place of the first part; places are numbers that only grow, so that each stays with its part.
         self._first = 0
@@ -64,42 +56,11 @@ class Outbox:
         self.closing = False
         self.closed = False
         self.dropped = ""
-        self.window = window
-        self.confirmed = confirmed
         self.unthrottled = 0
         self.behind_since: float | None = None
         self.judged: tuple[float, int] | None = None
         # Places and bytes of what makes up `unthrottled`, in order.
         self._unthrottled: deque[tuple[int, int]] = deque()
-        # When the browser should have read each of the large messages that were sent, by our estimate.
-        self._estimates: deque[float] = deque(() if read_at is None else (read_at,))
-
-    def estimate(self, size: int, now: float) -> None:
-        """A message of *size* bytes was sent, without flow control: if it is a large one, keep account of it."""
-        if size >= LARGE:
-            # The browser reads one after the other; an idle one begins now.
-            begins = max(now, self._estimates[-1]) if self._estimates else now
-            self._estimates.append(begins + reading_seconds(size))
-
-    def under_way(self, now: float) -> int:
-        """Return how many large messages the browser should not have read yet."""
-        estimates = self._estimates
-        while estimates and estimates[0] <= now:
-            estimates.popleft()
-        return len(estimates)
-
-    def spend(self, size: int) -> bool:
-        """Return whether *size* bytes may be sent right now, in a message of the caller's, and count them if so."""
-        # Nothing may be overtaken, and after a close nothing is delivered.
-        if self.size or self.closing or self.window is None or size > self.window:
-            return False
-        self.window -= size
-        return True
-
-    def refund(self, size: int) -> None:
-        """*size* bytes that were counted by :meth:`spend` are not sent after all."""
-        if self.window is not None:
-            self.window = min(ROOM, self.window + size)
 
     def put(self, data: bytes) -> int:
         """Add bytes behind what waits; return their place, for :meth:`holds` and :meth:`withdraw`."""
@@ -154,20 +115,17 @@ class Outbox:
             self._cut = False
         return True
 
-    def dequeue(self) -> bytes:
-        """Remove and return, as one message, all that may be sent now; ``b""`` when nothing may."""
+    def dequeue(self, limit: int) -> bytes:
+        """Remove and return, as one message, the first *limit* bytes of what waits, at least 1, or all that does."""
         parts = self._parts
-        if self.window is None or self.size <= self.window:
+        if self.size <= limit:
             # A single part is not copied: it is the usual case, and may be large.
             first = parts[0] if len(parts) == 1 else None
             data = first if isinstance(first, bytes) else b"".join(parts)
             self._clear()
         else:
-            # Cut, rather than held back whole: the server would wait for the rest of what it can write already.
-            if not self.window:
-                return b""
             pieces: list[bytes | memoryview] = []
-            left = self.window
+            left = limit
             while left:
                 part = parts.popleft()
                 self._first += 1
@@ -184,8 +142,6 @@ class Outbox:
             while self._unthrottled and self._unthrottled[0][0] < self._first:
                 self._count(-self._unthrottled.popleft()[1])
         self.size -= len(data)
-        if self.window is not None:
-            self.window -= len(data)
         return data
 
     def _clear(self) -> None:
@@ -195,13 +151,6 @@ class Outbox:
         if self.unthrottled:
             self._unthrottled.clear()
             self._count(-self.unthrottled)
-
-    def credit(self, count: int) -> None:
-        """The server wrote *count* bytes: as many more may be sent, never more than :data:`ROOM`."""
-        if self.window is not None:
-            # Reports for what was sent before this account began would add up to more than the server has.
-            self.window = min(ROOM, self.window + count)
-            self.confirmed += count
 
     @property
     def idle(self) -> bool:

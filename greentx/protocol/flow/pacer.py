@@ -1,19 +1,21 @@
-"""How many messages each connection was sent that no receipt covers yet: who may be sent one more?"""
+"""Without ``download.flow_control``: how many messages are under way to each connection, as far as can be known."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from .limits import BURST, EAGER, KEEP, LARGE, SHARED_BURST
+from .accounts import Accounts
+from .large import LargeMessages
+from .limits import BURST, EAGER, KEEP, LARGE, QUEUED, SHARED_BURST
 
 __all__ = ["Pacer", "Unpaced"]
 
 
-class Pacer:
+class Pacer(Accounts):
     """Says whether a connection may be sent one more message now.
 
     It counts the messages to each connection since the last receipt was asked for, and, until that one is there, those
-    before it.
+    before it. Large ones wait for the browser, too, by an estimate.
 
     Args:
         burst: Messages to one connection that no receipt covers, at most.
@@ -23,23 +25,24 @@ class Pacer:
         due: A receipt should be asked for.
     """
 
-    __slots__ = ("_before", "_burst", "_eager", "_keep", "_since", "due")
+    __slots__ = ("_before", "_burst", "_eager", "_keep", "_large", "_since", "due")
+
+    by_reports = False
+    by_clock = True
 
     def __init__(self, burst: int = BURST, *, keep: int = KEEP) -> None:
+        super().__init__()
         self._burst = burst
         self._eager = min(EAGER, burst)
         self._keep = keep
         self._since: dict[str, int] = {}
         self._before: dict[str, int] = {}
+        self._large = LargeMessages()
         self.due = False
 
     def allows(self, conn_id: str, size: int = 0) -> bool:
-        """Return whether *conn_id* may be sent a message now, and count that message if so.
-
-        Args:
-            size: Its bytes, where it has none of an outbox's accounts. A large one is refused: it needs them.
-        """
-        # First, and not counted: the outbox counts it when it goes.
+        """See :meth:`Accounts.allows`. A large message is refused: see :meth:`allows_large` and :meth:`take`."""
+        # First, and not counted: it is counted when it goes.
         if size >= LARGE:
             return False
         since = self._since
@@ -58,12 +61,15 @@ class Pacer:
         since[conn_id] = count
         return True
 
-    def split(self, conn_ids: Collection[str], busy: Collection[str]) -> tuple[list[str], list[str]]:
-        """Return which of many may be sent a message now, counting it, and which may not.
+    def allows_large(self, conn_id: str, size: int, now: float) -> bool:
+        """See :meth:`Accounts.allows_large`: one at a time goes without an outbox, by our estimate."""
+        if self._large.under_way(conn_id, now) or not self.allows(conn_id):
+            return False
+        self._large.sent(conn_id, size, now)
+        return True
 
-        Args:
-            busy: Ids for which something is waiting already, so that nothing may overtake it.
-        """
+    def split(self, conn_ids: Sequence[str], size: int, busy: Collection[str]) -> tuple[list[str], list[str]]:
+        """See :meth:`Accounts.split`."""
         since = self._since
         # As allows() says of each, where it is the same for all: nothing waits, and no receipt is due. By far the most
         # broadcasts are such.
@@ -72,24 +78,59 @@ class Pacer:
             if counts and max(counts) < self._eager:
                 since.update(zip(conn_ids, counts, strict=True))
                 return list(conn_ids), []
-        allowed: list[str] = []
-        refused: list[str] = []
-        allows = self.allows
-        for conn_id in conn_ids:
-            # Without the size: a broadcast of large messages has the pace of small ones, and no account for each.
-            if conn_id in busy or not allows(conn_id):
-                refused.append(conn_id)
-            else:
-                allowed.append(conn_id)
-        return allowed, refused
+        # Without the size: a broadcast of large messages has the pace of small ones, and no estimate for each.
+        return super().split(conn_ids, 0, busy)
 
-    def asked(self) -> None:
+    def take(self, conn_id: str, waiting: int, now: float) -> int:
+        """See :meth:`Accounts.take`: all or nothing."""
+        # The clock before the count: a message that the count allows is counted.
+        if self._large.under_way(conn_id, now) >= QUEUED:
+            self.timed = True
+            return 0
+        if not self.allows(conn_id):
+            return 0
+        if waiting >= LARGE:
+            self._large.sent(conn_id, waiting, now)
+        return waiting
+
+    def refund(self, conn_id: str, size: int) -> None:
+        """See :meth:`Accounts.refund`. The count stays: it is gone with the next receipt."""
+
+    def credit(self, conn_id: str, count: int) -> None:
+        """See :meth:`Accounts.credit`. Nothing here depends on it."""
+
+    def confirmed(self, conn_id: str) -> int | None:
+        """See :meth:`Accounts.confirmed`: nobody tells."""
+        return None
+
+    def unconfirmed(self, conn_id: str) -> int:
+        """See :meth:`Accounts.unconfirmed`."""
+        return 0
+
+    def drained(self, conn_id: str, now: float) -> bool:
+        """See :meth:`Accounts.drained`: not before it should have read the large ones."""
+        if self._large.under_way(conn_id, now):
+            self.timed = True
+            return False
+        self._large.forget(conn_id)
+        return True
+
+    def closed(self, conn_id: str) -> bool:
+        """See :meth:`Accounts.closed`: it always may."""
+        self.forget(conn_id)
+        return True
+
+    def forget(self, conn_id: str) -> None:
+        """See :meth:`Accounts.forget`. The count stays: it is gone with the next receipt."""
+        self._large.forget(conn_id)
+
+    def receipt_asked(self) -> None:
         """A receipt was asked for, behind everything counted so far. The one before it is there."""
         # The receipt before covers what was in _before; it is there, or was given up.
         self._before, self._since = self._since, {}
         self.due = False
 
-    def confirmed(self) -> None:
+    def receipt_came(self) -> None:
         """The receipt is there: the server has received what was counted before it was asked for."""
         self._before = {}
 
@@ -99,11 +140,12 @@ class Pacer:
         self._burst = min(self._burst, SHARED_BURST)
         self._eager = min(self._eager, SHARED_BURST)
 
-    def forget(self) -> None:
-        """Forget all: the server's ids have a new meaning."""
+    def clear(self) -> None:
+        """See :meth:`Accounts.clear`."""
         self._since = {}
         self._before = {}
-        self.due = False
+        self._large.clear()
+        self.due = self.timed = False
 
 
 class Unpaced(Pacer):
@@ -115,6 +157,6 @@ class Unpaced(Pacer):
         """Return True."""
         return True
 
-    def split(self, conn_ids: Collection[str], busy: Collection[str]) -> tuple[list[str], list[str]]:
-        """Return all but those for whom something waits."""
-        return [one for one in conn_ids if one not in busy], [one for one in conn_ids if one in busy]
+    def take(self, conn_id: str, waiting: int, now: float) -> int:
+        """Return *waiting*."""
+        return waiting

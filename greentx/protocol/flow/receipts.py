@@ -93,7 +93,7 @@ class ReceiptRules:
         Returns:
             The number to which a message is to be sent, or :data:`TIME`.
         """
-        self._pacer.asked()
+        self._pacer.receipt_asked()
         self.questions += 1
         if self.known is False:
             self.awaited = TIME
@@ -161,7 +161,7 @@ class ReceiptRules:
         """What was waited for counts as if it were there."""
         self.awaited = ""
         self.over = self.questions
-        self._pacer.confirmed()
+        self._pacer.receipt_came()
 
     def overdue(self, *, can_come: bool, pipe_full: bool) -> Overdue:
         """The receipt did not come in time: say what that means.

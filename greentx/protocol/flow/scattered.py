@@ -19,8 +19,8 @@ from collections import deque
 from collections.abc import Callable, Container
 from enum import Enum
 
+from .accounts import Accounts
 from .limits import CREDITS, ROOM, UNHEARD_RATE
-from .outbox import Outbox
 
 __all__ = ["MAX_SCATTERED", "PIECE", "PROBE_SECONDS", "Account", "Hearing", "Scattered"]
 
@@ -59,12 +59,14 @@ class Account:
 
     Attributes:
         under_way: Bytes that were sent, and are not known to be written.
+        confirmed: Bytes that are known to be written.
     """
 
-    __slots__ = ("_before", "_due", "_pause", "_probes", "_sizes", "under_way")
+    __slots__ = ("_before", "_due", "_pause", "_probes", "_sizes", "confirmed", "under_way")
 
-    def __init__(self, under_way: int = 0) -> None:
+    def __init__(self, under_way: int = 0, confirmed: int = 0) -> None:
         self.under_way = under_way
+        self.confirmed = confirmed
         # What was sent before the account began, in messages whose sizes are not known; and those sent since, in order.
         self._before = under_way
         self._sizes: deque[int] = deque()
@@ -140,15 +142,16 @@ class Account:
         if not written:
             return 0
         self.under_way -= written
+        self.confirmed += written
         self._probes, self._pause, self._due = 0, PROBE_SECONDS, 0.0
         return written
 
 
-class Scattered:
-    """The accounts of the connections that were sent something, with an outbox or without one.
+class Scattered(Accounts):
+    """The accounts of the connections that were sent something.
 
     Args:
-        outboxes: What waits, by connection; somebody else's.
+        busy: Connections for which something waits; somebody else's.
 
     Attributes:
         count: While the server is not known to give credits: counts a message to a connection, and returns whether it
@@ -156,10 +159,13 @@ class Scattered:
         heard: Credits may come.
     """
 
-    __slots__ = ("_accounts", "_full_since", "_gap", "_outboxes", "_written_at", "count", "heard")
+    __slots__ = ("_accounts", "_busy", "_full_since", "_gap", "_written_at", "count", "heard")
 
-    def __init__(self, outboxes: Container[str]) -> None:
-        self._outboxes = outboxes
+    by_reports = by_clock = True
+
+    def __init__(self, busy: Container[str]) -> None:
+        super().__init__()
+        self._busy = busy
         # The oldest first.
         self._accounts: dict[str, Account] = {}
         self._full_since: float | None = None
@@ -172,17 +178,17 @@ class Scattered:
     def __contains__(self, conn_id: object) -> bool:
         return conn_id in self._accounts
 
-    def open(self, conn_id: str, under_way: int = 0) -> Account:
-        """Return the account of a connection, made where there is none, to which so many bytes are under way then."""
+    def open(self, conn_id: str, under_way: int = 0, confirmed: int = 0) -> Account:
+        """Return the account of a connection, made where there is none, with so many bytes under way and confirmed."""
         account = self._accounts.get(conn_id)
         if account is None:
             if len(self._accounts) >= MAX_SCATTERED:
-                self._accounts.pop(next((one for one in self._accounts if one not in self._outboxes), ""), None)
-            account = self._accounts[conn_id] = Account(under_way)
+                self._accounts.pop(next((one for one in self._accounts if one not in self._busy), ""), None)
+            account = self._accounts[conn_id] = Account(under_way, confirmed)
         return account
 
-    def spend(self, conn_id: str, size: int) -> bool:
-        """Return whether a connection without an outbox may be sent a message of *size* bytes, and count it if so."""
+    def allows(self, conn_id: str, size: int) -> bool:
+        """See :meth:`Accounts.allows`."""
         account = self.open(conn_id)
         if not account.spend(size):
             return False
@@ -191,44 +197,59 @@ class Scattered:
         account.refund(size)
         return False
 
-    def refund(self, conn_id: str, size: int) -> bool:
-        """A message of *size* bytes is not sent after all. Returns whether there was an account."""
-        account = self._accounts.get(conn_id)
-        if account is None:
-            return False
-        account.refund(size)
-        return True
-
-    def cut(self, conn_id: str, outbox: Outbox, now: float) -> list[bytes]:
-        """Remove and return the messages that may go now out of the outbox of a connection that has an account."""
-        account = self._accounts[conn_id]
-        messages: list[bytes] = []
-        gap = self._gap
-        while outbox.size and (self.count is None or self.count(conn_id)) and (size := account.next_size(now, gap)):
-            outbox.window = size
-            data = outbox.dequeue()
-            account.sent(len(data))
-            messages.append(outbox.head + data)
-        # What may go is asked here each time.
-        outbox.window = 0
-        if outbox.size and self.count is not None and self._full_since is None:
+    def take(self, conn_id: str, waiting: int, now: float) -> int:
+        """See :meth:`Accounts.take`: a piece at a time, of which the credit tells how far the browser is."""
+        account = self.open(conn_id)
+        if self.count is None or self.count(conn_id):
+            size = min(waiting, account.next_size(now, self._gap))
+            if size:
+                account.sent(size)
+                return size
+        # Maybe nobody tells when more may go: the clock does.
+        self.timed = True
+        if self.count is not None and self._full_since is None:
             self._full_since = now
-        return messages
+        return 0
 
-    def credit(self, conn_id: str, count: int) -> int | None:
-        """*count* bytes were written as one message. Returns how many more are known to be; ``None``: no account."""
+    def refund(self, conn_id: str, size: int) -> None:
+        """See :meth:`Accounts.refund`."""
+        account = self._accounts.get(conn_id)
+        if account is not None:
+            account.refund(size)
+
+    def credit(self, conn_id: str, count: int) -> None:
+        """See :meth:`Accounts.credit`: all that was sent before is known to be written, too."""
         self._full_since = None
         account = self._accounts.get(conn_id)
         if account is None:
-            return None
+            return
         before, is_full = account.messages, 2 * account.under_way >= ROOM
         written = account.credit(count)
         # Of a small answer all messages but one may have been missed: that says nothing.
         if written and is_full:
             self._gap = max(before - account.messages, self._gap - self._gap / _FORGET)
-        if not account.under_way and conn_id not in self._outboxes:
+        if not account.under_way and conn_id not in self._busy:
             del self._accounts[conn_id]
-        return written
+
+    def confirmed(self, conn_id: str) -> int | None:
+        """See :meth:`Accounts.confirmed`: only known while something waits, since others may be told of the last."""
+        if conn_id not in self._busy:
+            return None
+        account = self._accounts.get(conn_id)
+        return 0 if account is None else account.confirmed
+
+    def unconfirmed(self, conn_id: str) -> int:
+        """See :meth:`Accounts.unconfirmed`: others may have been told of it."""
+        return ROOM
+
+    def drained(self, conn_id: str, now: float) -> bool:
+        """See :meth:`Accounts.drained`: it always may."""
+        return True
+
+    def closed(self, conn_id: str) -> bool:
+        """See :meth:`Accounts.closed`: it always may, since others may be told."""
+        self.forget(conn_id)
+        return True
 
     def tick(self, now: float) -> bool:
         """Let time do what nobody tells. Returns False where the server turns out to give no credits."""
@@ -239,16 +260,17 @@ class Scattered:
             self._written_at = now + ROOM / UNHEARD_RATE
         return not self.heard or self._full_since is None or now - self._full_since <= _ANNOUNCE_SECONDS
 
-    def close(self, conn_id: str) -> None:
-        """Forget a connection."""
+    def forget(self, conn_id: str) -> None:
+        """See :meth:`Accounts.forget`."""
         self._accounts.pop(conn_id, None)
 
-    def close_idle(self) -> None:
-        """Forget those without an outbox."""
-        for conn_id in [conn_id for conn_id in self._accounts if conn_id not in self._outboxes]:
+    def forget_idle(self) -> None:
+        """Forget those for which nothing waits."""
+        for conn_id in [conn_id for conn_id in self._accounts if conn_id not in self._busy]:
             del self._accounts[conn_id]
 
     def clear(self) -> None:
-        """Forget all."""
+        """See :meth:`Accounts.clear`."""
         self._accounts.clear()
         self._full_since = None
+        self.timed = False
