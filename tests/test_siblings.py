@@ -20,7 +20,7 @@ siblings = Siblings(int(sys.argv[1]))
 number = int(sys.argv[2])
 siblings.start(number)
 if sys.argv[3] == "listens":
-    signal.signal(signal.SIGURG, lambda *_: siblings.stand_still())
+    signal.signal(signal.SIGURG, lambda *_: siblings.pausing.stand_still())
 siblings.join(number)
 siblings.ready(number)
 print("ready", flush=True)
@@ -63,7 +63,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 def until_paused(siblings: Siblings, seconds: float) -> bool:
     """Wait until all others stand still; False where they do not within *seconds*."""
     end = time.monotonic() + seconds
-    while not siblings.paused():
+    while not siblings.pausing.paused():
         if time.monotonic() > end:
             return False
         time.sleep(0.001)
@@ -74,16 +74,16 @@ def test_all_are_found_in_whatever_order_they_started(siblings, start):
     """Linux does not name the locks of several processes in the order of their places."""
     for number in (3, 1, 4, 2):
         start(number)
-    assert siblings.pause_others(10) == 4
-    siblings.resume_others(10)
+    assert siblings.pausing.pause_others(10) == 4
+    siblings.pausing.resume_others(10)
 
 
 def test_one_that_leaves_knows_when_all_others_stand_still(siblings, start):
     """They go on when it has left."""
     others = [start(number) for number in (2, 1)]
-    siblings.pause_others(10)
+    siblings.pausing.pause_others(10)
     assert until_paused(siblings, 10.0)
-    siblings.resume_others(10)
+    siblings.pausing.resume_others(10)
     for other in others:
         other.stdin.write("go on\n")
         other.stdin.flush()
@@ -94,6 +94,6 @@ def test_one_that_does_not_stand_still_is_known(siblings, start):
     """It is told again and again, and may be busy with something that no signal ends."""
     start(1)
     start(2, listens=False)
-    siblings.pause_others(10)
+    siblings.pausing.pause_others(10)
     assert not until_paused(siblings, 0.1)
-    siblings.resume_others(10)
+    siblings.pausing.resume_others(10)

@@ -2,130 +2,112 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import signal
 import struct
-import time
-from collections.abc import Callable
-
-from gevent import monkey
+from enum import Enum
 
 from ..wsgi.standstill import Others
+from .locks import Kind, LockFile
+from .pausing import Pausing
 
-__all__ = ["Siblings"]
+__all__ = ["Siblings", "Successor"]
 
-# So long a worker stands still at the most while another one leaves, whatever happens, and how often it looks.
-_MAX_STANDSTILL_SECONDS = 0.6
-_LOOK_SECONDS = 0.001
+_NUMBER = struct.Struct("q")
 
-# Not gevent's: the whole process is to stand still.
-_sleep: Callable[[float], None] = monkey.get_original("time", "sleep")
+
+class Successor(Enum):
+    """What is known of the worker that takes the place of one that leaves."""
+
+    NONE = "nobody has to be waited for: others are ready, or none starts"
+    STARTS = "one starts, and no other is ready"
+    EXPECTED = "the arbiter has numbered one, which is not there yet, or failed at once"
 
 
 class Siblings:
-    """The workers of one arbiter, who know of each other by a file that all have inherited from it.
+    """The workers of one arbiter: which of them start, are ready, serve and pull.
 
-    The arbiter knows how many there are and does not tell them. A worker locks one byte from its start until requests
-    arrive, one from then on until it is to end, one while it serves, one while it pulls, one while all others are to
-    stand still, and one while it stands still itself; a lock goes with its process, however that ends. What is written
-    into the file is the newest worker's number, and behind that a byte for each one that was there.
+    The arbiter knows how many there are and does not tell them. So they share a file: a worker locks one byte from its
+    start until requests arrive, one from then on until it is to end, one while it serves, and one while it pulls. What
+    is written into the file is the newest worker's number, and behind that a byte for each one that was there.
 
     Args:
         before: The arbiter that this one takes the place of (SIGUSR2): its workers are siblings, too.
+
+    Attributes:
+        pausing: How one that leaves has the others stand still.
     """
 
-    _FLOCK = "hhqqi"  # struct flock of fcntl(2)
-    _SPAN = 2**40  # bytes, one for each worker that there will ever be
-    _SERVES, _PULLS, _STARTS, _READY, _PAUSES, _STANDS, _LEAVES = range(0, 7 * _SPAN, _SPAN)
-    _NUMBER = struct.Struct("q")
-
-    _NAME = "greentx-workers"
-
     def __init__(self, before: int | None = None) -> None:
-        found = None if before is None else self._of(before)
-        # It has no name, so nothing is left behind.
-        self._file = os.memfd_create(self._NAME) if found is None else found
-        # This worker's, once it has started.
-        self._number: int | None = None
-        self._stands = False
+        self._locks = LockFile(before)
+        self._file = self._locks.descriptor
+        self.pausing = Pausing(self._locks)
 
     def close(self) -> None:
         """Let go of the file, and of this process's locks."""
-        os.close(self._file)
-
-    def _of(self, arbiter: int) -> int | None:
-        """Open another arbiter's file; ``None`` where there is none."""
-        folder = f"/proc/{arbiter}/fd"
-        with contextlib.suppress(OSError):
-            for name in os.listdir(folder):
-                if os.readlink(f"{folder}/{name}").startswith(f"/memfd:{self._NAME}"):
-                    return os.open(f"{folder}/{name}", os.O_RDWR | os.O_CLOEXEC)
-        return None
+        self._locks.close()
 
     def next_number(self) -> int:
         """The arbiter is about to start a worker. Returns its number, which no other one has."""
         number = self._newest() + 1
-        os.pwrite(self._file, self._NUMBER.pack(number), 0)
+        os.pwrite(self._file, _NUMBER.pack(number), 0)
         return number
 
     def _newest(self) -> int:
-        (newest,) = self._NUMBER.unpack(os.pread(self._file, self._NUMBER.size, 0) or bytes(self._NUMBER.size))
+        (newest,) = _NUMBER.unpack(os.pread(self._file, _NUMBER.size, 0) or bytes(_NUMBER.size))
         return int(newest)
 
     def start(self, number: int) -> None:
         """This worker is there, and starts."""
-        self._number = number
-        self._lock(self._STARTS + number)
-        os.pwrite(self._file, b"1", self._NUMBER.size + number)
+        self.pausing.number = number
+        self._locks.lock(Kind.STARTS, number)
+        os.pwrite(self._file, b"1", _NUMBER.size + number)
 
     def join(self, number: int) -> None:
         """This worker serves, and is about to pull."""
-        self._lock(self._SERVES + number)
-        self._lock(self._PULLS + number)
+        self._locks.lock(Kind.SERVES, number)
+        self._locks.lock(Kind.PULLS, number)
         # It was not there when others were told.
-        self.stand_still()
+        self.pausing.stand_still()
 
     def ready(self, number: int) -> None:
         """Requests arrive at this worker."""
-        self._lock(self._READY + number)
-        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, self._STARTS + number)
+        self._locks.lock(Kind.READY, number)
+        self._locks.unlock(Kind.STARTS, number)
 
     def leave(self, number: int) -> None:
         """It serves no more, but pulls still, up to its end."""
-        for begin in (self._SERVES, self._STARTS, self._READY):
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, begin + number)
+        for kind in (Kind.SERVES, Kind.STARTS, Kind.READY):
+            self._locks.unlock(kind, number)
 
     def may_leave(self) -> bool:
         """Return whether others are ready, none of which leaves of its own accord before this one has ended."""
-        if not self._locked(self._READY):
+        if not self._locks.others(Kind.READY):
             return False
         try:
-            self._lock(self._LEAVES)
+            self._locks.lock(Kind.LEAVES)
         except BlockingIOError:
             return False
         return True
 
-    def successor_starts(self) -> bool | None:
-        """Return whether no other is ready, and one starts; ``None`` where there will be one, or it failed at once."""
-        if self._locked(self._READY):
-            return False
-        if os.pread(self._file, 1, self._NUMBER.size + self._newest()) != b"1":
-            return None
-        return self.starting()
+    def successor(self) -> Successor:
+        """Return what is known of the worker that takes the place of this one."""
+        if self._locks.others(Kind.READY):
+            return Successor.NONE
+        if os.pread(self._file, 1, _NUMBER.size + self._newest()) != b"1":
+            return Successor.EXPECTED
+        return Successor.STARTS if self.starting() else Successor.NONE
 
     def starting(self) -> bool:
         """Return whether others start."""
-        return bool(self._locked(self._STARTS))
+        return bool(self._locks.others(Kind.STARTS))
 
     def serve(self) -> bool:
         """Return whether others serve."""
-        return bool(self._locked(self._SERVES))
+        return bool(self._locks.others(Kind.SERVES))
 
     def pull(self) -> bool:
         """Return whether others pull."""
-        return bool(self._locked(self._PULLS))
+        return bool(self._locks.others(Kind.PULLS))
 
     def others(self, number: int, *, shared: bool) -> Others:
         """Return what worker *number* has to know of the others when it leaves.
@@ -134,67 +116,6 @@ class Siblings:
             shared: Other programs serve the same handler entry, too. Nothing is known of them.
         """
         return _Others(self, number, shared)
-
-    def pause_others(self, number: int) -> int:
-        """Worker *number* leaves: have all others that pull stand still. Returns how many there are."""
-        self._lock(self._PAUSES + number)
-        # It answers nothing meanwhile, as one of them.
-        self._stand(number)
-        self.paused()
-        return len(self._locked(self._PULLS))
-
-    def paused(self) -> bool:
-        """Return whether all others that pull stand still; those that do not are told again."""
-        left = self._locked(self._PULLS).items() - self._locked(self._STANDS).items()
-        for _, pid in left:
-            # By default it is ignored, so that it harms nobody who is not there yet.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGURG)
-        return not left
-
-    def resume_others(self, number: int) -> None:
-        """It has left: they go on."""
-        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, self._PAUSES + number)
-        self._stands = False
-        # One that has begun meanwhile, as when all of them end, could not stop us before.
-        self.stand_still()
-
-    def stand_still(self) -> None:
-        """Block this process while another one wants it; one that leaves itself stands still already."""
-        number = self._number
-        if self._stands or number is None:
-            return
-        until = time.monotonic() + _MAX_STANDSTILL_SECONDS
-        while self._locked(self._PAUSES) and time.monotonic() < until:
-            if not self._stands:
-                self._stand(number)
-            _sleep(_LOOK_SECONDS)
-        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, self._STANDS + number)
-        self._stands = False
-
-    def _stand(self, number: int) -> None:
-        # Before the lock: the next signal may come as soon as that is there.
-        self._stands = True
-        self._lock(self._STANDS + number)
-
-    def _lock(self, byte: int) -> None:
-        fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-
-    def _locked(self, kind: int) -> dict[int, int]:
-        """Return the other workers that hold a lock of that kind: their numbers, and their processes."""
-        found: dict[int, int] = {}
-        spans = [(kind, kind + self._SPAN)]
-        while spans:
-            begin, end = spans.pop()
-            if begin == end:
-                continue
-            asked = struct.pack(self._FLOCK, fcntl.F_WRLCK, os.SEEK_SET, begin, end - begin, 0)
-            lock, _, start, _, pid = struct.unpack(self._FLOCK, fcntl.fcntl(self._file, fcntl.F_GETLK, asked))
-            if lock != fcntl.F_UNLCK:
-                found[start - kind] = pid
-                # Not the lowest one: Linux names that of the process which was the first to lock anything.
-                spans += [(begin, start), (start + 1, end)]
-        return found
 
 
 class _Others(Others):
@@ -209,10 +130,10 @@ class _Others(Others):
         return super().serve() or self._siblings.serve() or self._siblings.starting()
 
     def pause(self) -> int:
-        return self._siblings.pause_others(self._number)
+        return self._siblings.pausing.pause_others(self._number)
 
     def paused(self) -> bool:
-        return self._siblings.paused()
+        return self._siblings.pausing.paused()
 
     def resume(self) -> None:
-        self._siblings.resume_others(self._number)
+        self._siblings.pausing.resume_others(self._number)

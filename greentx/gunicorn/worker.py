@@ -27,7 +27,7 @@ from ..wsgi.listeners import control_options, parse_url
 from ..wsgi.standstill import Standstill
 from ..wsgi.upgrade import SCATTERED
 from .settings import ARGUMENTS, CONNECT_VARIABLE, find_settings, parse_settings
-from .siblings import Siblings
+from .siblings import Siblings, Successor
 
 __all__ = ["Handler", "Worker"]
 
@@ -304,8 +304,8 @@ class Worker(GeventWorker):
         """Wait for the worker that takes our place, if one starts. Nobody would pull before; what comes is served."""
         assert _siblings is not None
         until_forked = min(until, time.monotonic() + _FORK_SECONDS)
-        while (starts := _siblings.successor_starts()) is not False:
-            if time.monotonic() >= (until if starts else until_forked):
+        while (successor := _siblings.successor()) is not Successor.NONE:
+            if time.monotonic() >= (until if successor is Successor.STARTS else until_forked):
                 return
             self.notify()
             gevent.sleep(_SUCCESSOR_SECONDS)
@@ -324,7 +324,7 @@ class Worker(GeventWorker):
 
 def _stand_still(sig: int, frame: object) -> None:
     if _siblings is not None:
-        _siblings.stand_still()
+        _siblings.pausing.stand_still()
 
 
 def _refuse_connections(sockets: Iterable[Any]) -> None:
