@@ -247,3 +247,79 @@ def test_a_stand_in_scatters_nothing():
     one.control.hear(Hearing.NONE)
     assert not one.control.shared
     assert all(one.control.allows("1", CREDITS) for _ in range(10))
+
+
+def test_what_scattered_credits_left_open_counts_when_all_of_them_come_again():
+    """What drained meanwhile is under way still, and the server bears one window, not two."""
+    one = flow()
+    put(one, ROOM + 10)
+    sent = sizes(one.dequeue("1", 0.0))
+    assert sum(sent) == ROOM
+    one.control.hear(Hearing.ALL)
+    one.control.credit("1", sent.pop(0))
+    sent += sizes(one.dequeue("1", 0.0))
+    assert one.waiting("1") == 0
+    put(one, 2 * CREDITS)
+    sent += sizes(one.dequeue("1", 0.0))
+    assert ROOM / 2 < sum(sent) <= CREDITS
+    while sent:
+        one.control.credit("1", sent.pop(0))
+        sent += sizes(one.dequeue("1", 0.0))
+    assert not one.control.unconfirmed()
+    assert not one.outboxes
+    assert one.control.allows("1", ROOM)
+
+
+def test_a_connection_that_drained_where_credits_scatter_is_not_waited_for():
+    """Whoever is told of the rest: of it no report need come here."""
+    for hearing in (Hearing.SOME, Hearing.NONE):
+        one = Flow()
+        one.control.announce(True)
+        put(one, ROOM)
+        assert sizes(one.dequeue("1", 0.0)) == [ROOM]
+        assert one.control.unconfirmed() == ["1"]
+        one.control.hear(hearing)
+        assert one.control.unconfirmed() == []
+
+
+def test_a_connection_that_drained_is_not_waited_for_where_there_are_no_credits():
+    """Where the server did not announce any, nothing is reported, though nobody else is there to be told."""
+    one = flow(announced=False)
+    put(one, 10)
+    one.control.hear(Hearing.ALL)
+    assert sizes(one.dequeue("1", 0.0)) == [10]
+    assert not one.outboxes
+    assert not one.control.unconfirmed()
+
+
+def test_a_close_is_not_repeated_nor_waited_for_where_credits_scatter():
+    """The server was told; that it wrote all before the close may be told to others."""
+    one = Flow()
+    one.control.announce(True)
+    assert one.control.allows("1", ROOM)
+    assert one.close(b"uuid", ["1"]) == (["1"], [])
+    one.control.hear(Hearing.SOME)
+    assert one.close(b"uuid", ["1"]) == ([], [])
+    assert one.control.timed
+    one.tick(0.0)
+    assert not one.outboxes
+    assert not one.control.unconfirmed()
+
+
+def test_a_close_is_known_until_all_was_reported_where_all_credits_come_again():
+    """Mongrel2 carries it out no earlier, and needs somebody who pulls."""
+    one = flow()
+    put(one, ROOM + 10)
+    sent = sizes(one.dequeue("1", 0.0))
+    assert one.close(b"uuid", ["1"]) == ([], ["1"])
+    one.control.hear(Hearing.ALL)
+    one.control.credit("1", sent.pop(0))
+    *rest, closed = sizes(one.dequeue("1", 0.0))
+    assert (rest, closed) == ([10], 0)
+    one.tick(1.0)
+    assert one.close(b"uuid", ["1"]) == ([], [])
+    assert one.control.unconfirmed() == ["1"]
+    for size in (*sent, *rest):
+        one.control.credit("1", size)
+        assert one.dequeue("1", 1.0) == []
+    assert not one.outboxes

@@ -22,6 +22,7 @@ from greentx.protocol.flow import (
     ROOM,
     Bounds,
     Flow,
+    Hearing,
 )
 from greentx.transport import Context, SocketClosed, Writer
 from greentx.transport import receipts as receipts_module
@@ -320,6 +321,18 @@ def test_a_closed_connection_is_known_until_the_server_told_what_it_wrote(server
     until(lambda: server.replies[-1] == b"uuid 1:1, ")
     assert server.replies.count(b"uuid 1:1, ") == 1
     assert server.bodies() == bytes(size)
+
+
+@pytest.mark.parametrize("hearing", [Hearing.SOME, Hearing.NONE])
+def test_a_closed_connection_is_not_waited_for_where_others_may_be_told_what_was_written(server, write_to, hearing):
+    """Nothing else might ever tell that it is over."""
+    one = write_to(server)
+    one.writer.flow.control.announce(True)
+    one.writer.write("uuid", "1", b"x")
+    one.writer.close("uuid", ["1"])
+    one.writer.hear(hearing)
+    until(lambda: not one.writer.flow.control.unconfirmed())
+    until(lambda: server.replies == [b"uuid 1:1, x", b"uuid 1:1, "])
 
 
 def test_with_flow_control_what_fits_goes_out_at_once_and_the_rest_when_credits_come(server, write_to):

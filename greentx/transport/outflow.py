@@ -269,10 +269,14 @@ class Outflow:
         # Half, so that callers that wait do not go on and wait again with each message.
         if flow.waiting(conn_id) <= OUTBOX_LIMIT // 2:
             self._waiting.wake(conn_id)
-        # Only while something needs it: an idle set costs no CPU.
-        if conn_id in flow.outboxes and flow.control.timed and not self._timer.active:
-            self._timer.again(self._tick, update=True)
+        if conn_id in flow.outboxes:
+            self._keep_time()
         return messages
+
+    def _keep_time(self) -> None:
+        # Only while something needs it: an idle set costs no CPU.
+        if self._flow.control.timed and not self._timer.active:
+            self._timer.again(self._tick, update=True)
 
     def _send_what_may_go(self) -> None:
         # A list: what goes out whole is no longer in the flow's.
@@ -322,8 +326,9 @@ class Outflow:
         self._flow.control.hear(hearing)
         if hearing is not Hearing.ALL:
             self.receipts.share()
-            # What waited for notices goes on by the clock.
+            # What waited for notices goes on by the clock, or is forgotten.
             self._send_what_may_go()
+            self._keep_time()
 
     def stop_pacing(self) -> None:
         """What waits goes out now, and nothing waits from now on; see :meth:`FlowControl.stop_pacing`."""

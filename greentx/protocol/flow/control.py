@@ -54,6 +54,7 @@ class FlowControl:
         self._outboxes = outboxes
         self._ledger = Ledger(outboxes)
         self._scattered = Scattered(outboxes)
+        self._scattered.hearing = hearing
         self._choose()
 
     # -- which decide ----------------------------------------------------------------------------------------------
@@ -71,7 +72,7 @@ class FlowControl:
         """
         if not self.paced:
             return
-        self._scattered.heard = hearing is not Hearing.NONE
+        self._scattered.hearing = hearing
         if hearing is Hearing.ALL:
             # Of what is under way some was told to others, who do not tell us.
             self.on, self.shared = self.announced, False

@@ -179,7 +179,7 @@ class Flow:
                 # Those that wait for a receipt only, too: it cannot be told what a message waits for first.
                 left.append(conn_id)
                 accounts.timed = True
-            elif not outbox.closed and accounts.drained(conn_id, now):
+            elif accounts.closed(conn_id) if outbox.closed else accounts.drained(conn_id, now):
                 self._drop(conn_id, accounts)
         return left
 

@@ -156,10 +156,10 @@ class Scattered(Accounts):
     Attributes:
         count: While the server is not known to give credits: counts a message to a connection, and returns whether it
             may be sent; the limit may be the number of messages.
-        heard: Credits may come.
+        hearing: Which credits come here.
     """
 
-    __slots__ = ("_accounts", "_busy", "_full_since", "_gap", "_written_at", "count", "heard")
+    __slots__ = ("_accounts", "_busy", "_full_since", "_gap", "_written_at", "count", "hearing")
 
     by_reports = by_clock = True
 
@@ -173,7 +173,7 @@ class Scattered(Accounts):
         # In how many messages of a large answer one credit comes here. Rises at once, and falls slowly.
         self._gap = 1.0
         self.count: Callable[[str], bool] | None = None
-        self.heard = True
+        self.hearing = Hearing.ALL
 
     def __contains__(self, conn_id: object) -> bool:
         return conn_id in self._accounts
@@ -243,22 +243,35 @@ class Scattered(Accounts):
         return ROOM
 
     def drained(self, conn_id: str, now: float) -> bool:
-        """See :meth:`Accounts.drained`: it always may."""
-        return True
+        """See :meth:`Accounts.drained`: it may, unless what is under way will be reported here."""
+        return not self._awaits_reports(conn_id)
 
     def closed(self, conn_id: str) -> bool:
-        """See :meth:`Accounts.closed`: it always may, since others may be told."""
+        """See :meth:`Accounts.closed`: as with :meth:`drained`."""
+        if self._awaits_reports(conn_id):
+            return False
         self.forget(conn_id)
         return True
 
+    def _awaits_reports(self, conn_id: str) -> bool:
+        # Of some of it others may have been told before. But nothing is lost if all counts: it does until the next
+        # report only.
+        if self.hearing is not Hearing.ALL or self.count is not None:
+            return False
+        account = self._accounts.get(conn_id)
+        return account is not None and account.under_way > 0
+
     def tick(self, now: float) -> bool:
         """Let time do what nobody tells. Returns False where the server turns out to give no credits."""
-        if not self.heard and (self._written_at is None or now >= self._written_at):
+        unheard = self.hearing is Hearing.NONE
+        if unheard and (self._written_at is None or now >= self._written_at):
             if self._written_at is not None:
                 for account in self._accounts.values():
                     account.clear()
             self._written_at = now + ROOM / UNHEARD_RATE
-        return not self.heard or self._full_since is None or now - self._full_since <= _ANNOUNCE_SECONDS
+        if unheard or self._full_since is None:
+            return True
+        return now - self._full_since <= _ANNOUNCE_SECONDS
 
     def forget(self, conn_id: str) -> None:
         """See :meth:`Accounts.forget`."""
