@@ -469,6 +469,18 @@ def test_credits_of_a_shared_endpoint_are_not_waited_for(server):
             assert server.receive_for(number).endswith(b"y")
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_first_request_of_a_connection_says_that_there_are_credits(server, shared):
+    """Where the endpoint is shared, too: until that is known it is only guessed, and given up where none comes."""
+    with Transceiver("u", *server.endpoints, rep_port=False, linger=0.2, shared=shared) as trans:
+        trans.wait_ready(5)
+        events = trans.recv()
+        for headers, announced in (({}, False), ({"DOWNLOAD_CREDITS": "102400"}, True)):
+            server.request(1, **headers)
+            next(events)
+            assert trans.connections["u"].link.writer.flow.control.announced is announced
+
+
 @pytest.mark.parametrize("now", [1_700_000_000.25, 1_700_000_000.999, 1_700_000_001.0, 1_600_000_000.0])
 def test_the_date_follows_the_clock_also_backwards(now, monkeypatch):
     """It is built once a second; a clock that was set back is believed, too."""

@@ -323,3 +323,29 @@ def test_a_close_is_known_until_all_was_reported_where_all_credits_come_again():
         one.control.credit("1", size)
         assert one.dequeue("1", 1.0) == []
     assert not one.outboxes
+
+
+def test_an_announced_server_is_not_taken_for_one_without_credits():
+    """A window was full before a request said that there are credits, and the browser reads nothing."""
+    one = flow(announced=False)
+    put(one, 2 * CREDITS)
+    assert sum(sizes(one.dequeue("1", 0.0))) < CREDITS
+    one.control.announce(True)
+    sent = 0
+    for now in range(1, 100):
+        for conn_id in one.tick(float(now)):
+            sent += sum(sizes(one.dequeue(conn_id, float(now))))
+    assert one.control.on
+    assert sent < CREDITS
+
+
+@pytest.mark.parametrize("announced", [False, True])
+def test_nor_is_the_next_server_before_it_had_time_to_say_so(announced):
+    """What begins the connections to it may be told to others: it is sent no more than it bears at most."""
+    one = flow(announced=announced)
+    one.lose()
+    assert one.control.on
+    assert not one.control.announced
+    assert one.control.allows("1", 10)
+    put(one, 3 * CREDITS)
+    assert sum(sizes(one.dequeue("1", 0.0))) < CREDITS

@@ -148,7 +148,7 @@ class Intake:
         if not request.plain:
             # has(), below, without calling it.
             # Only the first message of a connection says it (probed), so it is looked for until it was found.
-            if not flow_control.on and (b"DOWNLOAD_CREDITS" in raw or "DOWNLOAD_CREDITS" in raw):
+            if not flow_control.announced and (b"DOWNLOAD_CREDITS" in raw or "DOWNLOAD_CREDITS" in raw):
                 self._begin_flow_control()
             # A client may send these names, too; see greentx.handler.uploads.
             marked = START_BYTES in raw or DONE_BYTES in raw or START in raw or DONE in raw

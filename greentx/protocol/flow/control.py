@@ -49,6 +49,7 @@ class FlowControl:
         self.paced = paced
         self.announced = False
         self.shared = paced and hearing is not Hearing.ALL
+        # What announces them may be told to others.
         self.on = self.shared
         self.pacer: Pacer = Pacer(burst) if paced else Unpaced()
         self._outboxes = outboxes
@@ -174,4 +175,6 @@ class FlowControl:
         """The server has gone, and its ids mean nothing any more; nor is it known what the next one announces."""
         for accounts in (self.pacer, self._ledger, self._scattered):
             accounts.clear()
-        self.announce(False)
+        self.announced = False
+        self.on = self.shared
+        self._choose()

@@ -269,7 +269,7 @@ class Scattered(Accounts):
                 for account in self._accounts.values():
                     account.clear()
             self._written_at = now + ROOM / UNHEARD_RATE
-        if unheard or self._full_since is None:
+        if unheard or self.count is None or self._full_since is None:
             return True
         return now - self._full_since <= _ANNOUNCE_SECONDS
 
