@@ -13,7 +13,7 @@ from gevent.event import Event
 from stand_in import Server
 
 from greentx import Transceiver
-from greentx.protocol.requests import build_disconnect_notice
+from greentx.protocol.requests import build_credits_notice, build_disconnect_notice
 from greentx.wsgi import WSGIServer
 from greentx.wsgi.intake import KNOWN_ADDRESSES
 
@@ -168,6 +168,40 @@ def test_the_end_does_not_wait_where_nothing_is_under_way(front: Server) -> None
     ending.get(timeout=5)
     assert time.monotonic() - began < 1
     assert server.closed and server.transceiver is None
+
+
+@pytest.mark.parametrize(("size", "status"), [(1_000, b"200"), (150_000, b"503")])
+def test_the_last_to_leave_begins_no_answer_that_it_could_not_finish(
+    front: Server, monkeypatch: pytest.MonkeyPatch, size: int, status: bytes
+) -> None:
+    """Behind its last look at credits; it takes it that answers are as large as they were, though none is under way."""
+
+    def application(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", TEXT)
+        return [bytes(size)]
+
+    server, transceiver = serving(front, application)
+    connection = transceiver.connections["u"]
+    control = connection.link.writer.flow.control
+    front.request(1, DOWNLOAD_CREDITS="102400")
+    got = 0
+    while got < size:
+        written = len(front.receive().body)
+        got += written
+        front.push.send(build_credits_notice("u", 1, written))
+    wait_until(lambda: not control.unconfirmed())
+    stop_receiving = connection.intake.stop_receiving
+
+    def one_comes_last(timeout: float | None = None) -> None:
+        monkeypatch.undo()
+        before = connection.intake.requests
+        front.request(2)
+        wait_until(lambda: connection.intake.requests > before)
+        stop_receiving(timeout)
+
+    monkeypatch.setattr(connection.intake, "stop_receiving", one_comes_last)
+    server.stop(5)
+    assert front.receive_for(2)[9:12] == status
 
 
 def test_what_is_killed_is_told_also_where_it_had_not_begun(front: Server, caplog: pytest.LogCaptureFixture) -> None:

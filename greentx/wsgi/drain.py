@@ -13,8 +13,8 @@ So the end has these steps, and each waits for news (:meth:`Drain.tell`), within
     in flight   what was there at the end is answered and read, by browsers that read at all; new requests are served
     quiet       a moment is waited for in which nothing that came since needs further messages: for 5 s at the most
                 where it would be lost without them, else for 0.5 s
-    last        only where nobody else pulls, and large answers depend on credits: what is under way is finished, and
-                new requests get a 503, so that there is an end of it
+    last        only where nobody else pulls, and there were answers that depended on credits, as large ones do: what
+                is under way is finished, and new requests get a 503, so that there is an end of it
     leave       no more is pulled; what was pulled is handled, then the Transceiver is stopped
 
 An own front end goes with its server, so there is no successor: the first step and the last are all there is, and new
@@ -92,8 +92,6 @@ class Drain:
         self._goodbye_code = goodbye_code
         self._successor = successor
         self._news = self._schedule.watch()
-        # An answer was larger than its window.
-        self._large = False
         # Until when it may wait for old requests, and accept new ones.
         self._leave_by = math.inf
         # When what still runs is killed.
@@ -172,7 +170,8 @@ class Drain:
             if monotonic() >= until:
                 break
             self._wait(until)
-        if self._large and self._is_last(connections, others):
+        # Where answers were larger than a window, the next one may be, of a request that comes behind the last look.
+        if self._is_last(connections, others) and any(one.link.writer.flow.waited for one in connections):
             self._finish_as_last(connections)
         for connection in connections:
             connection.intake.stop_receiving(transceiver.linger)
@@ -199,12 +198,10 @@ class Drain:
         Args:
             large: Answers that wait in outboxes count.
         """
-        waiting = any(connection.link.writer.flow.waiting_ids() for connection in connections)
-        self._large = self._large or waiting
         return bool(
             self._upgrades
             or any(one.receiving and not one.disconnected.is_set() for one in self._schedule.lines)
-            or (large and waiting)
+            or (large and any(connection.link.writer.flow.waiting_ids() for connection in connections))
         )
 
     def _finish_as_last(self, connections: list[Connection]) -> None:

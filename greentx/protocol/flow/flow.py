@@ -50,6 +50,7 @@ class Flow:
         outboxes: What waits, and what has to be remembered of connections for which nothing does, by connection.
         control: Who knows what may go.
         life: How many lives of the server are over.
+        waited: In this one something was held back until the server reported what it wrote.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Flow:
         self.outboxes: dict[str, Outbox] = {}
         self.control = FlowControl(self.outboxes, burst, paced=paced, hearing=hearing)
         self.life = 0
+        self.waited = False
 
     # -- what is written -------------------------------------------------------------------------------------------
 
@@ -139,6 +141,7 @@ class Flow:
         while outbox.size:
             size = accounts.take(conn_id, outbox.size, now)
             if not size:
+                self.waited = self.waited or accounts.by_reports
                 return messages
             messages.append(outbox.head + outbox.dequeue(size))
         if not outbox.closing:
@@ -237,6 +240,7 @@ class Flow:
         self.control.clear()
         # Waits compare it: readiness alone does not tell one life from the next.
         self.life += 1
+        self.waited = False
         return lost
 
     # -- what waits ------------------------------------------------------------------------------------------------
