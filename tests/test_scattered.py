@@ -202,6 +202,24 @@ def test_what_is_said_to_nobody_is_reckoned():
     assert sent == 3 * CREDITS
 
 
+@pytest.mark.parametrize("hearing", [Hearing.ALL, Hearing.SOME])
+def test_a_process_that_pulls_no_more_does_not_hear_again(hearing):
+    """Whatever becomes of the others: what waits goes on by the clock, and is not waited for."""
+    one = Flow()
+    one.control.announce(True)
+    put(one, 3 * CREDITS)
+    assert one.control.allows("2", 10)
+    one.control.hear(Hearing.NONE)
+    one.control.hear(hearing)
+    now = 0.0
+    while one.outboxes:
+        now += 0.005
+        for conn_id in one.tick(now):
+            one.dequeue(conn_id, now)
+        assert now < 1
+    assert not one.control.unconfirmed()
+
+
 def test_processes_that_are_two_for_a_while_forget_nothing():
     """What is under way counts when another one comes, and what it was told of does not when it has gone."""
     one = Flow()

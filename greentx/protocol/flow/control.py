@@ -66,12 +66,12 @@ class FlowControl:
         self._choose()
 
     def hear(self, hearing: Hearing) -> None:
-        """Say which notices come from now on.
+        """Say which notices come from now on. :attr:`Hearing.NONE` is for good.
 
         With :attr:`Hearing.NONE` a browser that reads more slowly than
         :data:`~greentx.protocol.flow.UNHEARD_RATE` may lose its connection.
         """
-        if not self.paced:
+        if not self.paced or self._scattered.hearing is Hearing.NONE:
             return
         self._scattered.hearing = hearing
         if hearing is Hearing.ALL:
