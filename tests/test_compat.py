@@ -96,7 +96,11 @@ def test_the_real_package_is_not_replaced_behind_its_users_back():
     assert run(script) == "RuntimeError: geventwebsocket was imported already, from None"
 
 
-@pytest.mark.parametrize(("before", "expected"), [("", "SimpleWebSocketWSGI"), (INSTALL, "object")])
+#: As where the package is not installed.
+MISSING = "import sys\nsys.modules['geventwebsocket'] = None\n"
+
+
+@pytest.mark.parametrize(("before", "expected"), [(MISSING, "SimpleWebSocketWSGI"), (INSTALL, "object")])
 def test_engineio_chooses_by_it(before, expected):
     """Its gevent mode speaks to wsgi.websocket with the stand-in, and to a socket without."""
     script = before + (

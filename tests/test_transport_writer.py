@@ -940,7 +940,8 @@ def stick(one, size=2 * OUTBOX_LIMIT):
 def test_who_waits_for_a_browser_that_reads_too_slowly_is_told_that_it_was_ended(server, write_to):
     """It is ended for the rate; one for which nothing waits is not."""
     ended = []
-    one = write_to(server, send_timeout=0.2, on_slow=lambda conn_id, why: ended.append((conn_id, why)))
+    # Long enough that a busy machine looks at it in time.
+    one = write_to(server, send_timeout=1.0, on_slow=lambda conn_id, why: ended.append((conn_id, why)))
     writing = stick(one)
     one.writer.write("uuid", "2", bytes(ROOM))
     until(lambda: ended)
