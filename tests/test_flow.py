@@ -19,6 +19,7 @@ from greentx.protocol.flow import (
     Outbox,
     Pacer,
 )
+from greentx.protocol.flow.scattered import Scattered
 
 
 def test_a_ledger_allows_as_much_as_the_server_has_credits_for():
@@ -158,6 +159,16 @@ def test_split_keeps_back_who_is_busy_and_who_had_a_burst():
     for _ in range(BURST - 1):
         assert pacer.split(["a"], 1, ()) == (["a"], [])
     assert pacer.split(["a"], 1, ()) == ([], ["a"])
+
+
+@pytest.mark.parametrize("allowed", [Pacer(), Ledger(), Scattered(())], ids=lambda accounts: type(accounts).__name__)
+def test_split_counts_a_connection_as_often_as_it_is_named(allowed):
+    """Each time is a message of its own to it, for which the server has a place in the queue, or credits."""
+    size = ROOM // BURST
+    went = [allowed.split(["a"] * 7, size, ()) for _ in range(4)]
+    assert sum(len(now) for now, _ in went) == BURST
+    assert all(len(now) + len(later) == 7 for now, later in went)
+    assert allowed.split(["b"], size, ()) == (["b"], [])
 
 
 def test_an_outbox_joins_what_was_put_in():

@@ -52,6 +52,7 @@ class Accounts(ABC):
         """Return which of many may be sent *size* bytes now, which are counted, and which may not.
 
         Args:
+            conn_ids: One that is named several times gets as many messages.
             busy: Connections for which something is waiting already, so that nothing may overtake it.
         """
         allowed: list[str] = []
