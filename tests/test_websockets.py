@@ -309,6 +309,20 @@ def test_a_client_that_goes_while_the_callable_decides_is_never_reported(make: A
     assert bench.events == [] and bench.writer.sent == [] and len(bench.registry) == 0
 
 
+def test_a_server_found_gone_while_the_101_is_written_is_told_after_the_connect(bench: Bench) -> None:
+    """The writer looks before it writes, and then all that this server had ends: first the beginning, then the end."""
+    write = bench.writer.write
+
+    def find_it_gone(*args: Any, **options: Any) -> None:
+        bench.sessions.lost()
+        write(*args, **options)
+
+    bench.writer.write = find_it_gone  # type: ignore[method-assign]
+    bench.handshake()
+    assert bench.methods() == ["WEBSOCKET_CONNECT", "WEBSOCKET_CLOSE"]
+    assert len(bench.registry) == 0
+
+
 def test_a_decision_about_an_older_client_does_not_let_in_the_next_one_of_that_number(make: Any) -> None:
     """A restarted server counts from 1 again, while the callable still thinks about the first client."""
     decisions = [Event(), Event()]

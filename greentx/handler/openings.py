@@ -183,10 +183,11 @@ class Openings:
         entry.deflate = answer.deflate
         entry.subprotocol = answer.subprotocol
         event = opening.connected(entry)
-        # The 101 goes first: the application may send as soon as it hears of the connect.
+        # Told first: the writer may find that the server has gone, which is the end of this one, too. Nothing of the
+        # application's runs before the 101 is written.
+        self._emit(event)
         if not opening.adopted:
             self._writer.write(sid[0], sid[1], answer.head, wait=False)
-        self._emit(event)
         self._established.replay(entry, opening.early)
 
     def _judge(self, opening: Opening, handshake: Handshake) -> Accepted | Refused:
