@@ -285,6 +285,27 @@ def test_a_sudden_end_wakes_all_who_wait_for_a_websocket(server):
     wait_until(lambda: waiting[1:] == ["told"])
 
 
+def test_a_sudden_end_wakes_all_who_wait_for_a_websocket_that_was_there_before(server):
+    """Its events come through the inbox, which nobody reads any more."""
+    waiting, got = [], []
+
+    def handler(ws):
+        waiting.append(gevent.spawn(lambda: got.extend(ws.receive() for _ in range(2))))
+        waiting[0].join()
+
+    with Transceiver("u", *server.endpoints, rep_port=False, linger=0.2) as trans:
+        trans.wait_ready(5)
+        server.open_websocket(1)
+        assert next(trans.recv(timeout=5))[2].method == "WEBSOCKET_CONNECT"
+        greenlet = gevent.spawn(trans.serve, websocket=handler)
+        server.frame(1, b"hi")
+        wait_until(lambda: waiting)
+        trans.stop(0)
+        greenlet.get(timeout=5)
+    waiting[0].get(timeout=5)
+    assert got == ["hi", None]
+
+
 def test_other_threads_may_wait_for_a_websocket(server):
     """Receive, ping and close block the thread that calls, not the hub's."""
     sockets = []
@@ -461,6 +482,41 @@ def test_a_pool_without_a_place_is_an_error(server, pool):
     with Transceiver("u", *server.endpoints, rep_port=False, linger=0.2) as trans:
         with pytest.raises(ValueError, match="at least 1"):
             trans.serve(echo, pool=pool)
+
+
+def test_a_serve_that_did_not_begin_gets_no_websockets(server):
+    """They go to who does receive."""
+    called = []
+    with Transceiver("u", *server.endpoints, rep_port=False, linger=0.2) as trans:
+        trans.wait_ready(5)
+        with pytest.raises(ValueError, match="at least 1"):
+            trans.serve(websocket=called.append, pool=0)
+        server.open_websocket(1)
+        assert next(trans.recv(timeout=5))[2].method == "WEBSOCKET_CONNECT"
+        assert not called
+
+
+def test_a_connection_set_that_is_read_by_itself_keeps_its_websockets(server):
+    """They come out of Connection.recv(), as its requests do; those that began before stay with serve()."""
+    served = []
+
+    def handler(ws):
+        served.append(ws.sid[1])
+        echo(ws)
+
+    with serving(server, websocket=handler) as (trans, _):
+        server.open_websocket(1)
+        wait_until(lambda: served)
+        conn = trans.connections["u"]
+        assert conn.recv(0) is None
+        server.open_websocket(2)
+        server.frame(2, b"two")
+        server.frame(1, b"one")
+        got = [conn.recv(5) for _ in range(2)]
+        assert [(one.method, one.conn_id) for one in got] == [("WEBSOCKET_CONNECT", "2"), ("WEBSOCKET", "2")]
+        while server.receive_for(1) != build_frame(b"one", Opcode.TEXT):
+            pass
+        assert served == ["1"]
 
 
 def test_handlers_run_in_the_greenlets_of_a_pool_that_has_its_own(server):

@@ -236,7 +236,8 @@ class Connection(AbstractContextManager["Connection"]):
     def recv(self, timeout: float | None = None) -> Request | None:
         """Return the next event of this connection set; ``None`` after *timeout* seconds, or when it was stopped.
 
-        From the first call on its events come here and no longer out of ``Transceiver.recv``. Blocks this greenlet.
+        From the first call on its events come here and no longer out of ``Transceiver.recv``. WebSockets that began
+        before, and have a handler of ``Transceiver.serve``, stay with it. Blocks this greenlet.
         """
         # Events wake greenlets of their own hub only: another native thread has one of these wait for it.
         if not self._shared.context.in_hub_thread():

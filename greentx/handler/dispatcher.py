@@ -64,8 +64,6 @@ class Dispatcher:
         self._handler = _refuse if handler is None else handler
         self._websockets = None if websocket is None else _WebSockets(shared, websocket)
         self._receivers = shared.websocket_receivers
-        if self._websockets is not None:
-            self._receivers.append(self._websockets.receive)
         self._ended = False
         self._pools = shared.pools
         self._limit, self._byte_limit = shared.inbox.limit, shared.inbox.byte_limit
@@ -83,6 +81,9 @@ class Dispatcher:
             self.requests.jobs.use_pool(pool, launch=_spawner(self.requests, pool))
         self.news.jobs.use_pool(limit=size)
         self._pools += [self.requests.jobs, self.news.jobs]
+        # Last: what raises before this leaves nothing behind.
+        if self._websockets is not None:
+            self._receivers.append(self._websockets.receive)
 
     def dispatch(self, connection: Connection, request: Request) -> None:
         """Hand one event on; blocks this greenlet only while as many wait for the pool as the inbox holds."""

@@ -216,7 +216,8 @@ class Intake:
         """As :meth:`emit`, for those of WebSockets."""
         receivers = self._shared.websocket_receivers
         # What a loop of greenlets would do with it, one switch later; from its beginning on, so nothing is overtaken.
-        if request.entry is not None and receivers:
+        # Where this connection set has an inbox of its own, serve() does not read that one.
+        if request.entry is not None and receivers and self.inbox is self._shared.inbox:
             receive = request.entry.on_event = receivers[-1](self._connection, request)
             if request.method != Kind.WEBSOCKET_CONNECT:
                 receive(request)
