@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 
@@ -25,6 +26,7 @@ from greentx.protocol.flow import (
     Hearing,
 )
 from greentx.transport import Context, SocketClosed, Writer
+from greentx.transport import pipe as pipe_module
 from greentx.transport import receipts as receipts_module
 from greentx.transport import writer as writer_module
 from greentx.transport.laggards import Laggards
@@ -437,14 +439,35 @@ def test_who_computes_between_two_answers_does_not_hold_up_the_first(server, wri
     assert not one.writer.pipe.batch
 
 
-def test_behind_a_round_that_computed_the_first_answer_goes_at_once(server, write_to):
-    """Only where the hub came back soon are answers kept, from the first one on, to go out together."""
+def send_round(one, number, count):
+    """Send *count* messages in one round of the hub; return whether the first one was kept for the others."""
+    one.writer.write("uuid", f"{number}0", b"x")
+    kept = bool(one.writer.pipe.batch)
+    for index in range(1, count):
+        one.writer.write("uuid", f"{number}{index}", b"x")
+    gevent.sleep(0)
+    gevent.sleep(0)
+    assert not one.writer.pipe.batch
+    return kept
+
+
+def test_behind_a_round_that_computed_the_first_answer_goes_at_once(server, write_to, monkeypatch):
+    """For a while: who computed once does so again, in the same round as quick ones."""
+    monkeypatch.setattr(pipe_module, "CALM_SECONDS", 60.0)
     one = write_to(server)
     one.writer.write("uuid", "1", b"x")
     time.sleep(0.01)  # the time itself is what is tested
     gevent.sleep(0)
-    one.writer.write("uuid", "2", b"x")
-    assert not one.writer.pipe.batch
+    for number in range(50):
+        assert not send_round(one, number, 3)
+
+
+def test_behind_an_answer_that_was_alone_in_its_round_the_first_one_goes_at_once(server, write_to, monkeypatch):
+    """Where few are asked for, waiting for others gains nothing."""
+    monkeypatch.setattr(pipe_module, "CALM_SECONDS", 0.0)
+    one = write_to(server)
+    for number in range(50):
+        assert not send_round(one, number, 1)
 
 
 def test_an_answer_that_took_long_goes_at_once(server, write_to):
@@ -459,22 +482,15 @@ def test_an_answer_that_took_long_goes_at_once(server, write_to):
         gevent.sleep(0)
 
 
-def test_what_is_sent_in_one_round_of_the_hub_goes_to_zeromq_at_its_end(server, write_to):
-    """One wake-up of ZeroMQ's thread for all of them; in order."""
+def test_what_is_sent_in_one_round_of_the_hub_goes_to_zeromq_at_its_end(server, write_to, monkeypatch):
+    """One wake-up of ZeroMQ's thread for all of them; in order. So it is where the round before had several."""
+    monkeypatch.setattr(pipe_module, "CALM_SECONDS", 0.0)  # the machine may be busy
     one = write_to(server)
-
-    def kept():
-        one.writer.write("uuid", "1", b"x")
-        gevent.sleep(0)  # a round that ends soon
-        gevent.sleep(0)
-        one.writer.write("uuid", "2", b"y")
-        return bool(one.writer.pipe.batch)
-
-    until(kept)  # not on a machine that takes its time for the round
-    gevent.sleep(0)
-    gevent.sleep(0)
-    assert not one.writer.pipe.batch
-    until(lambda: server.bodies(b"2").endswith(b"y"))
+    numbers = itertools.count(1)
+    until(lambda: send_round(one, next(numbers), 2))
+    last = next(numbers) - 1
+    until(lambda: b"uuid %d:%d0, x" % (len(f"{last}0"), last) in server.replies)
+    until(lambda: server.replies[-1] == b"uuid %d:%d1, x" % (len(f"{last}1"), last))
 
 
 def fill(writer, size=20_000):

@@ -31,10 +31,13 @@ _BATCH = 64
 #: So many messages may be kept for others; the next one sends them all.
 LAST_OF_BATCH = _BATCH - 1
 
-#: So long a message is kept for others that are sent in the same round of the hub. The first one is not kept at all
-#: where that round is older than this already, or the one before became so: it does not wait for greenlets that
-#: compute.
+#: So long a message is kept for others that are sent in the same round of the hub. Where the hub does not run for
+#: longer, since a greenlet computes, it stays until then: so the first one of a round is only kept where many come, and
+#: no greenlet has computed lately.
 BATCH_SECONDS = 0.0005
+
+#: So long no round may have lasted :data:`BATCH_SECONDS` before the first message of one is kept.
+CALM_SECONDS = 1.0
 
 _NOBLOCK = int(zmq.NOBLOCK)
 
@@ -93,22 +96,32 @@ class _Round:
         began: When it did (``time.monotonic()``); 0 outside of one.
     """
 
-    __slots__ = ("_loop", "_was_short", "began")
+    __slots__ = ("_keeps_first", "_long_at", "_loop", "_sent", "began")
 
     def __init__(self, loop: Any) -> None:
         self.began = 0.0
         self._loop = loop
-        self._was_short = False
+        self._sent = 0
+        self._long_at = float("-inf")
+        self._keeps_first = False
 
     def begin(self, now: float) -> bool:
         """The first message is sent. Returns whether it may be kept for others."""
         self.began = now
         # The loop's time is that of its last look at the descriptors. (libuv's is another clock: nothing is kept then.)
-        return self._was_short and time() - self._loop.now() < BATCH_SECONDS
+        return self._keeps_first and time() - self._loop.now() < BATCH_SECONDS
 
-    def end(self, now: float) -> None:
-        """All ran."""
-        self._was_short = now - self.began < BATCH_SECONDS
+    def end(self, now: float, sent: int) -> None:
+        """All ran.
+
+        Args:
+            sent: How many messages were sent by now, in all rounds.
+        """
+        if now - self.began >= BATCH_SECONDS:
+            self._long_at = now
+        # As this round was, the next one will be: where it had one message only, there is nothing to keep that for.
+        self._keeps_first = sent - self._sent > 1 and now - self._long_at > CALM_SECONDS
+        self._sent = sent
         self.began = 0.0
 
 
@@ -126,7 +139,8 @@ class Pipe:
         live: The server is there. Without one nothing is sent.
         line: What waits for room.
         batch: What was sent lately and is not with ZeroMQ yet; not empty only where the line is empty.
-        since: From when on :data:`BATCH_SECONDS` count for it (``time.monotonic()``).
+        since: When the round began, or the last batch went (``time.monotonic()``): what comes within
+            :data:`BATCH_SECONDS` from then is kept.
         sent: How many messages ZeroMQ accepted.
         connecting: What is known of its connection.
         send_now: ``send_now(message, flags)`` hands one message to ZeroMQ; raises ``zmq.Again`` where it has no room.
@@ -232,7 +246,7 @@ class Pipe:
         if not self._context.open or self._socket.closed:
             return
         now = monotonic()
-        self._round.end(now)
+        self._round.end(now, self.sent + len(self.batch))
         if self.batch:
             self._look_and_send(now)
 
