@@ -239,9 +239,7 @@ class WSGIServer:
             self._spawn = spawn.spawn
         elif spawn != "default":
             self._spawn = spawn
-        # What no subclass has changed need not be called for each request.
-        is_ours = self._spawn is None and type(self).do_handle is WSGIServer.do_handle
-        self.intake.schedule.jobs.use_pool(self.pool, limit=limit, launch=None if is_ours else self._launch)
+        self.intake.schedule.jobs.use_pool(self.pool, limit=limit, launch=self._launch)
 
     def set_handle(self, handle: Any) -> None:
         """Have *handle*, called with an exchange and the browser's address, answer requests; ``None`` keeps it."""
@@ -359,6 +357,10 @@ class WSGIServer:
                 self.close()
                 raise
         self._stop_event.clear()
+        # Where nobody has changed it, by a subclass or an assignment, it need not be called for each request.
+        is_ours = self._spawn is None and getattr(self.do_handle, "__func__", None) is WSGIServer.do_handle
+        jobs = self.intake.schedule.jobs
+        jobs.use_pool(self.pool, limit=jobs.limit, launch=None if is_ours else self._launch)
         self.start_accepting()
 
     def start_accepting(self) -> None:

@@ -145,6 +145,26 @@ def test_handlers_run_the_way_they_were_told(kind: str, spawn: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", SERVERS)
+def test_do_handle_may_be_assigned_before_it_serves(kind: str) -> None:
+    """On one server, without a subclass."""
+    seen: list[str] = []
+    server = SERVERS[kind](LOCAL, hello, log=None)
+    do_handle = server.do_handle
+
+    def noted(*args: Any) -> None:
+        seen.append(args[1][0])
+        do_handle(*args)
+
+    server.do_handle = noted
+    server.start()
+    try:
+        assert body_of(server.server_port) == b"hello"
+        assert seen == ["127.0.0.1"]
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("kind", SERVERS)
 def test_the_application_may_be_replaced_while_it_runs(kind: str) -> None:
     """From the next request on."""
     server = SERVERS[kind](LOCAL, hello, log=None)
