@@ -36,7 +36,10 @@ LAST_OF_BATCH = _BATCH - 1
 #: no greenlet has computed lately.
 BATCH_SECONDS = 0.0005
 
-#: So long no round may have lasted :data:`BATCH_SECONDS` before the first message of one is kept.
+#: A greenlet has computed where a round lasts so long,
+COMPUTED_SECONDS = 0.002
+
+#: and lately is so long ago.
 CALM_SECONDS = 1.0
 
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -96,13 +99,13 @@ class _Round:
         began: When it did (``time.monotonic()``); 0 outside of one.
     """
 
-    __slots__ = ("_keeps_first", "_long_at", "_loop", "_sent", "began")
+    __slots__ = ("_computed_at", "_keeps_first", "_loop", "_sent", "began")
 
     def __init__(self, loop: Any) -> None:
         self.began = 0.0
         self._loop = loop
         self._sent = 0
-        self._long_at = float("-inf")
+        self._computed_at = float("-inf")
         self._keeps_first = False
 
     def begin(self, now: float) -> bool:
@@ -117,10 +120,12 @@ class _Round:
         Args:
             sent: How many messages were sent by now, in all rounds.
         """
-        if now - self.began >= BATCH_SECONDS:
-            self._long_at = now
-        # As this round was, the next one will be: where it had one message only, there is nothing to keep that for.
-        self._keeps_first = sent - self._sent > 1 and now - self._long_at > CALM_SECONDS
+        took = now - self.began
+        if took >= COMPUTED_SECONDS:
+            self._computed_at = now
+        # As this round was, the next one will be. A message that is alone has nothing to wait for.
+        is_short = took < BATCH_SECONDS and sent - self._sent > 1
+        self._keeps_first = is_short and now - self._computed_at > CALM_SECONDS
         self._sent = sent
         self.began = 0.0
 
