@@ -484,6 +484,34 @@ def test_a_pool_without_a_place_is_an_error(server, pool):
             trans.serve(echo, pool=pool)
 
 
+def test_new_websockets_go_to_the_serve_that_began_last(server):
+    """While it runs; those that it has stay with its handler afterwards."""
+
+    def answering(name):
+        def handler(ws):
+            for message in ws:
+                ws.send(f"{name} {message}")
+
+        return handler
+
+    def ask(conn_id):
+        server.frame(conn_id, b"?")
+        while not (answer := server.receive_for(conn_id)).endswith(b" ?"):
+            pass
+        return answer[2:]
+
+    with serving(server, websocket=answering("first")) as (trans, _):
+        last = gevent.spawn(trans.serve, websocket=answering("last"))
+        wait_until(lambda: len(trans.shared().websocket_receivers) == 2)
+        for conn_id in (1, 2):
+            server.open_websocket(conn_id)
+            assert ask(conn_id) == b"last ?"
+        last.kill(timeout=5)
+        server.open_websocket(3)
+        assert ask(3) == b"first ?"
+        assert ask(1) == b"last ?"
+
+
 def test_a_serve_that_did_not_begin_gets_no_websockets(server):
     """They go to who does receive."""
     called = []

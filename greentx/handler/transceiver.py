@@ -597,7 +597,7 @@ class Transceiver:
             handler: ``handler(conn, req)`` for each event that :meth:`recv` would yield. With *websocket* it gets no
                 WebSocket events; without it they are its own.
             websocket: ``websocket(ws)`` for each :class:`~greentx.WebSocket`. When it returns, the WebSocket is closed
-                (1000); when it raises, too (1011).
+                (1000); when it raises, too (1011). Of several calls that run, the last one gets each new WebSocket.
             pool: How many *handler* greenlets at once: a number, a ``gevent.pool.Pool``, ``None`` for no limit.
         """
         if handler is None and websocket is None:
@@ -606,7 +606,7 @@ class Transceiver:
         if not shared.context.in_hub_thread():
             shared.context.hand_over(partial(self.serve, handler, websocket=websocket, pool=pool))
             return
-        # One for each call: several serve() loops share the events, each with handlers and a pool of its own.
+        # One for each call. Several loops share the events, but a new WebSocket goes to the one that began last.
         dispatcher = Dispatcher(shared, handler, websocket, pool)
         self.attach(dispatcher)
         try:
