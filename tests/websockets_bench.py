@@ -128,6 +128,7 @@ class Bench:
             self.options,
             self.queued,
             self.events.append,
+            ended=lambda event: None,
             name="test",
         )
 

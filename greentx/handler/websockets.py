@@ -87,7 +87,7 @@ class WebSockets:
         queued: Queued,
         emit: Callable[[Request], None],
         *,
-        ended: Callable[[Request], None] = lambda event: None,
+        ended: Callable[[Request], None],
         name: str,
     ) -> None:
         self.options = options
@@ -203,7 +203,7 @@ class WebSockets:
     def message(self, request: Request) -> bool:
         """A frame, or a whole message that the server joined (METHOD ``WEBSOCKET`` with FLAGS).
 
-        Returns whether the caller is to emit it as an event. It knows what that takes.
+        Returns whether the caller is to emit it as an event: the caller knows its size in bytes.
         """
         entry = self._registry.get((request.sender, request.conn_id))
         if entry is None:

@@ -33,11 +33,6 @@ class Put(NamedTuple):
     slow: bool
 
 
-def _refuse(conn_id: str, size: int, now: float) -> bool:
-    """For credits: they said all."""
-    return False
-
-
 class Flow:
     """Decides for the connections of one server, in one of its lives after the other.
 
