@@ -236,8 +236,8 @@ class Connection(AbstractContextManager["Connection"]):
     def recv(self, timeout: float | None = None) -> Request | None:
         """Return the next event of this connection set; ``None`` after *timeout* seconds, or when it was stopped.
 
-        From the first call on its events come here and no longer out of ``Transceiver.recv``. WebSockets that began
-        before, and have a handler of ``Transceiver.serve``, stay with it. Blocks this greenlet.
+        From the first call on its events come here and no longer out of ``Transceiver.recv``. Those of WebSockets that
+        began before, with a handler of ``Transceiver.serve``, stay with that. Blocks this greenlet.
         """
         # Events wake greenlets of their own hub only: another native thread has one of these wait for it.
         if not self._shared.context.in_hub_thread():
@@ -245,9 +245,7 @@ class Connection(AbstractContextManager["Connection"]):
         # Mongrel2's own class has no Transceiver: whoever calls this wants this entry's events, not all.
         inbox = self.intake.take_private()
         self._shared.readers.add(gevent.getcurrent())
-        if not inbox.wait(timeout) or not inbox.items:
-            return None
-        return inbox.pop()[2]
+        return inbox.pop()[2] if inbox.wait(timeout) and inbox.items else None
 
     def recv_json(self, timeout: float | None = None) -> Request | None:
         """As :meth:`recv`, and ``request.data`` is the decoded body, also that of an HTTP request.

@@ -105,7 +105,8 @@ class Established:
         """Do what *step* says; *request* is the message that it is about."""
         if step is NOTHING:
             return
-        # Entries that the application let in itself have a receiver of their own, the others' events go to the inbox.
+        # Those with a receiver of their own were let in by the application, or have a handler of serve(); the events of
+        # the others go to the inbox.
         if request is not None:
             if step.deliver:
                 (entry.on_event or self._emit)(request)

@@ -62,7 +62,7 @@ class Inbox:
         """Add one event; never blocks, so the hub may call it.
 
         Args:
-            size: The most that it may take, where that is known; 0 counts.
+            size: How many bytes it may take at most, where that is known; 0: it is counted here.
         """
         size = size or size_of(request)
         self.held = self.held + size if self.items else size

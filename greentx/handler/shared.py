@@ -96,8 +96,8 @@ class Shared:
         readers: The greenlets that read events, which must not wait for one browser.
         pools: The pools of handlers, in which those that wait for their browsers keep no place.
         extensions: What else works on the messages.
-        websocket_receivers: Called in turn, last first, with each WebSocket that begins, its connection set and event:
-            what it returns gets all that comes from it, past the inbox. Empty: the inbox gets it.
+        websocket_receivers: The last one is called where a WebSocket begins, with its connection set and event; what it
+            returns gets all that comes from it, past the inbox. Empty: the inbox gets it.
         handshake_events: The application answers the opening handshakes of WebSockets itself.
         upload_store: Where the files of stored uploads are; see :class:`greentx.handler.uploads.Uploads`.
     """

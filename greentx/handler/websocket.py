@@ -74,7 +74,7 @@ class WebSocket:
         self.sid = entry.sid
         self.path = entry.path
         self.subprotocol = entry.subprotocol
-        # Its state is asked for each time and never copied: it is CLOSED before the event comes through the inbox.
+        # Its state is asked for each time and never copied: it is CLOSED before the event of its end comes here.
         self._entry = entry
         self._registry = registry
         self._share = conn.sessions.queued.share()
@@ -282,7 +282,7 @@ class WebSocket:
         if entry.state != OPEN:
             raise ConnectionClosed(*entry.ending)
 
-    # -- called by the Dispatcher ------------------------------------------------------------------------------------
+    # -- what comes in, from the connection set or by the Dispatcher -------------------------------------------------
 
     def feed(self, request: Request) -> None:
         """An event of this connection has come; never blocks."""
@@ -295,7 +295,7 @@ class WebSocket:
             if self._receivers:
                 self._wake(message)
                 return
-            # The inbox has let it through, so this is the bound of one handler that is slower than its client. The
+            # The inbox counts none of these: this is the bound of one handler that is slower than its client. The
             # message on top is dropped, and the client told so: a gap would be worse than an end.
             why = self._share.add(getsizeof(message) + MESSAGE_BYTES)
             if why:

@@ -236,7 +236,7 @@ class Context:
         watcher.close()
 
     @staticmethod
-    def asks(socket: zmq.Socket[bytes]) -> Callable[[], bool]:
+    def message_check(socket: zmq.Socket[bytes]) -> Callable[[], bool]:
         """Return a function that says whether *socket* has a message to receive; it must not be closed.
 
         Asking uses up what its descriptor had to tell.

@@ -91,7 +91,7 @@ class Incoming:
         self._leave_by: float | None = None
         self._sent = False
         self.socket = context.socket(kind)
-        self.has_message = context.asks(self.socket)
+        self.has_message = context.message_check(self.socket)
         if kind == zmq.PULL:
             self.socket.setsockopt(zmq.RCVHWM, _MAX_RECEIVED)
         if security is not None:

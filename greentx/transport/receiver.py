@@ -54,8 +54,9 @@ _FAILURE_RETRIES = 10
 # (libev rounds waiting times to milliseconds, this one down to none.)
 _TURN_SECONDS = 1e-9
 
-# Where the last batch was no larger, the socket is asked behind each of the first ones whether there is one more: that
-# costs a third of an attempt that finds nothing, with its error. Messages come alone, or many at a time.
+# Where the last batch had so many messages or fewer, the next one is taken to be small, too: behind each of its first
+# messages the socket is asked whether there is one more. To ask costs a third of an attempt that finds nothing, with
+# its error.
 _FEW = 3
 
 # A killed greenlet may be busy in code of the application that does not let go of it.

@@ -68,7 +68,7 @@ class Replier:
             access.apply(context, self._socket)
         self.endpoint = context.bind(self._socket, endpoint)
         self._changed = Event()
-        self._has_message = context.asks(self._socket)
+        self._has_message = context.message_check(self._socket)
         self._watcher = context.watch(self._socket, self._on_change)
         self._keeper = Supervised(name, self._run, on_failure=self._answer_what_failed, retry=_RETRY_SECONDS)
 

@@ -41,7 +41,7 @@ class Subscriptions:
         self.looked_at = float("-inf")
         self._context = context
         self._socket = socket
-        self._has_message = context.asks(socket)
+        self._has_message = context.message_check(socket)
         self._on_message = on_message
         self._on_late = on_late
         self._timer: Any = context.timer(LOOK_SECONDS, LOOK_SECONDS)

@@ -71,8 +71,8 @@ class Pacer(Accounts):
     def split(self, conn_ids: Sequence[str], size: int, busy: Collection[str]) -> tuple[list[str], list[str]]:
         """See :meth:`Accounts.split`."""
         since = self._since
-        # As allows() says of each, where it is the same for all: nothing waits, no receipt is due, and none is named
-        # twice, which is two messages. By far the most broadcasts are such.
+        # As allows() says of each, where it is the same for all: nothing waits, no receipt is due, and all
+        # differ: one that is named twice gets two messages. By far the most broadcasts are such.
         is_room = not busy and not self._before and len(since) + len(conn_ids) <= self._keep
         if is_room and len(set(conn_ids)) == len(conn_ids):
             counts = [since.get(conn_id, 0) + 1 for conn_id in conn_ids]
