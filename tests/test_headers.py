@@ -5,6 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import sys
+from collections.abc import Callable
+from threading import Thread
+from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -299,3 +303,116 @@ def test_a_name_that_is_a_number_is_not_taken_for_another() -> None:
         check_framing(request, apart=False)
         parsed = parse_request(b"s 1 / %b0:," % tnetstring.dumps({**request.raw, b"3": b"text"}))
         assert parsed.headers == text_headers(parsed.raw) and not parsed.plain
+
+
+# -- headers that several native threads read -------------------------------------------------------------------------
+
+
+def in_a_thread(work: Callable[[], object]) -> Any:
+    """What *work* returns in another native thread."""
+    results: list[object] = []
+    thread = Thread(target=lambda: results.append(work()), daemon=True)
+    thread.start()
+    thread.join(20)
+    return results[0]
+
+
+class Looked(dict[Any, Any]):
+    """Decoded headers that call somebody each time that they are read."""
+
+    called: Callable[[], object] | None = None
+
+    def call(self) -> None:
+        called, self.called = self.called, None
+        if called:
+            called()
+
+    def items(self) -> Any:
+        self.call()
+        return super().items()
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        self.call()
+        return super().get(name, default)
+
+
+def looked() -> tuple[Looked, LateHeaders]:
+    raw = Looked({name.encode(): value.encode("latin-1") for name, value in SENT.items()})
+    return raw, LateHeaders(raw, "GET")
+
+
+READERS: dict[str, Callable[[Headers], object]] = {
+    "get": lambda headers: headers.get("host"),
+    "[]": lambda headers: headers["host"],
+    "in": lambda headers: "x-odd" in headers,
+    "query": lambda headers: (headers["QUERY_STR"], headers["QUERY"]),
+    "set before": lambda headers: headers.get("new"),
+    "absent": lambda headers: headers.get("absent", "default"),
+    "len": len,
+    "list": list,
+    "dict": dict,
+    "==": lambda headers: headers == {**whole(), "new": "value"},
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("other", ["len", "get"])
+def test_a_thread_finds_all_while_another_one_reads(reader: str, other: str) -> None:
+    """All headers, or one, whatever the other one is at: nothing is missing, and the order is the one of arrival."""
+    raw, headers = looked()
+    headers["new"] = "value"
+    expected = whole()
+    expected["new"] = "value"
+    found: list[object] = []
+    raw.called = lambda: found.append(in_a_thread(lambda: READERS[reader](headers)))
+    READERS[other](headers)
+    assert found == [READERS[reader](expected)]
+    assert headers == expected and list(headers) == list(expected)
+
+
+def test_what_a_thread_sets_while_another_one_reads_stays() -> None:
+    """It is not written over with what was sent."""
+    for reader in ("get", "len"):
+        raw, headers = looked()
+        raw.called = lambda headers=headers: in_a_thread(lambda: headers.update(host="new"))
+        READERS[reader](headers)
+        assert headers["host"] == dict(headers)["host"] == "new"
+
+
+def test_an_error_while_headers_are_read_loses_none() -> None:
+    """As a timeout that is raised in between: they are read the next time."""
+    raw, headers = looked()
+
+    def fail() -> None:
+        raise TimeoutError
+
+    raw.called = fail
+    with pytest.raises(TimeoutError):
+        len(headers)
+    assert headers.get("host") == "h" and headers == whole()
+
+
+def test_threads_that_read_the_same_headers_all_find_all() -> None:
+    """Many times over, with threads that take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(200):
+            headers = looked()[1]
+            headers["new"] = "value"
+            found: list[object] = []
+            work = [
+                lambda headers=headers: len(dict(headers)),
+                lambda headers=headers: [headers.get(name) for name in ("host", "new", "x-odd")],
+            ]
+            threads = [
+                Thread(target=lambda one=one, found=found: found.append(one()), daemon=True) for one in (*work, *work)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(20)
+            assert found.count(len(SENT) + 2) == 2 and found.count(["h", "value", "\xff"]) == 2
+            assert list(headers) == [*whole(), "new"]
+    finally:
+        sys.setswitchinterval(interval)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import starmap
+from types import BuiltinMethodType
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -185,8 +187,8 @@ class LateHeaders(Headers):
         return value
 
     def get(self, name: Any, default: Any = None) -> Any:
-        value = _get(self, name)
-        if value is None and not _contains(self, name):
+        value = _get(self, name, _ABSENT)
+        if value is _ABSENT:
             value = self._read(name)
             if value is None:
                 return default
@@ -198,7 +200,10 @@ class LateHeaders(Headers):
     def _read(self, name: object) -> Any:
         """Put in the value of *name*, which is not there yet, and return it; ``None`` where there is none."""
         raw: Any = self._unread
-        if raw is None or not isinstance(name, str):
+        if raw is None:
+            # Another native thread may have put it in just now.
+            return _get(self, name)
+        if not isinstance(name, str):
             return None
         sent = "QUERY" if name == "QUERY_STR" else name
         try:
@@ -218,19 +223,26 @@ class LateHeaders(Headers):
                 return None
         if name == "QUERY":
             value = last_values(value)
-        self[name] = value
-        return value
+        # Not over what another native thread may have set meanwhile.
+        return _set_default(self, name, value)
 
     def _read_all(self) -> None:
         """Put in whatever was not read yet, in the order in which it came."""
         raw = self._unread
         if raw is not None:
-            self._unread = None
-            dict.__delitem__(self, _NOT_ALL)
             headers = text_headers(raw)
-            headers.update(dict.items(self))
-            dict.clear(self)
-            self.update(headers)
+            # One call of C makes all of these, so that no other native thread has a turn in between: it would find
+            # less. What was read or set so far counts.
+            steps = (
+                (headers.update, dict.items(self)),
+                # True, so that none follows, where another thread was first and has put all in.
+                (headers.pop, _NOT_ALL, True),
+                (super().clear,),
+                (self.update, headers),
+            )
+            any(starmap(_call, steps))
+            # Last: from here on what is not there is absent.
+            self._unread = None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return Headers, (dict(self),)
@@ -272,8 +284,10 @@ for _name in (
 for _name in ("__eq__", "__ne__"):
     setattr(LateHeaders, _name, _compared(_name))
 
-_get = dict.get
+_get: Callable[..., Any] = dict.get
 _contains = dict.__contains__
+_set_default: Callable[..., Any] = dict.setdefault
+_call: Callable[..., Any] = BuiltinMethodType.__call__
 _ABSENT = object()
 
 
