@@ -231,7 +231,7 @@ ACTIONS = {
 def result_of(action, headers, name):
     try:
         return ACTIONS[action](headers, name)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         return type(error)
 
 
