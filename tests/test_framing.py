@@ -8,7 +8,7 @@ import pytest
 
 from greentx.errors import RemoteProtocolError
 from greentx.protocol.framing import FramingError, check_framing
-from greentx.protocol.headers import plain_names
+from greentx.protocol.headers import LateHeaders, plain_names
 from greentx.protocol.request import Request, parse_request
 from greentx.protocol.requests import build_request
 
@@ -151,6 +151,32 @@ def test_only_names_that_were_looked_at_are_plain(protocol: str) -> None:
         asked = request(headers, protocol=protocol, DOWNLOAD_CREDITS="102400")
         check_framing(asked, apart=False)
         assert not asked.plain
+
+
+@pytest.mark.parametrize("protocol", ["tnetstring", "json"])
+def test_the_messages_of_a_websocket_are_as_plain_as_its_handshake(protocol: str) -> None:
+    """They have names of the server's on top, which need not be looked at; also when what was known is forgotten."""
+    plain_names.clear()
+    check_framing(request({"host": "a", "x-one": "1"}, METHOD="WEBSOCKET_HANDSHAKE", protocol=protocol), apart=False)
+    for path in ("/", "/room:5"):
+        for _ in range(4):  # decoded, and then remembered
+            headers = {**OWN, "METHOD": "WEBSOCKET", "FLAGS": "0x81", "host": "a", "x-one": "1"}
+            one = parse_request(build_request("abc", 1, path, headers, b"x", protocol=protocol))
+            assert one.plain and isinstance(one.headers, LateHeaders)
+    plain_names.clear()
+    assert not request({"host": "a", "x-one": "1"}, FLAGS="0x81", protocol=protocol).plain
+    check_framing(request({"host": "a"}, protocol=protocol), apart=False)
+    assert request({"host": "a"}, FLAGS="0x81", protocol=protocol).plain
+
+
+@pytest.mark.parametrize("protocol", ["tnetstring", "json"])
+@pytest.mark.parametrize("name", ["DOWNLOAD_CREDITS", "UPLOAD_STREAM", "UPLOAD_STREAM_DONE"])
+def test_what_the_server_says_to_the_handler_is_never_plain(protocol: str, name: str) -> None:
+    """The intake looks for these names among those of requests that are not plain alone."""
+    for _ in range(3):
+        one = request({"host": "a"}, protocol=protocol, **{name: "1"})
+        check_framing(one, apart=False)
+        assert not one.plain
 
 
 def test_names_that_clients_make_up_fill_no_memory() -> None:

@@ -910,6 +910,18 @@ def test_only_what_websockets_repeat_is_kept():
 
 
 @pytest.mark.usefixtures("nothing_known")
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("path", ["/p", "/room:5", "/1:2:3", "/:", "/" + "long" * 200, "/:" + "long" * 200])
+def test_what_a_websocket_repeats_is_found_again_whatever_its_path(path, protocol):
+    """Found, the headers are the very ones of before; a colon in the path does not count as the headers' own."""
+    message = build_request("s", 1, path, of_a_websocket(), b"x", protocol=protocol)
+    first, second, third, fourth = (parse_request(message) for _ in range(4))
+    assert first.raw is not second.raw
+    assert second.raw is third.raw is fourth.raw
+    assert (fourth.sender, fourth.path, fourth.body) == ("s", path, b"x")
+
+
+@pytest.mark.usefixtures("nothing_known")
 def test_large_headers_are_not_kept():
     """They would take the memory of many small ones."""
     for body in (b"", b"x"):

@@ -12,6 +12,7 @@ on every hit, than to learn a thousand entries again costs now and then.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Generic, TypeVar
 
 __all__ = ["MAX_KEY_SIZE", "Memo", "SmallMap", "SmallSet"]
@@ -86,17 +87,24 @@ class SmallSet(set[K]):
     """A ``set`` of at most *limit* members, which starts anew when it is full; put in with :meth:`keep` only.
 
     Args:
-        limit: How many members there may be.
+        limit: How many members there may be, those for ever among them.
+        always: Members for ever.
     """
 
-    __slots__ = ("_limit",)
+    __slots__ = ("_always", "_limit")
 
-    def __init__(self, limit: int) -> None:
-        super().__init__()
+    def __init__(self, limit: int, always: Collection[K] = ()) -> None:
+        super().__init__(always)
         self._limit = limit
+        self._always = always
 
     def keep(self, key: K) -> None:
         """Put one in. Of keys from outside the caller leaves out those that are large."""
         if len(self) >= self._limit:
             self.clear()
         self.add(key)
+
+    def clear(self) -> None:
+        """Start anew."""
+        # Taken out by name and not all at once: those for ever are there at every moment.
+        self.intersection_update(self._always)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 
 from ..errors import RemoteProtocolError
-from .headers import MAX_LINES, RawHeaders, plain_names, text_lines, text_value
+from .headers import MAX_LINES, NEVER_PLAIN, RawHeaders, plain_names, text_lines, text_value
 from .kinds import Kind
 from .request import Request
 
@@ -31,10 +31,6 @@ _is_length = re.compile(r"[0-9]{1,19}", re.ASCII).fullmatch
 _find_control = re.compile(r"[\x00-\x1f\x7f]").search
 
 _LENGTH, _CODING = "content-length", "transfer-encoding"
-# What the intake has to look at where it is there: these names are never plain.
-_NOT_PLAIN = frozenset(
-    {_CODING, "DOWNLOAD_CREDITS", "UPLOAD_STREAM", "x-mongrel2-upload-start", "x-mongrel2-upload-done"}
-)
 _MAX_NAME_SIZE = 256
 
 
@@ -93,7 +89,7 @@ def _check_names(raw: RawHeaders) -> None:
         if _find_control(text):
             raise FramingError(f"the name {text[:40]!r} of a header has a control character in it")
         # A number has the text of another name.
-        if text not in _NOT_PLAIN and len(text) <= _MAX_NAME_SIZE and isinstance(name, (bytes, str)):
+        if text not in NEVER_PLAIN and len(text) <= _MAX_NAME_SIZE and isinstance(name, (bytes, str)):
             plain_names.keep(name)
 
 

@@ -19,6 +19,7 @@ from .fields import shown
 
 __all__ = [
     "MAX_LINES",
+    "NEVER_PLAIN",
     "SERVER_NAMES",
     "Headers",
     "LateHeaders",
@@ -55,10 +56,23 @@ SERVER_NAMES = frozenset(
     }
 )
 
-#: Names that came before, and mean nothing to the intake, but for ``content-length``: it says how long the body is.
-#: :mod:`greentx.protocol.framing` puts in those that it has looked at. To ask whether all names of a message are such
-#: costs little more than to look for each of the others, and finds those that are malformed.
-plain_names: SmallSet[bytes | str] = SmallSet(1024)
+#: What the intake has to look at where it is there: these names are never plain.
+NEVER_PLAIN = frozenset(
+    {
+        "DOWNLOAD_CREDITS",
+        "UPLOAD_STREAM",
+        "UPLOAD_STREAM_DONE",
+        "transfer-encoding",
+        "x-mongrel2-upload-done",
+        "x-mongrel2-upload-start",
+    }
+)
+_ALWAYS_PLAIN = SERVER_NAMES - NEVER_PLAIN
+
+#: Names that mean nothing to the intake, but for ``content-length``, which says how long the body is: the server's own,
+#: and of those that clients sent the ones that :mod:`greentx.protocol.framing` has looked at. One question tells that
+#: all names of a message are among them. It costs little more than to look for one name.
+plain_names: SmallSet[bytes | str] = SmallSet(1024, {*_ALWAYS_PLAIN, *(name.encode() for name in _ALWAYS_PLAIN)})
 all_plain = plain_names.issuperset
 
 #: What the two encodings decode to: tnetstrings give bytes, JSON gives text.

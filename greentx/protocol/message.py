@@ -72,9 +72,11 @@ def read_message(message: bytes) -> Fields:
     """Take a message apart. Raises ``RemoteProtocolError`` as :func:`greentx.protocol.request.parse_request` says."""
     has_body = not message.endswith(_NO_BODY)
     if has_body and known_starts.known:
-        # The first colon belongs to the headers' length, or to something that is not known.
+        # The first colon stands behind the headers' length, unless the path has one.
         colon = message.find(b":", 0, _START_SIZE)
         size = message[message.rfind(b" ", 0, colon) + 1 : colon]
+        if not size.isdigit():
+            size, colon = _headers_length(message)
         if size.isdigit() and len(size) <= _MAX_LENGTH_DIGITS:
             end = colon + 2 + int(size)
             known = known_starts.known.get(message[:end])
@@ -110,6 +112,13 @@ def read_message(message: bytes) -> Fields:
         except NOT_DECODED:
             pass
     return _read_by_lengths(message)
+
+
+def _headers_length(message: bytes) -> tuple[bytes, int]:
+    """Return what stands where the headers' length should be, behind the third blank, and where it ends."""
+    start = message.find(b" ", message.find(b" ", message.find(b" ") + 1) + 1) + 1
+    size = message[start : start + _MAX_LENGTH_DIGITS + 1].partition(b":")[0]
+    return size, start + len(size)
 
 
 def _read_by_lengths(message: bytes) -> Fields:
