@@ -11,15 +11,13 @@ import functools
 import glob
 import importlib.util
 import os
-import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import zmq
-from _common import cpu_us
+from _common import cpu_us, end, port_of, processes
 from bench_wsgi import GUNICORN, application
 from bench_wsgi import serve_pywsgi as _serve_pywsgi
 
@@ -139,30 +137,6 @@ def sleeps(pid: int) -> int:
     return total
 
 
-def processes(pid: int) -> list[int]:
-    """*pid*, its children and theirs."""
-    found = [pid]
-    for parent in found:
-        for path in glob.glob(f"/proc/{parent}/task/*/children"):
-            with contextlib.suppress(OSError), open(path) as file:
-                found += map(int, file.read().split())
-    return found
-
-
-def listening_port(pids: list[int]) -> int:
-    """The TCP port that one of the processes listens on; 0 for none yet."""
-    inodes = set()
-    for pid in pids:
-        for path in glob.glob(f"/proc/{pid}/fd/*"):
-            with contextlib.suppress(OSError):
-                inodes.add(os.readlink(path))
-    with open("/proc/self/net/tcp") as file:
-        for fields in map(str.split, file):
-            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:  # 0A is LISTEN
-                return int(fields[1].partition(":")[2], 16)
-    return 0
-
-
 def exchange(port: int, request: bytes) -> tuple[bytes, bytes]:
     """Send a request over a connection of its own; return the head and the body of the answer."""
     with socket.create_connection(("127.0.0.1", port), _START_SECONDS) as sock:
@@ -221,7 +195,7 @@ class Served:
                 self._front = stack.enter_context(front)
             folder = os.path.dirname(os.path.abspath(__file__))
             self._process = ChildProcess([sys.executable, *self._options()], cwd=folder, on_line=self._said.append)
-            stack.callback(self._end)
+            stack.callback(end, self._process)
             self.port = self._front.port if self._front else self._wait_for_port()
             self._opened = stack.pop_all()
 
@@ -235,14 +209,10 @@ class Served:
         return [os.path.abspath(__file__), self.row, *specs]
 
     def _wait_for_port(self) -> int:
-        deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline:
-            port = listening_port(processes(self._process.pid))
-            if port:
-                return port
-            if self._process.wait(0.02):
-                break
-        raise RuntimeError(f"{self.row} does not listen: {' / '.join(self._said)}")
+        try:
+            return port_of(self._process, _START_SECONDS)
+        except TimeoutError as error:
+            raise RuntimeError(f"{self.row} does not listen: {' / '.join(self._said)}") from error
 
     def check(self, request: bytes) -> None:
         """See that a request gets the right answer. Raises ``RuntimeError``."""
@@ -259,13 +229,6 @@ class Served:
     def close(self) -> None:
         """End both."""
         self._opened.close()
-
-    def _end(self) -> None:
-        try:
-            self._process.send_signal(signal.SIGTERM)
-            self._process.wait(10)
-        finally:
-            self._process.kill()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import importlib.metadata
 import os
 import platform
@@ -13,9 +15,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from greentx import __version__
+
+if TYPE_CHECKING:
+    from greentx.edge.process import ChildProcess
 
 
 def about(*packages: str) -> dict[str, Any]:
@@ -63,6 +68,51 @@ def child_of(pid: int, timeout: float = 10.0) -> int:
             return int(children[0])
         time.sleep(0.01)
     raise TimeoutError(f"process {pid} has no child")
+
+
+def processes(pid: int) -> list[int]:
+    """*pid*, its children and theirs."""
+    found = [pid]
+    for parent in found:
+        for path in glob.glob(f"/proc/{parent}/task/*/children"):
+            with contextlib.suppress(OSError), open(path) as file:
+                found += map(int, file.read().split())
+    return found
+
+
+def listening_port(pids: Sequence[int]) -> int:
+    """The TCP port that one of the processes listens on; 0 for none yet."""
+    inodes = set()
+    for pid in pids:
+        for path in glob.glob(f"/proc/{pid}/fd/*"):
+            with contextlib.suppress(OSError):
+                inodes.add(os.readlink(path))
+    with open("/proc/self/net/tcp") as file:
+        for fields in map(str.split, file):
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:  # 0A is LISTEN
+                return int(fields[1].partition(":")[2], 16)
+    return 0
+
+
+def port_of(process: ChildProcess, timeout: float = 20.0) -> int:
+    """Return the TCP port that a server listens on, once it does. Raises ``TimeoutError``, also where it has ended."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        port = listening_port(processes(process.pid))
+        if port:
+            return port
+        if process.wait(0.02):
+            break
+    raise TimeoutError("it does not listen")
+
+
+def end(process: ChildProcess) -> None:
+    """End a server: by SIGTERM, so that it ends what it has started, and where that takes too long at once."""
+    try:
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+    finally:
+        process.kill()
 
 
 def end_with_parent() -> None:

@@ -1,7 +1,7 @@
 """The servers that bench_websocket.py measures, each in a process of its own: echo servers, and chats.
 
-``python _websocket_servers.py echo|chat NAME`` prints the port and serves until it is ended. None of them sends pings,
-so nothing but the messages is measured.
+``python _websocket_servers.py echo|chat NAME`` prints the port and serves until its standard input ends. None of them
+sends pings, so nothing but the messages is measured.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from _common import end_with_parent
 
 LOCAL = "127.0.0.1"
 
@@ -182,4 +184,5 @@ SERVERS = {
 if __name__ == "__main__":
     # Clients that do not wait for the end of their closing handshakes are errors to one of them.
     logging.disable(logging.CRITICAL)
+    end_with_parent()
     SERVERS[sys.argv[1]][sys.argv[2]]()

@@ -28,7 +28,7 @@ from typing import Any
 import _traffic
 import gevent
 import gevent.subprocess
-from _common import about
+from _common import about, end_with_parent
 from gevent.pool import Pool
 
 from greentx import GreentxError, Server, Transceiver
@@ -49,7 +49,8 @@ class Failed(Exception):
 
 
 def run_handler(ping_timeout: float) -> None:
-    """Serve until the process is ended; the control socket's port is the only line of output."""
+    """Serve until standard input ends; the control socket's port is the only line of output."""
+    end_with_parent()
     nowhere = (LOCAL, 1)
     with Transceiver("many", nowhere, nowhere, rep_port=0, rep_ip=LOCAL, ping_timeout=ping_timeout) as trans:
 
@@ -71,7 +72,7 @@ def run_handler(ping_timeout: float) -> None:
 def handler_process(ping_timeout: float) -> Iterator[tuple[Any, int]]:
     """Start the handler; yield its process and the port of its control socket."""
     command = [sys.executable, __file__, "--handler", "--ping-timeout", str(ping_timeout)]
-    process = gevent.subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = gevent.subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         with gevent.Timeout(START_SECONDS, Failed(f"the handler did not start within {START_SECONDS:g} s")):
             line = process.stdout.readline()
@@ -81,6 +82,7 @@ def handler_process(ping_timeout: float) -> Iterator[tuple[Any, int]]:
     finally:
         process.kill()
         process.wait()
+        process.stdin.close()
         process.stdout.close()
 
 

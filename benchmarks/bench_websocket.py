@@ -92,7 +92,7 @@ class Row:
     def __init__(self, kind: str, name: str) -> None:
         self.name = name
         command = [sys.executable, str(PROGRAM), kind, name]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:

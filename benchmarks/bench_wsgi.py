@@ -18,10 +18,10 @@ keep-alive connection. It does not show what an application costs, nor large bod
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import os
-import re
 import selectors
 import socket
 import statistics
@@ -32,7 +32,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import _traffic
-from _common import about, child_of, cpu_us, end_with_parent, ratio_of, ratios
+from _common import about, child_of, cpu_us, end, end_with_parent, port_of, ratio_of, ratios
+
+from greentx.edge.process import ChildProcess
 
 GOAL = 0.5
 
@@ -89,27 +91,27 @@ class Bench:
         self.front_end: int | None = None
         if name == "gunicorn":
             folder = os.path.dirname(os.path.abspath(__file__))
-            command = [sys.executable, *GUNICORN, "--chdir", folder, "bench_wsgi:application"]
-            self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-            port = self._gunicorn_port()
-            self.worker = child_of(self._process.pid)
+            command = [sys.executable, *GUNICORN, "bench_wsgi:application"]
+            said: list[str] = []
+            # It does not look at its input: only the kernel can end it with us.
+            gunicorn = ChildProcess(command, cwd=folder, on_line=said.append)
+            self._end = functools.partial(end, gunicorn)
+            try:
+                port = port_of(gunicorn)
+                self.worker = child_of(gunicorn.pid)
+            except TimeoutError as error:
+                end(gunicorn)
+                raise RuntimeError(f"gunicorn did not start: {' / '.join(said)}") from error
         else:
             command = [sys.executable, __file__, "--serve", name]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            assert self._process.stdout is not None
-            port = int(self._process.stdout.readline())
-            self.worker = self._process.pid
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            assert process.stdout is not None
+            port = int(process.stdout.readline())
+            self._end = functools.partial(_end_server, process)
+            self.worker = process.pid
             if name.startswith("greentx"):
                 self.front_end = child_of(self.worker)
         self._sockets = [self._connect(port) for _ in range(connections)]
-
-    def _gunicorn_port(self) -> int:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            match = re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", line)
-            if match:
-                return int(match[1])
-        raise RuntimeError("gunicorn did not start; is it installed?")
 
     def _connect(self, port: int) -> socket.socket:
         sock = socket.create_connection(("127.0.0.1", port), 10)
@@ -167,11 +169,12 @@ class Bench:
         """End the server."""
         for sock in self._sockets:
             sock.close()
-        self._process.terminate()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if stream is not None:
-                stream.close()
+        self._end()
+
+
+def _end_server(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    process.communicate()  # waits for it, and closes the pipes
 
 
 def measure(

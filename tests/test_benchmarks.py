@@ -207,22 +207,52 @@ def test_what_a_tool_counted_is_read(monkeypatch, read, text, counts):
         assert function(text) == counts
 
 
-def test_a_benchmark_that_is_killed_leaves_no_handler():
-    """Its handlers see the end of their input."""
-    command = [sys.executable, str(BENCHMARKS / "bench_throughput.py"), "--rounds", "1000", "--handlers", "serve"]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("options", "started"),
+    [
+        ("bench_throughput.py --rounds 1000 --handlers serve", 2),
+        ("bench_many_websockets.py --count 5 --ping-timeout 60", 1),
+        # Each row has a mongrel2.
+        pytest.param(
+            "bench_websocket.py --connections 2 --rounds 1000000 --rows recv,serve", 4, marks=pytest.mark.mongrel2
+        ),
+        # gunicorn has a worker.
+        ("bench_wsgi.py --rounds 1000000 --connections 2 --servers pywsgi,gunicorn", 3),
+    ],
+)
+def test_a_benchmark_that_is_ended_leaves_no_process(tmp_path, options, started, number):
+    """However it is: its servers see the end of their input, or are killed by the kernel."""
+    script, *more = options.split()
+    command = [sys.executable, str(BENCHMARKS / script), *more]
+    output = subprocess.DEVNULL
+    # A server that is ended while it starts may leave a folder.
+    variables = {**environment(), "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, env=variables, stdout=output, stderr=output)
     with process, contextlib.ExitStack() as stack:
         stack.callback(process.kill)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        while len(found := children.read_text().split()) < 2:
+        while len(found := descendants(process.pid)) < started:
             assert process.poll() is None
             time.sleep(0.05)
-        ends = [os.pidfd_open(int(pid)) for pid in found]
-        for end in ends:
-            stack.callback(os.close, end)
-        process.kill()
+        ends = []
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                ends.append(os.pidfd_open(pid))
+                stack.callback(os.close, ends[-1])
+        process.send_signal(number)
         for end in ends:
             assert select.select([end], [], [], 40)[0]
+
+
+def descendants(pid):
+    """The processes that a process has started, and those that these have."""
+    found = [pid]
+    for parent in found:
+        for path in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += map(int, path.read_text().split())
+    return found[1:]
 
 
 def test_many_websockets_are_counted_to_the_last():
