@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
-import importlib.util
 import os
 import socket
 import sys
@@ -115,14 +114,9 @@ ALONE: dict[str, Callable[[], None]] = {
     "pywsgi-delay": functools.partial(run_pywsgi, False),
 }
 GRANIAN = ["-m", "granian", "--interface", "wsgi", "--workers", "1", "--port", "0"]
-#: Those that are packages, with their commands; they find ``bench_wsgi`` in their working directory.
+#: Those that are packages of the same name, with their commands; they find ``bench_wsgi`` in their working directory.
 PACKAGES = {"gunicorn": GUNICORN, "granian": GRANIAN}
 ROWS = (*BEHIND, *ALONE, *PACKAGES)
-
-
-def missing(row: str) -> bool:
-    """Whether a row needs a package that is not installed."""
-    return row in PACKAGES and importlib.util.find_spec(row) is None
 
 
 # -- the side that starts it -------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""What the benchmarks have in common: what a result says of itself, and what a process has used."""
+"""What the benchmarks have in common: options, processes, what they have used, and what a result says of itself."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import glob
 import importlib.metadata
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from greentx import __version__
@@ -119,10 +120,53 @@ def end_with_parent() -> None:
     """Have this process end when its standard input does: with the benchmark that started it, if killed, too."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        # Not by the file object: Python would end with an error while a thread has its lock.
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def installed(rows: Iterable[str], packages: Mapping[str, str]) -> list[str]:
+    """Return the rows whose package is there, or that need none by *packages*; say which are left out."""
+    found = []
+    for row in rows:
+        if row in packages and _version(packages[row]) is None:
+            left_out(row, f"{packages[row]} is not installed (pip install 'greentx[bench]')")
+        else:
+            found.append(row)
+    return found
+
+
+def left_out(row: str, why: object) -> None:
+    """Say that a row is left out of the results."""
+    print(f"{row} is left out: {why}", file=sys.stderr, flush=True)
+
+
+def numbers_to(most: int) -> Callable[[str], list[int]]:
+    """Return the type of an option: whole numbers, with commas between them."""
+
+    def numbers(text: str) -> list[int]:
+        found = [int(one) for one in text.split(",")]
+        if not all(1 <= one <= most for one in found):
+            raise argparse.ArgumentTypeError(f"numbers are 1 to {most}")
+        return found
+
+    return numbers
+
+
+def names_of(known: Collection[str]) -> Callable[[str], list[str]]:
+    """Return the type of an option: names that are known, with commas between them, each counted once."""
+
+    def names(text: str) -> list[str]:
+        found = list(dict.fromkeys(text.split(",")))
+        for one in found:
+            if one not in known:
+                raise argparse.ArgumentTypeError(f"{one!r} is not one of {', '.join(known)}")
+        return found
+
+    return names
 
 
 def ratios(ours: Sequence[float], others: Sequence[float]) -> list[float]:

@@ -14,27 +14,15 @@ import struct
 import time
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import cycle
 from typing import NamedTuple
 
-_HANDSHAKE = b"\r\n".join(
-    [
-        b"GET /chat?room=%d HTTP/1.1",
-        b"Host: www.example.org",
-        b"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
-        b"Accept: */*",
-        b"Accept-Language: en-US,en;q=0.5",
-        b"Accept-Encoding: gzip, deflate, br, zstd",
-        b"Origin: http://www.example.org",
-        b"Cookie: session=0123456789abcdef0123456789%06d; theme=dark",
-        b"Upgrade: websocket",
-        b"Connection: keep-alive, Upgrade",
-        b"Sec-WebSocket-Version: 13",
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-    ]
-)
-_DEFLATE = b"\r\nSec-WebSocket-Extensions: permessage-deflate"
+import _traffic
+
+from greentx.protocol.websocket.handshake import new_key, request_headers
+
+_DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
 _TIMEOUT = 30.0
 _TEXT, _RSV1 = 0x81, 0x40
 
@@ -76,21 +64,24 @@ def _masked(first: int, payload: bytes, key: bytes) -> bytes:
     return _head(first, size, 0x80) + key + data
 
 
-def _text(number: int, size: int) -> bytes:
-    """JSON-like text of *size* bytes, of which no two numbers have the same."""
-    rng = random.Random(number)
-    text = f"{number:07d}"
-    while len(text) < size:
-        text += f'{{"id": {rng.randrange(10**6)}, "name": "{rng.getrandbits(64):x}", "price": {rng.random():.4f}}}, '
-    return text[:size].encode()
+def handshakes(traffic: str, count: int) -> list[list[str]]:
+    """Return the lines of *count* handshakes, each with a path, query, cookie and headers of its own, or of one."""
+    return list(map(_handshake, _traffic.requests(traffic, count)))
 
 
-def frames(size: int, *, deflate: bool = False, varied: bool = True) -> list[Frame]:
+def _handshake(one: _traffic.HttpRequest) -> list[str]:
+    lines = [f"GET {one.target} HTTP/1.1", "Host: www.example.org"]
+    for name, values in {**one.handshake_headers(), **request_headers(new_key())}.items():
+        lines += [f"{name}: {value}" for value in ([values] if isinstance(values, str) else values)]
+    return lines
+
+
+def frames(traffic: str, size: int, *, deflate: bool = False) -> list[Frame]:
     """Return text messages of *size* bytes: many different ones, or one."""
     rng = random.Random(size)
     found = []
-    for number in range(max(64, min(_MESSAGES, _BYTES // size)) if varied else 1):
-        payload = data = _text(number, size)
+    for text in _traffic.texts(traffic, size, max(64, min(_MESSAGES, _BYTES // size)), exact=True):
+        payload = data = text.encode()
         first = _TEXT
         if deflate:
             # Each on its own, which any window allows.
@@ -110,15 +101,18 @@ class Clients:
 
     Args:
         port: Where it listens on this host.
+        opening: What they open with, in turn: of :func:`handshakes`.
         count: How many.
         deflate: Ask for permessage-deflate.
-        first: The number of the first one: every connection has its own room and cookie.
+        first: The number of the first one: it opens with that of *opening*.
 
     Attributes:
         count: As given.
     """
 
-    def __init__(self, port: int, count: int, *, deflate: bool = False, first: int = 0) -> None:
+    def __init__(
+        self, port: int, opening: Sequence[list[str]], count: int, *, deflate: bool = False, first: int = 0
+    ) -> None:
         self.count = count
         self._sockets: list[socket.socket] = []
         self._poll = select.epoll()
@@ -127,17 +121,17 @@ class Clients:
         self._sent: Iterator[Frame] = iter(())
         try:
             for number in range(first, first + count):
-                self._sockets.append(self._open(port, number))
+                self._sockets.append(self._open(port, opening[number % len(opening)]))
         except OSError as error:
             self.close()
             raise Failed(f"connection {len(self._sockets) + 1} of {count}: {error}") from error
         self._by_number = {sock.fileno(): sock for sock in self._sockets}
 
-    def _open(self, port: int, number: int) -> socket.socket:
+    def _open(self, port: int, lines: list[str]) -> socket.socket:
         sock = socket.create_connection(("127.0.0.1", port), _TIMEOUT)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        extension = _DEFLATE if self._deflate else b""
-        sock.sendall(_HANDSHAKE % (number % 100, number % 1_000_000) + extension + b"\r\n\r\n")
+        lines = [*lines, *([_DEFLATE] if self._deflate else []), "", ""]
+        sock.sendall("\r\n".join(lines).encode("latin-1"))
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             data = sock.recv(65536)
@@ -156,7 +150,10 @@ class Clients:
         self._sent = cycle(messages)
 
     def lockstep(self, rounds: int) -> array[float]:
-        """Send a message over each connection, wait for all echoes, and again; return the seconds that each took."""
+        """Send a message over each connection, wait for all echoes, and again; return the seconds that each took.
+
+        Raises ``Failed`` for an answer that is wrong or does not come, ``OSError`` for a connection that broke.
+        """
         latencies = array("d")
         now, number = time.perf_counter, socket.socket.fileno
         for _ in range(rounds):

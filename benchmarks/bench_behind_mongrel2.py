@@ -31,8 +31,8 @@ from collections.abc import Callable, Iterable, Iterator
 import _traffic
 import gevent
 import zmq
-from _behind_servers import BEHIND, PACKAGES, ROWS, Served, missing
-from _common import about, ratios
+from _behind_servers import BEHIND, PACKAGES, ROWS, Served
+from _common import about, installed, names_of, numbers_to, ratios
 from _wrk import Wrk, find_wrk
 
 #: Seconds of load that each server gets before anything counts: the first requests pay for what is built once.
@@ -164,10 +164,7 @@ def measure(options: argparse.Namespace, wrk: Wrk, requests: list[_traffic.HttpR
 
 
 def _wanted(rows: Iterable[str], flows: list[bool]) -> Iterator[tuple[str, bool]]:
-    for row in rows:
-        if missing(row):
-            print(f"{row} is left out: it is not installed (pip install 'greentx[bench]')", flush=True)
-            continue
+    for row in installed(rows, {name: name for name in PACKAGES}):
         for flow in flows if row in BEHIND else flows[:1]:
             yield row, flow
 
@@ -290,31 +287,16 @@ def versions() -> dict[str, str]:
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
-def numbers(text: str) -> list[int]:
-    """Numbers of connections, with commas between them."""
-    found = [int(one) for one in text.split(",")]
-    if not all(1 <= one <= 1000 for one in found):
-        raise argparse.ArgumentTypeError("connections are 1 to 1000")
-    return found
-
-
-def rows(text: str) -> list[str]:
-    """Names of rows, with commas between them."""
-    found = text.split(",")
-    for one in found:
-        if one not in ROWS:
-            raise argparse.ArgumentTypeError(f"{one!r} is not a row; rows are {', '.join(ROWS)}")
-    return found
-
-
 def arguments() -> argparse.Namespace:
     """Return the options. Raises ``SystemExit`` for a mistake in them."""
     found = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     _traffic.add_option(found)
-    found.add_argument("--connections", type=numbers, default=[1, 64, 256], help="with one request in flight each")
+    found.add_argument(
+        "--connections", type=numbers_to(1000), default=[1, 64, 256], help="with one request in flight each"
+    )
     found.add_argument("--rounds", type=int, default=5, help="rounds, of whose ratios the median counts")
     found.add_argument("--seconds", type=float, default=1.0, help="how long each server is loaded in a round")
-    found.add_argument("--rows", type=rows, default=list(ROWS), help=f"which, with commas: {','.join(ROWS)}")
+    found.add_argument("--rows", type=names_of(ROWS), default=list(ROWS), help=f"which, with commas: {','.join(ROWS)}")
     found.add_argument("--flow-control", choices=("off", "on", "both"), default="both", help="of mongrel2")
     found.add_argument("--protocol", choices=("tnetstring", "json"), default="tnetstring", help="of the headers")
     options = found.parse_args()

@@ -13,31 +13,34 @@ shown; and a chat, where what one says is told to all, by ``broadcast()`` or a l
 ``python benchmarks/bench_websocket.py [--rows recv,serve,...] [--sizes 20,20000] [--connections 1,100,1000]
 [--deflate no|yes|both] [--count 10000] [--rounds 3] [--idle 2000] [--broadcast 1000] [--traffic varied|same]``
 
-With ``varied`` traffic, the default, each message is another one: 16,384 of 20 bytes, 400 of 20 KB. It does not show
-binary messages, clients that do not read, nor TLS.
+With ``varied`` traffic, the default, each message is another one: 16,384 of 20 bytes, 400 of 20 KB, and each browser
+opens with a path, query, cookie and headers of its own. A row that fails is said and left out of that part; all else
+goes on. It does not show binary messages, clients that do not read, nor TLS.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
-import os
 import resource
+import select
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from _common import about, child_of, cpu_us
-from _websocket_clients import Clients, Failed, Frame, frames
+import _traffic
+from _common import about, child_of, cpu_us, installed, left_out, names_of, numbers_to, ratio_of, ratios
+from _websocket_clients import Clients, Failed, Frame, frames, handshakes
 from _websocket_servers import SERVERS
 
 PROGRAM = Path(__file__).with_name("_websocket_servers.py")
 START_SECONDS = 30.0
+STOP_SECONDS = 20.0
 
 #: What each row needs, and what it has not got.
 PACKAGES = {"gevent-websocket": "gevent-websocket", "websockets": "websockets", "websockets-sync": "websockets"}
@@ -57,18 +60,6 @@ BROADCAST_GOAL = 1 / 20
 BROADCAST_SIZE = 100
 
 Figures = dict[str, float]
-
-
-def missing(row: str) -> bool:
-    """Whether the package of a row is not installed."""
-    package = PACKAGES.get(row)
-    if package is None:
-        return False
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return True
-    return False
 
 
 def memory(pid: int) -> int:
@@ -94,10 +85,12 @@ class Row:
         command = [sys.executable, str(PROGRAM), kind, name]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        # The line is written at once.
+        started, _, _ = select.select([self._process.stdout], [], [], START_SECONDS)
+        line = self._process.stdout.readline() if started else ""
         if not line:
             self.stop()
-            raise Failed(f"{name} did not start")
+            raise Failed(f"{name} did not start within {START_SECONDS:g} s" if not started else f"{name} did not start")
         self.port = int(line)
         self.pid = self._process.pid
         self.front_end = child_of(self.pid) if name in BEHIND_MONGREL2 else None
@@ -109,11 +102,10 @@ class Row:
     def stop(self) -> None:
         """End it."""
         self._process.terminate()
-        try:
-            self._process.wait(20)
-        finally:
-            self._process.kill()
-            self._process.communicate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_SECONDS)
+        self._process.kill()
+        self._process.communicate()
 
 
 class Echo:
@@ -121,15 +113,18 @@ class Echo:
 
     Args:
         row: The server.
+        opening: How they open.
         connections: How many.
         deflate: Compressed.
         messages: What is sent.
     """
 
-    def __init__(self, row: Row, connections: int, deflate: bool, messages: list[Frame]) -> None:
+    def __init__(
+        self, row: Row, opening: list[list[str]], connections: int, deflate: bool, messages: list[Frame]
+    ) -> None:
         self.row = row
         self._connections = connections
-        self._clients = Clients(row.port, connections, deflate=deflate)
+        self._clients = Clients(row.port, opening, connections, deflate=deflate)
         self._clients.use(messages)
 
     def run(self, count: int) -> Figures:
@@ -158,16 +153,19 @@ def middle(rounds: list[Figures]) -> dict[str, Any]:
     return {**found, "rounds_us": [round(one["cpu_us"], 2) for one in rounds]}
 
 
-def ratio(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
-    """The median of the ratios of two rows' rounds."""
-    pairs = zip(ours["rounds_us"], theirs["rounds_us"], strict=True)
-    found: float = statistics.median([mine / other for mine, other in pairs])
-    return round(found, 3)
+@contextlib.contextmanager
+def attempt(found: dict[str, Any], name: str) -> Iterator[None]:
+    """Have what fails of one row said, and dropped from *found*; all else goes on."""
+    try:
+        yield
+    except (Failed, OSError) as error:  # a connection that broke, or a process that has gone
+        left_out(name, error)
+        found.pop(name, None)
 
 
 def echoes(rows: list[Row], size: int, connections: int, deflate: bool, options: argparse.Namespace) -> dict[str, Any]:
     """Measure one combination for all rows; return what each got."""
-    messages = frames(size, deflate=deflate, varied=options.traffic == "varied")
+    messages = frames(options.traffic, size, deflate=deflate)
     # Large ones take as much time with fewer of them.
     count = options.count if size < 5000 else options.count // 10
     found: dict[str, list[Figures]] = {}
@@ -176,17 +174,17 @@ def echoes(rows: list[Row], size: int, connections: int, deflate: bool, options:
         for row in rows:
             if deflate and row.name in NO_DEFLATE:
                 continue
-            try:
-                echo = Echo(row, connections, deflate, messages)
-            except Failed as error:
-                print(f"{row.name} is left out: {error}", file=sys.stderr)
-                continue
-            stack.callback(echo.close)
-            echo.run(max(count // 10, connections))  # what is built once is not counted
-            open_ones.append(echo)
+            with attempt(found, row.name):
+                echo = Echo(row, options.opening, connections, deflate, messages)
+                stack.callback(echo.close)
+                echo.run(max(count // 10, connections))  # what is built once is not counted
+                found[row.name] = []
+                open_ones.append(echo)
         for _ in range(options.rounds):
             for echo in open_ones:
-                found.setdefault(echo.row.name, []).append(echo.run(count))
+                if echo.row.name in found:
+                    with attempt(found, echo.row.name):
+                        found[echo.row.name].append(echo.run(count))
     results = {name: middle(rounds) for name, rounds in found.items()}
     print(f"\n{size} bytes, {connections} connections{', compressed' if deflate else ''}")
     print(f"{'':>18} {'CPU us':>9} {'mongrel2':>9} {'p50 us':>9} {'p99 us':>9} {'a second':>9} {'client':>7}")
@@ -199,17 +197,18 @@ def echoes(rows: list[Row], size: int, connections: int, deflate: bool, options:
     return results
 
 
-def idle(name: str, count: int) -> dict[str, float]:
+def idle(name: str, options: argparse.Namespace) -> dict[str, float]:
     """Return the memory of one more WebSocket, in KB, of a new process with one row's server and its front end."""
-    row = Row("echo", name)
+    count = options.idle
     # Never more of them at once: what grows with a burst, as buffers do, is there before it is measured.
     at_once = max(count // 10, 10)
-    messages = frames(20)
+    messages = frames(options.traffic, 20)
     with contextlib.ExitStack() as stack:
+        row = Row("echo", name)
         stack.callback(row.stop)
 
         def some(first: int, number: int, rounds: int) -> None:
-            clients = Clients(row.port, number, first=first)
+            clients = Clients(row.port, options.opening, number, first=first)
             stack.callback(clients.close)
             clients.use(messages)
             clients.lockstep(rounds)
@@ -226,15 +225,20 @@ def idle(name: str, count: int) -> dict[str, float]:
     return {"kb": round(kb, 2), "front_end_kb": round(front, 2)}
 
 
-def all_idle(names: list[str], count: int) -> dict[str, Any]:
-    print(f"\n{count} idle WebSockets, KB of resident memory for each\n{'':>18} {'server':>9} {'mongrel2':>9}")
-    found = {}
+def all_idle(names: list[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the memory of all rows; return what each needs."""
+    print(f"\n{options.idle} idle WebSockets, KB of resident memory for each\n{'':>18} {'server':>9} {'mongrel2':>9}")
+    found: dict[str, Any] = {}
     for name in names:
-        try:
-            found[name] = idle(name, count)
-        except Failed as error:
-            print(f"{name} is left out: {error}", file=sys.stderr)
+        with attempt(found, name):
+            found[name] = idle(name, options)
     return found
+
+
+def chats(names: list[str]) -> list[str]:
+    """Return the chats of rows: both of ours have one and the same, some rows none."""
+    wanted = {"greentx" if name in BEHIND_MONGREL2 else name for name in names}
+    return [name for name in SERVERS["chat"] if name in wanted]
 
 
 def tell(row: Row, clients: Clients, messages: list[Frame]) -> Figures:
@@ -247,23 +251,27 @@ def tell(row: Row, clients: Clients, messages: list[Frame]) -> Figures:
     return {"cpu_us": (cpu_after - cpu) / done, "front_end_us": (front_after - front) / done}
 
 
-def broadcasts(names: list[str], recipients: int, rounds: int) -> dict[str, Any]:
+def broadcasts(names: list[str], options: argparse.Namespace) -> dict[str, Any]:
     """Measure chats; return what each paid for a recipient."""
     rows: list[tuple[Row, Clients]] = []
-    found: dict[str, list[Figures]] = {name: [] for name in names}
-    messages = frames(BROADCAST_SIZE)[:50]
+    found: dict[str, list[Figures]] = {}
+    messages = frames(options.traffic, BROADCAST_SIZE)[:50]
     with contextlib.ExitStack() as stack:
         for name in names:
-            row = Row("chat", name)
-            stack.callback(row.stop)
-            clients = Clients(row.port, recipients)
-            stack.callback(clients.close)
-            tell(row, clients, messages[:5])
-            rows.append((row, clients))
-        for _ in range(rounds):
+            with attempt(found, name):
+                row = Row("chat", name)
+                stack.callback(row.stop)
+                clients = Clients(row.port, options.opening, options.broadcast)
+                stack.callback(clients.close)
+                tell(row, clients, messages[:5])
+                found[name] = []
+                rows.append((row, clients))
+        for _ in range(options.rounds):
             for row, clients in rows:
-                found[row.name].append(tell(row, clients, messages))
-    print(f"\ntold to {recipients}, us of CPU a recipient\n{'':>18} {'server':>9} {'mongrel2':>9}")
+                if row.name in found:
+                    with attempt(found, row.name):
+                        found[row.name].append(tell(row, clients, messages))
+    print(f"\ntold to {options.broadcast}, us of CPU a recipient\n{'':>18} {'server':>9} {'mongrel2':>9}")
     results = {name: middle(figures) for name, figures in found.items()}
     for name, one in results.items():
         print(f"{name:>18} {one['cpu_us']:>9.2f} {one['front_end_us']:>9.2f}", flush=True)
@@ -282,14 +290,14 @@ def judge(results: dict[str, Any], memory_of: dict[str, Any], told: dict[str, An
     for name, size, other, most in GOALS:
         found = results.get(f"{size} bytes, {GOAL_CONNECTIONS} connections", {})
         if name in found and other in found:
-            value = ratio(found[name], found[other])
+            value = ratio_of(ratios(found[name]["rounds_us"], found[other]["rounds_us"]))
             goal(f"{name}, {size} bytes, CPU / {other}", value, most, f"{value} (goal {most})")
     for name, most in IDLE_GOALS.items():
         if name in memory_of:
             value = memory_of[name]["kb"]
             goal(f"{name}, KB of an idle WebSocket", value, most, f"{value} (goal {most})")
     if {"greentx", "gevent-websocket"} <= told.keys():
-        value = ratio(told["greentx"], told["gevent-websocket"])
+        value = ratio_of(ratios(told["greentx"]["rounds_us"], told["gevent-websocket"]["rounds_us"]))
         times = f"{1 / max(value, 0.001):.0f} times cheaper (goal {1 / BROADCAST_GOAL:.0f})"
         goal("broadcast, CPU of a recipient / a loop of gevent-websocket", value, BROADCAST_GOAL, times)
     return goals
@@ -297,56 +305,41 @@ def judge(results: dict[str, Any], memory_of: dict[str, Any], told: dict[str, An
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run all that was asked for; return the figures."""
-    names = [name for name in options.rows if not missing(name)]
-    for name in options.rows:
-        if name not in names:
-            print(f"{name} is left out: {PACKAGES[name]} is not installed", file=sys.stderr)
+    names = installed(options.rows, PACKAGES)
+    most = max(*options.connections, options.idle + options.idle // 10 + 10, options.broadcast)
+    options.opening = handshakes(options.traffic, min(most, _traffic.DISTINCT))
     results: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
-        rows = []
+        rows: dict[str, Row] = {}
+
         for name in names:
-            rows.append(Row("echo", name))
-            stack.callback(rows[-1].stop)
+            with attempt(rows, name):
+                rows[name] = Row("echo", name)
+                stack.callback(rows[name].stop)
         for deflate in {"no": (False,), "yes": (True,), "both": (False, True)}[options.deflate]:
             for size in options.sizes:
                 for connections in options.connections:
                     key = f"{size} bytes, {connections} connections{', compressed' if deflate else ''}"
-                    results[key] = echoes(rows, size, connections, deflate, options)
-    memory_of = all_idle(names, options.idle) if options.idle else {}
-    chats = [name for name in SERVERS["chat"] if not missing(name)]
-    told = broadcasts(chats, options.broadcast, options.rounds) if options.broadcast else {}
+                    results[key] = echoes(list(rows.values()), size, connections, deflate, options)
+    memory_of = all_idle(names, options) if options.idle else {}
+    told = broadcasts(chats(names), options) if options.broadcast else {}
     goals = judge(results, memory_of, told)
     return {"results": results, "idle": memory_of, "broadcast": told, "goals": goals}
 
 
-def numbers(text: str) -> list[int]:
-    """Whole numbers above 0, with commas."""
-    found = [int(one) for one in text.split(",")]
-    if min(found) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: the minimum is 1")
-    return found
-
-
-def names_of_rows(text: str) -> list[str]:
-    """Rows, with commas."""
-    found = text.split(",")
-    for name in found:
-        if name not in SERVERS["echo"]:
-            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(SERVERS['echo'])}")
-    return found
-
-
 def arguments() -> argparse.Namespace:
     found = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    found.add_argument("--rows", type=names_of_rows, default=list(SERVERS["echo"]), help="which, with commas")
-    found.add_argument("--sizes", type=numbers, default=[20, 20000], help="bytes of a message (20,20000)")
-    found.add_argument("--connections", type=numbers, default=[1, 100, 1000], help="at once (1,100,1000)")
+    _traffic.add_option(found)
+    found.add_argument(
+        "--rows", type=names_of(SERVERS["echo"]), default=list(SERVERS["echo"]), help="which, with commas"
+    )
+    found.add_argument("--sizes", type=numbers_to(1_000_000), default=[20, 20000], help="bytes of a message (20,20000)")
+    found.add_argument("--connections", type=numbers_to(100_000), default=[1, 100, 1000], help="at once (1,100,1000)")
     found.add_argument("--deflate", choices=("no", "yes", "both"), default="both", help="compressed (%(default)s)")
     found.add_argument("--count", type=int, default=10000, help="messages in a round; a tenth of large ones")
     found.add_argument("--rounds", type=int, default=3)
     found.add_argument("--idle", type=int, default=2000, help="idle WebSockets; 0 leaves that out")
     found.add_argument("--broadcast", type=int, default=1000, help="recipients; 0 leaves that out")
-    found.add_argument("--traffic", choices=("varied", "same"), default="varied", help="of messages (%(default)s)")
     return found.parse_args()
 
 
@@ -366,7 +359,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Failed as error:
-        sys.exit(f"{os.path.basename(__file__)}: {error}")
+    main()

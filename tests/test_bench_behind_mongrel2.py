@@ -165,7 +165,7 @@ def test_goals_are_judged_by_the_median_of_the_rounds(capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--rows", "plain,nginx"], "'nginx' is not a row"),
+        (["--rows", "plain,nginx"], "'nginx' is not one of plain, recv-method"),
         (["--connections", "0"], "1 to 1000"),
         (["--connections", "some"], "invalid numbers value"),
         (["--rounds", "0"], "at least 1"),

@@ -306,11 +306,82 @@ def test_every_benchmark_is_run_here_and_described():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--rows", "recv,nothing"], "'nothing' is not one of recv, serve"), (["--connections", "5,0"], "minimum is 1")],
+    [
+        (["--rows", "recv,nothing"], "'nothing' is not one of recv, serve"),
+        (["--connections", "5,0"], "numbers are 1 to"),
+    ],
 )
 def test_what_is_not_there_to_be_measured_is_told(monkeypatch, capsys, options, message):
     """Of bench_websocket, before a server is started."""
     assert message in refusal("bench_websocket", options, monkeypatch, capsys)
+
+
+def test_a_websocket_server_that_hangs_at_its_start_is_given_up_and_ended(monkeypatch, tmp_path):
+    """The bench would else wait for its port for ever."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    bench = importlib.import_module("bench_websocket")
+    program = tmp_path / "hangs.py"
+    program.write_text("import signal\nsignal.pause()\n")
+    monkeypatch.setattr(bench, "PROGRAM", program)
+    monkeypatch.setattr(bench, "START_SECONDS", 0.1)
+    before = descendants(os.getpid())
+    with pytest.raises(bench.Failed, match=r"recv did not start within 0\.1 s"):
+        bench.Row("echo", "recv")
+    assert descendants(os.getpid()) == before
+
+
+def test_a_row_that_fails_is_left_out_and_the_others_go_on(monkeypatch, capsys):
+    """Where it does not open, or in the middle of a round; of the others nothing is lost."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    bench = importlib.import_module("bench_websocket")
+
+    class Echo:
+        def __init__(self, row, *_):
+            if row.name == "closed":
+                raise ConnectionRefusedError("refused")
+            self.row = row
+            self.left = 2 if row.name == "breaks" else 100
+
+        def run(self, _):
+            self.left -= 1
+            if not self.left:
+                raise bench.Failed("no answer")
+            names = ("cpu_us", "front_end_us", "p50_us", "p99_us", "per_second", "client_us")
+            return dict.fromkeys(names, 1.0)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(bench, "Echo", Echo)
+    rows = [types.SimpleNamespace(name=name) for name in ("closed", "breaks", "works")]
+    options = types.SimpleNamespace(traffic="varied", count=10, rounds=3, opening=[])
+    results = bench.echoes(rows, 20, 2, False, options)
+    assert (list(results), results["works"]["rounds_us"]) == (["works"], [1.0] * 3)
+    assert capsys.readouterr().err == "closed is left out: refused\nbreaks is left out: no answer\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "chats"),
+    [
+        (["recv", "serve"], ["greentx"]),
+        (["websockets", "recv"], ["greentx", "websockets"]),
+        (["gevent-websocket", "websockets-sync"], ["gevent-websocket"]),
+    ],
+)
+def test_only_rows_that_were_asked_for_are_told_to_all(monkeypatch, rows, chats):
+    """Both of ours have one chat."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    assert importlib.import_module("bench_websocket").chats(rows) == chats
+
+
+def test_websockets_open_as_different_browsers(monkeypatch):
+    """Or all as one; the key differs."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    handshakes = importlib.import_module("_websocket_clients").handshakes
+    found = handshakes("varied", 50)
+    for start in ("GET ", "user-agent: ", "cookie: ", "sec-websocket-key: "):
+        assert len({line for lines in found for line in lines if line.startswith(start)}) >= 50, start
+    assert len(handshakes("same", 50)) == 1
 
 
 @pytest.mark.parametrize("script", ["load_http.py", "load_websockets.py"])
