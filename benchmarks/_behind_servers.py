@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import zmq
-from _common import cpu_us, end, port_of, processes
+from _common import ANSWER, BODY, cpu_us, end, port_of, processes
 from bench_wsgi import GUNICORN, application
 from bench_wsgi import serve_pywsgi as _serve_pywsgi
 
@@ -25,12 +25,6 @@ from greentx.edge import Handler, Mongrel2
 from greentx.edge.process import ChildProcess
 
 SENDER = "bench-behind"
-BODY = "Hello, world!"
-#: What ``reply_http`` sends for :data:`BODY`, at a fixed time.
-ANSWER = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\n"
-    b"Content-Length: 13\r\n\r\nHello, world!"
-)
 _START_SECONDS = 20.0
 
 

@@ -23,6 +23,14 @@ from greentx import __version__
 if TYPE_CHECKING:
     from greentx.edge.process import ChildProcess
 
+#: What every server of a comparison answers.
+BODY = "Hello, world!"
+#: What ``reply_http`` sends for :data:`BODY`, at a fixed time.
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\n"
+    b"Content-Length: 13\r\n\r\nHello, world!"
+)
+
 
 def about(*packages: str) -> dict[str, Any]:
     """Return what a result says of where it was measured, with the versions of *packages*; ``None`` where missing."""

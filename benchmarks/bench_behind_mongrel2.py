@@ -91,10 +91,10 @@ Measure = Callable[[Run], float]
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """A ratio to another row, and what it is to be.
+    """A ratio, and what it is to be.
 
     Attributes:
-        row, other: The ratio is of the former to the latter.
+        row, other: The ratio is of the former to the latter; where that is empty, of two figures of the former.
         what: For people.
         measure: Of which figure.
         least, most: The limits, of which one counts.
@@ -124,6 +124,10 @@ def _rate(run: Run) -> float:
     return run.per_second
 
 
+def _tail(run: Run) -> float:
+    return run.p99_ms / run.p50_ms
+
+
 GOALS = [
     Goal("recv-method", "plain", "CPU", _cpu, most=1.8),
     Goal("recv-headers", "plain", "CPU", _cpu, most=2.0),
@@ -133,6 +137,7 @@ GOALS = [
     Goal("recv-headers", "plain", "requests a second", _rate, least=0.9),
     Goal("serve", "plain", "requests a second", _rate, least=0.75),
     Goal("wsgi", "plain", "requests a second", _rate, least=0.75),
+    *(Goal(row, "", "p99 / p50", _tail, most=3.0) for row in ("recv-method", "recv-headers", "serve", "wsgi")),
     Goal("wsgi", "pywsgi", "CPU", _cpu, most=0.25),
     Goal("wsgi", "granian", "CPU with mongrel2", _both, most=1.0),
 ]
@@ -239,12 +244,18 @@ def check_goals(results: Results) -> list[dict[str, object]]:
     for goal in GOALS:
         for flow in (False, True):
             case = Case(goal.row, flow, GOAL_CONNECTIONS)
-            found = ratios_to(goal.other, results, case, goal.measure) if case in results else []
+            if case not in results:
+                continue
+            found = (
+                ratios_to(goal.other, results, case, goal.measure)
+                if goal.other
+                else sorted(map(goal.measure, results[case]))
+            )
             if not found:
                 continue
             ratio = statistics.median(found)
             limit = f"<= {goal.most}" if goal.most is not None else f">= {goal.least}"
-            name = f"{goal.row} / {goal.other}, {goal.what}"
+            name = f"{goal.row}{' / ' if goal.other else ''}{goal.other}, {goal.what}"
             met = goal.met(ratio)
             print(
                 f"  {name:<40} flow control {'on' if flow else 'off':<4} {ratio:6.2f} ({found[0]:.2f} to "

@@ -26,7 +26,7 @@ from typing import Any
 
 import _traffic
 import zmq
-from _common import about, cpu_us, end_with_parent, ratio_of, ratios
+from _common import ANSWER, BODY, about, cpu_us, end_with_parent, ratio_of, ratios
 
 from greentx import Transceiver
 from greentx.protocol.replies import parse_reply
@@ -52,7 +52,7 @@ def run_floor(push: str, sub: str) -> None:
     xpub.recv()
     pull = context.socket(zmq.PULL)
     pull.connect(push)
-    answer = b"%b 1:1, HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\nHello, world!" % SENDER.encode()
+    answer = b"%b 1:1, %b" % (SENDER.encode(), ANSWER)
     while True:
         pull.recv()
         xpub.send(answer)
@@ -63,7 +63,7 @@ def run_recv_method(push: str, sub: str) -> None:
     with Transceiver(SENDER, push, sub, rep_port=False) as trans:
         for _sid, conn, req in trans.recv():
             if req.method and req.conn_id:
-                conn.reply_http(req, "Hello, world!")
+                conn.reply_http(req, BODY)
 
 
 def run_recv_headers(push: str, sub: str) -> None:
@@ -72,13 +72,13 @@ def run_recv_headers(push: str, sub: str) -> None:
         for _sid, conn, req in trans.recv():
             headers = req.headers
             if headers["METHOD"] and headers.get("QUERY", {}) is not None:
-                conn.reply_http(req, "Hello, world!")
+                conn.reply_http(req, BODY)
 
 
 def run_serve(push: str, sub: str) -> None:
     """A greenlet for each request."""
     with Transceiver(SENDER, push, sub, rep_port=False) as trans:
-        trans.serve(lambda conn, req: conn.reply_http(req, "Hello, world!"))
+        trans.serve(lambda conn, req: conn.reply_http(req, BODY))
 
 
 def run_wsgi(push: str, sub: str) -> None:

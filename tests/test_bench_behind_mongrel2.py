@@ -157,9 +157,19 @@ def test_goals_are_judged_by_the_median_of_the_rounds(capsys):
         bench.Case(row, False, 64): [bench.Run(figure, 0.0, 0.0, rate, 1.0, 1.0, 0, 0) for figure in figures]
         for row, figures, rate in [("plain", (1.0, 1.0, 1.0), 10.0), ("serve", (2.0, 9.0, 2.5), 5.0)]
     }
+    results[bench.Case("wsgi", False, 64)] = [
+        bench.Run(1.0, 0.0, 0.0, 9.0, p50, p99, 0, 0) for p50, p99 in [(1.0, 9.0), (2.0, 5.0), (2.0, 7.0)]
+    ]
     judged = {one["goal"]: one["met"] for one in bench.check_goals(results)}
-    assert judged == {"serve / plain, CPU <= 2.8": True, "serve / plain, requests a second >= 0.75": False}
-    assert capsys.readouterr().out.count("missed") == 1
+    assert judged == {
+        "serve / plain, CPU <= 2.8": True,
+        "serve / plain, requests a second >= 0.75": False,
+        "serve, p99 / p50 <= 3.0": True,
+        "wsgi / plain, CPU <= 3.0": True,
+        "wsgi / plain, requests a second >= 0.75": True,
+        "wsgi, p99 / p50 <= 3.0": False,
+    }
+    assert capsys.readouterr().out.count("missed") == 2
 
 
 @pytest.mark.parametrize(
