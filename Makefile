@@ -32,7 +32,7 @@ install:
 	@$(PYTHON) .ci/environment.py $(VENV) speed,tests,bench,dev
 
 # Debian's package is installed where apt-get and the right to use it are there; else one line says what is missing.
-# $(call need,COMMAND,PACKAGES,NAME of the variable to go without)
+# $(call need,COMMAND,PACKAGES,NAME of the variable to go without[,what to say where make goes on without it anyway])
 define need
 	@if [ "$$GREENTX_WITHOUT_$(3)" = 1 ] || command -v $(1) >/dev/null; then exit 0; fi; \
 	sudo=; [ "$$(id -u)" = 0 ] || sudo='sudo -n'; \
@@ -42,8 +42,8 @@ define need
 		{ install || { $$sudo apt-get update -qq && install; }; } >/dev/null 2>&1; \
 	fi; \
 	command -v $(1) >/dev/null || { \
-		echo '$(1) is missing: install it (Debian, Ubuntu: apt-get install $(2)), or set GREENTX_WITHOUT_$(3)=1 to go without' >&2; \
-		exit 1; }
+		echo '$(1) is missing$(4): install it (Debian, Ubuntu: apt-get install $(2)), or set GREENTX_WITHOUT_$(3)=1 to go without' >&2; \
+		exit $(if $(4),0,1); }
 endef
 
 mongrel2:
@@ -53,8 +53,9 @@ mongrel2:
 chromium:
 	$(call need,chromedriver,chromium chromium-driver,CHROMIUM)
 
+# One benchmark needs it, and its tests.
 wrk:
-	$(call need,wrk,wrk,WRK)
+	$(call need,wrk,wrk,WRK, (what needs it is left out))
 
 demo: mongrel2
 	@venv=$(VENV); \

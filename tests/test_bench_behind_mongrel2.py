@@ -74,6 +74,15 @@ def test_each_row_of_ours_answers_every_request(tmp_path, rows, options, flows):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nothing_is_measured_where_there_is_no_wrk(tmp_path, monkeypatch):
+    """Which is said, and no failure: the other benchmarks go on."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    with start(tmp_path) as process:
+        output, errors = process.communicate(timeout=50)
+    assert (process.returncode, json.loads(output)["results"]) == (0, [])
+    assert "wrk is missing" in errors
+
+
 @needs_wrk
 @pytest.mark.mongrel2
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

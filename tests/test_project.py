@@ -175,6 +175,14 @@ def test_without_mongrel2_and_apt_one_line_says_what_to_install(tmp_path):
     assert "apt-get install mongrel2-core" in said[0]
 
 
+def test_without_wrk_one_line_says_so_and_make_goes_on(tmp_path):
+    """A benchmark and its tests need it, and nothing else does."""
+    done = make("wrk", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (0, "", 1)
+    assert "wrk is missing (what needs it is left out)" in done.stderr
+    assert "apt-get install wrk" in done.stderr
+
+
 def test_going_without_mongrel2_has_to_be_said(tmp_path):
     """GREENTX_WITHOUT_MONGREL2=1 lets make go on."""
     done = make("mongrel2", tmp_path, GREENTX_WITHOUT_MONGREL2="1")
