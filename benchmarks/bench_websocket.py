@@ -311,7 +311,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         rows: dict[str, Row] = {}
-
         for name in names:
             with attempt(rows, name):
                 rows[name] = Row("echo", name)
