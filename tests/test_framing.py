@@ -174,7 +174,7 @@ def test_the_messages_of_a_websocket_are_as_plain_as_its_handshake(protocol: str
 def test_what_the_server_says_to_the_handler_is_never_plain(protocol: str, name: str) -> None:
     """The intake looks for these names among those of requests that are not plain alone."""
     for _ in range(3):
-        one = request({"host": "a"}, protocol=protocol, **{name: "1"})
+        one = request({"host": "a", name: "1"}, protocol=protocol)
         check_framing(one, apart=False)
         assert not one.plain
 

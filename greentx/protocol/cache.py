@@ -1,21 +1,22 @@
 """The only caches, on the path of every message: two policies, and no third one. No I/O here.
 
 Both are bounded, since clients choose most of the keys: nothing that they send may fill the memory, nor keep what is
-useful out. Eviction is by starting anew when full, not by age: to note when each entry was used last would cost more,
-on every hit, than to learn a thousand entries again costs now and then.
+useful out. What is dropped when one is full is not what was used longest ago: to note when each entry was used would
+cost more, on every hit, than to learn some entries again costs now and then.
 
-* :class:`Memo` keeps what was seen twice. It is for large keys, many of which come once only: the headers that all
-  messages of a WebSocket repeat.
+* :class:`Memo` keeps what was seen twice, within so many bytes. It is for large keys, many of which come once only: the
+  headers that all messages of a WebSocket repeat. When it is full it drops a quarter.
 * :class:`SmallMap` keeps everything at once. It is for small keys that come again nearly always: header names, status
-  lines, addresses. :class:`SmallSet` is the same, for keys that have no value.
+  lines, addresses. :class:`SmallSet` is the same, for keys that have no value. When they are full they start anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from random import random
 from typing import Generic, TypeVar
 
-__all__ = ["MAX_KEY_SIZE", "Memo", "SmallMap", "SmallSet"]
+__all__ = ["MAX_KEY_SIZE", "Memo", "SmallMap", "SmallSet", "rough_size"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -23,40 +24,67 @@ V = TypeVar("V")
 #: Longer keys are not kept: one would need the memory of many.
 MAX_KEY_SIZE = 2048
 
+# So many are remembered to have come once.
+_MAX_SEEN = 16384
+# Of those that come while there is no room for all.
+_SHARE = 1 / 8
+
 
 class Memo(Generic[V]):
-    """What bytes were decoded to, of those that came twice: keeping what is always different cost 3 us each.
+    """What headers were decoded to, of those that came twice: keeping what is always different cost 3 us each.
 
     Args:
-        limit: How many are kept, and how many are remembered to have come once.
+        limit: How many bytes all of them may take, about; see :func:`rough_size`.
 
     Attributes:
-        known: The values, by the bytes. They are shared: nobody may change them.
+        known: The values, by the encoded headers. They are shared: nobody may change them.
     """
 
-    __slots__ = ("_limit", "_seen", "known")
+    __slots__ = ("_held", "_limit", "_seen", "_was_full", "known")
 
     # A hit is one lookup in `known` by the caller and no call of ours: it is on the path of every message.
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._held = 0
+        self._was_full = False
         self._seen: set[int] = set()
         self.known: dict[bytes, V] = {}
 
-    def seen_before(self, key: bytes) -> bool:
-        """Return whether *key*, which is not known, came before: then the caller keeps it, for which there is room."""
-        if len(key) > MAX_KEY_SIZE:
-            return False
+    def keep(self, key: bytes, value: V) -> None:
+        """Keep *value* if *key*, which is not known, came before; once it was full, only now and then."""
+        # Where more come in turn than there is room for, to take each in and drop another one costs more than it saves.
+        # Which one comes often is taken in soon.
+        if len(key) > MAX_KEY_SIZE or (self._was_full and random() > _SHARE):
+            return
         # The hash is enough: two keys that share one are kept a message too early, and nothing is mistaken.
         mark = hash(key)
-        if mark not in self._seen:
-            if len(self._seen) >= self._limit:
+        if mark in self._seen:
+            size = rough_size(key)
+            if self._held + size > self._limit:
+                self._drop_some()
+            self._held += size
+            self.known[key] = value
+        else:
+            if len(self._seen) >= _MAX_SEEN:
                 self._seen.clear()
             self._seen.add(mark)
-            return False
-        if len(self.known) >= self._limit:
-            self.known.clear()
-        return True
+
+    def _drop_some(self) -> None:
+        self._was_full = True
+        # One in four, whatever its age: of those that come in turn the oldest is the very one that comes next.
+        for key in list(self.known)[::4]:
+            # Another native thread may do the same just now.
+            if self.known.pop(key, None) is not None:
+                self._held -= rough_size(key)
+
+
+def rough_size(key: bytes) -> int:
+    """Return about how many bytes encoded headers take together with the map that they were decoded to.
+
+    Both hold the text, and each name and value is an object: behind each stands a comma, or a colon in JSON.
+    """
+    return 300 + 2 * len(key) + 45 * (key.count(b",") + key.count(b'":"'))
 
 
 class SmallMap(dict[K, V]):
@@ -76,7 +104,7 @@ class SmallMap(dict[K, V]):
 
     def keep(self, key: K, value: V) -> V:
         """Put one in and return *value*. Of keys from outside the caller leaves out those that are large."""
-        # All of it: dict order is the order of keeping, and the oldest key is often the most useful one.
+        # All go: the oldest ones, which stand first in a dict, are often the most useful ones.
         if len(self) >= self._limit:
             self.clear()
         self[key] = value

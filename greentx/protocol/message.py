@@ -7,10 +7,10 @@
              +- large -> by lengths <---+
                               +-> fields, or what is wrong with it
 
-All headers of each message are decoded, by a library in C, since a message whose headers are malformed has to be
-refused when it comes. That takes 1.2 us for 16 headers, less than a search in Python for the few that every message is
-asked for, which would have to tell a header from a value that looks like one. What costs more is to make text of all of
-them: that is done when they are read (:mod:`greentx.protocol.headers`).
+All headers of each message are decoded, by a library in C: a message whose headers are malformed has to be refused when
+it comes. For 16 headers that takes 1.2 us. To search a message in Python for the few headers that are always asked for
+would take longer. Making text of all headers takes longer than both, and is done when they are read
+(:mod:`greentx.protocol.headers`).
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ except ImportError:
 _pop = tnetstring.pop
 _load = tnetstring.loads
 
-# Each message of a WebSocket repeats all headers of its handshake (probed), so all that stands in front of the body is
-# looked up and not decoded; all other headers are as good as always different. What was found in it is kept: all fields
-# but the body.
-known_starts: Memo[tuple[str, str, str, Mapping[Any, Any], str, bool]] = Memo(2048)
+# Each message of a WebSocket repeats all headers of its handshake (probed), so what stands in front of the body is
+# looked up before it is decoded. Kept is what was found in it: all fields but the body. In 32 MiB is room for about
+# 8,000 WebSockets of browsers. Requests are not kept: nearly each of them differs from all others.
+known_starts: Memo[tuple[str, str, str, Mapping[Any, Any], str, bool]] = Memo(32 << 20)
 # Stands in the headers of each of them, and, where it stands in others, does no harm.
 _OF_A_WEBSOCKET = b"WEBSOCKET"
 
@@ -142,8 +142,8 @@ def _read_by_lengths(message: bytes) -> Fields:
     begin = message[: end + 1]
     plain = _is_plain(headers, begin)
     body = _body(message, end + 1)
-    if method == _WEBSOCKET and known_starts.seen_before(begin):
-        known_starts.known[begin] = sender, conn_id, path, headers, method, plain
+    if method == _WEBSOCKET:
+        known_starts.keep(begin, (sender, conn_id, path, headers, method, plain))
     return sender, conn_id, path, headers, body, method, plain
 
 
