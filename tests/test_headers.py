@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import marshal
 import pickle
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from greentx.protocol.framing import check_framing
 from greentx.protocol.headers import Headers, LateHeaders, last_values, text_headers, text_lines
+from greentx.protocol.packed import PackedHeaders
 from greentx.protocol.request import Request, parse_request
 from greentx.protocol.requests import build_request
 
@@ -303,6 +305,20 @@ def test_a_name_that_is_a_number_is_not_taken_for_another() -> None:
         check_framing(request, apart=False)
         parsed = parse_request(b"s 1 / %b0:," % tnetstring.dumps({**request.raw, b"3": b"text"}))
         assert parsed.headers == text_headers(parsed.raw) and not parsed.plain
+
+
+def test_packed_headers_are_unpacked_once_for_all_that_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a WebSocket's handshake, which live as long as it: not for each name anew."""
+    message = build_request("s", 1, "/a", SENT)
+    check_framing(parse_request(message), apart=False)
+    request = parse_request(message)
+    assert request.plain
+    request.replace_headers(PackedHeaders(request.raw))
+    unpack, unpacked = marshal.loads, []
+    monkeypatch.setattr(marshal, "loads", lambda data: unpacked.append(1) or unpack(data))
+    headers = request.headers
+    assert [headers.get(name) for name in ("host", "absent", "x-odd")] == ["h", None, "\xff"]
+    assert headers == whole() and len(unpacked) == 1
 
 
 # -- headers that several native threads read -------------------------------------------------------------------------

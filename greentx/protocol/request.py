@@ -148,10 +148,11 @@ class Request:
     @property
     def headers(self) -> Headers:
         """The headers as a :class:`Headers` map, the same one each time. ``METHOD`` is always :attr:`method`."""
-        # Made late: most handlers look at a few headers, or none. Headers that are not plain are rare.
+        # Made late: most handlers look at a few headers, or none. Headers that are not plain are rare; those that are
+        # packed would be unpacked for each name.
         headers = self.known_headers
         if headers is None:
-            if self.plain and self.method:
+            if self.plain and self.method and self.raw.__class__ is dict:
                 headers = LateHeaders(self.raw, self.method)
             else:
                 headers = text_headers(self.raw)
