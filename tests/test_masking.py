@@ -60,6 +60,16 @@ def test_every_length_is_masked_to_its_last_byte(mask_with: Callable[[bytes, byt
         assert mask_with(payload, MASK) == by_definition(payload, MASK)
 
 
+@both_ways
+@pytest.mark.parametrize("mask", [b"", b"abc", b"abcde", bytes(3), bytes(5)])
+def test_a_mask_of_another_length_is_refused(mask_with: Callable[[bytes, bytes], bytes], mask: bytes) -> None:
+    """In C as without it, for short payloads and long ones."""
+    for mask_it in (mask_with, apply_mask):
+        for payload in (b"x" * 10, b"x" * 1000):
+            with pytest.raises(ValueError, match="4 bytes"):
+                mask_it(payload, mask)
+
+
 def test_masking_with_zeros_copies_nothing() -> None:
     """The payload itself comes back: its bytes are what they would become."""
     payload = b"as it is" * 100

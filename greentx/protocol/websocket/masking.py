@@ -33,7 +33,11 @@ def apply_mask(payload: bytes, mask: bytes) -> bytes:
     """XOR *payload* with the four bytes of *mask*, over and over; a second time undoes it.
 
     Args:
-        mask: Four bytes. With zeros *payload* itself is returned: no copy, no pass over it.
+        payload: ``bytes``; of another kind the two ways may make different things.
+        mask: ``bytes``, four of them. With zeros *payload* itself is returned: no copy, no pass over it.
+
+    Raises:
+        ValueError: *mask* is not four bytes long.
 
     Source: RFC 6455, section 5.3.
     """
@@ -56,6 +60,8 @@ def compiled_mask() -> Callable[[bytes, bytes], bytes]:
 
 def apply_mask_in_python(payload: bytes, mask: bytes) -> bytes:
     """Do as :func:`apply_mask`, with nothing but the standard library."""
+    if len(mask) != 4:
+        raise ValueError("mask must contain 4 bytes")
     length = len(payload)
     if length < _SHORT:
         key = (mask * (length // 4 + 1))[:length]
