@@ -112,7 +112,7 @@ def test_a_message_is_what_mongrel2_makes_of_the_text(traffic, protocol):
 
 
 def test_the_server_s_own_headers_are_first(traffic):
-    """With tnetstring, which the parser relies on to be fast."""
+    """In Mongrel2's order, in front of what the client sent."""
     (message,) = traffic.messages("varied", "test", 1, count=1)
     assert list(raw_headers(message))[: len(OWN)] == OWN
 

@@ -69,9 +69,9 @@ NEVER_PLAIN = frozenset(
 )
 _ALWAYS_PLAIN = SERVER_NAMES - NEVER_PLAIN
 
-#: Names that mean nothing to the intake, but for ``content-length``, which says how long the body is: the server's own,
-#: and of those that clients sent the ones that :mod:`greentx.protocol.framing` has looked at. One question tells that
-#: all names of a message are among them. It costs little more than to look for one name.
+#: Names that mean nothing to the intake, but for ``content-length``, which says how long the body is. They are the
+#: server's own, and those of clients that :mod:`greentx.protocol.framing` has looked at. One question tells whether all
+#: names of a message are among these, for little more than it costs to look for one name.
 plain_names: SmallSet[bytes | str] = SmallSet(1024, {*_ALWAYS_PLAIN, *(name.encode() for name in _ALWAYS_PLAIN)})
 all_plain = plain_names.issuperset
 
@@ -179,9 +179,14 @@ class LateHeaders(Headers):
     """As :func:`text_headers` builds them, but each value is made when it is read, and all of them when it has to be.
 
     For headers of which each name is text and there once. It is a ``dict`` that holds what was read or set so far; as
-    soon as somebody asks for more than one name, such as by iteration or ``==``, all is put in. All that CPython itself
-    does, ``json`` too, asks. C code that reads a ``dict`` without asking it, as the encoders of msgspec and orjson do,
-    finds a name that is not text, and raises: it has to be given ``dict(headers)``.
+    soon as somebody asks for more than one name, such as by iteration or ``==``, all is put in.
+
+    Whoever reads a ``dict`` past its methods sees only what is there so far, and a name that is not text. The encoders
+    of msgspec and orjson do so, and raise. ``OrderedDict(...) == headers``, ``defaultdict(...) == headers`` and
+    ``dict.get(headers, name)`` do so, and find less, in silence. Give all of them ``dict(headers)``. What else was
+    tried of CPython asks the methods, as ``json``, ``pickle``, ``copy``, ``**headers`` and ``dict(...) == headers`` do.
+
+    Native threads may read the same headers.
     """
 
     __slots__ = ("_unread",)
