@@ -18,8 +18,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from greentx import __version__
-
 if TYPE_CHECKING:
     from greentx.edge.process import ChildProcess
 
@@ -34,6 +32,8 @@ ANSWER = (
 
 def about(*packages: str) -> dict[str, Any]:
     """Return what a result says of where it was measured, with the versions of *packages*; ``None`` where missing."""
+    from greentx import __version__  # here, as servers that are compared with greentx should not have it in memory
+
     return {
         "commit": commit(),
         "python": platform.python_version(),

@@ -35,8 +35,6 @@ from typing import Any
 import _traffic
 from _common import about, child_of, cpu_us, end, end_with_parent, port_of, ratio_of, ratios
 
-from greentx.edge.process import ChildProcess
-
 #: Of the ratio to gevent.pywsgi, at the most.
 GOAL = 0.25
 
@@ -93,6 +91,8 @@ class Bench:
         self.front_end: int | None = None
         if name == "gunicorn":
             folder = os.path.dirname(os.path.abspath(__file__))
+            from greentx.edge.process import ChildProcess
+
             command = [sys.executable, *GUNICORN, "bench_wsgi:application"]
             said: list[str] = []
             # It does not look at its input: only the kernel can end it with us.
