@@ -115,8 +115,8 @@ class SmallSet(set[K]):
     """A ``set`` of at most *limit* members, which starts anew when it is full; put in with :meth:`keep` only.
 
     Args:
-        limit: How many members there may be, those for ever among them.
-        always: Members for ever.
+        limit: How many members there may be, those that stay among them.
+        always: Members that stay.
     """
 
     __slots__ = ("_always", "_limit")
@@ -134,5 +134,5 @@ class SmallSet(set[K]):
 
     def clear(self) -> None:
         """Start anew."""
-        # Taken out by name and not all at once: those for ever are there at every moment.
+        # Taken out by name and not all at once: those that stay are there at every moment.
         self.intersection_update(self._always)
