@@ -98,7 +98,8 @@ class Dispatcher:
         if self._websockets is not None and request.method in WEBSOCKETS:
             self._websockets.dispatch(connection, request)
             return
-        job = Job(connection, request, request.sid)
+        # The tuple is request.sid, which costs more, for each request.
+        job = Job(connection, request, (request.sender, request.conn_id))
         if request.method == _DISCONNECT:
             self._disconnect(job)
         else:
