@@ -39,7 +39,7 @@ def link() -> Any:
 
 @pytest.fixture
 def progress(link: Any, control: Control) -> Progress:
-    return Progress(link, control)  # type: ignore[arg-type]
+    return Progress(link, control)  # type: ignore[arg-type]  # a stand-in
 
 
 def test_who_has_sent_more_since_it_was_noted_is_sending(progress: Progress, control: Control) -> None:

@@ -114,7 +114,7 @@ def test_what_is_moot_is_dropped_when_its_turn_comes() -> None:
     """An answer to it would go nowhere."""
 
     class Moot(Job):
-        moot = True  # type: ignore[assignment]
+        moot = True  # type: ignore[assignment]  # a property elsewhere
 
     lines: Lines[Job] = Lines()
     stored = Stored()

@@ -317,7 +317,7 @@ def test_a_server_found_gone_while_the_101_is_written_is_told_after_the_connect(
         bench.sessions.lost()
         write(*args, **options)
 
-    bench.writer.write = find_it_gone  # type: ignore[method-assign]
+    bench.writer.write = find_it_gone  # type: ignore[method-assign]  # it happens inside of it
     bench.handshake()
     assert bench.methods() == ["WEBSOCKET_CONNECT", "WEBSOCKET_CLOSE"]
     assert len(bench.registry) == 0

@@ -122,8 +122,8 @@ class Bench:
         self.options = WebSocketOptions(**options)
         self.context = Context()
         self.sessions = WebSockets(
-            self.context,  # type: ignore[arg-type]
-            self.writer,  # type: ignore[arg-type]
+            self.context,  # type: ignore[arg-type]  # a stand-in
+            self.writer,  # type: ignore[arg-type]  # a stand-in
             self.registry,
             self.options,
             self.queued,

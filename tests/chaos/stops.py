@@ -10,7 +10,7 @@ import sys
 
 import gevent
 import gevent.subprocess
-from harness import CHAOS, Broken, Run, scenario
+from harness import CHAOS, Broken, Rig, Run, scenario
 
 
 @scenario(stops=1, stopped=2.0)
@@ -95,6 +95,6 @@ def stopped_websockets(
         rig.check()
 
 
-def _open(rig: object) -> int:
-    status = rig.status()  # type: ignore[attr-defined]
+def _open(rig: Rig) -> int:
+    status = rig.status()
     return int(status["websockets"]) if status is not None else 0
