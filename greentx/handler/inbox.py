@@ -157,7 +157,10 @@ class Inbox:
                 raise
             if item is None:
                 return
-            yield item
+            # As in recv(): no name of this frame holds the event until the next one comes.
+            taken = [item]
+            del item
+            yield taken.pop()
 
     def _next(self, timeout: float | None) -> tuple[Sid, Connection, Request] | tuple[None, None, None] | None:
         while not self.items and not self.ended:

@@ -613,6 +613,7 @@ class Transceiver:
             # A recv() loop like any other, so the end treats it as one.
             for _sid, connection, request in self.recv():
                 dispatcher.dispatch(connection, request)
+                del request  # this frame must not hold it, with its stored body, until the next one comes
             dispatcher.join()
             self.detach(dispatcher)
         finally:

@@ -156,6 +156,7 @@ class Intake:
                 log.warning("%r: %s", request, error)
             except Exception:  # noqa: BLE001 - one request ends, not the server
                 get_hub().loop.handle_error((request, self), *sys.exc_info())
+            del request  # this frame must not hold it, with its stored body, until the next one comes
         # Where we are the owner, it was us, and this is nothing new.
         self._on_end()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import os
@@ -13,12 +14,13 @@ import gevent
 import pytest
 from gevent.event import Event
 from http_rig import Browser, routes, wait_until
-from ported_rig import RUNNERS, standalone
+from ported_rig import RUNNERS, served, standalone, transceiver
 from websocket_peer import HEAD, Peer
 
 from greentx import Connection, Request
 from greentx.edge import Mongrel2
 from greentx.protocol.http1 import LAST_CHUNK, build_chunk
+from greentx.wsgi import WSGIServer
 
 pytestmark = pytest.mark.mongrel2
 
@@ -278,6 +280,75 @@ def test_a_file_lasts_as_long_as_its_request_is_held(server, store):
         kept.clear()
         gc.collect()
         store.empty()
+
+
+@pytest.mark.parametrize("way", ["recv in a thread", "serve", "serve in a thread", "WSGI"])
+def test_the_file_of_the_last_request_goes_though_nothing_follows(start_mongrel2, store, way):
+    """Greenlets that wait for the next request hold none: a disk that is nearly full gets its room back."""
+    front = start_mongrel2(routes(), settings={"upload.temp_store": store.template, "limits.content_length": LIMIT})
+
+    def handle(conn: Connection, req: Request) -> None:
+        conn.reply_http(req, digest(req.body_file.read()))
+
+    gc.disable()
+    try:
+        with LAST_REQUEST[way](front, handle), Browser(front) as browser:
+            assert browser.get(method="POST", body=LARGE).body == digest(LARGE).encode()
+            store.empty()
+    finally:
+        gc.enable()
+
+
+@contextlib.contextmanager
+def received_in_a_thread(server: Mongrel2, handle: Any) -> Iterator[None]:
+    with transceiver(server) as trans:
+
+        def loop() -> None:
+            for item in trans.recv():
+                handle(*item[1:])
+                del item
+
+        with thread_of(loop):
+            yield
+            trans.stop(5)
+
+
+@contextlib.contextmanager
+def served_in_a_thread(server: Mongrel2, handle: Any) -> Iterator[None]:
+    with transceiver(server) as trans, thread_of(lambda: trans.serve(handle)):
+        yield
+        trans.stop(5)
+
+
+@contextlib.contextmanager
+def thread_of(call: Callable[[], None]) -> Iterator[None]:
+    """Make *call* in a native thread, and see it return."""
+    thread = gevent.get_hub().threadpool.spawn(call)
+    yield
+    thread.get(timeout=10)
+
+
+@contextlib.contextmanager
+def served_by_wsgi(server: Mongrel2, handle: Any) -> Iterator[None]:
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [digest(environ["wsgi.input"].read()).encode()]
+
+    handler = server.handlers[0]
+    wsgi = WSGIServer((handler.sender, handler.send_spec, handler.recv_spec), application, log=None)
+    wsgi.start()
+    try:
+        yield
+    finally:
+        wsgi.stop(5)
+
+
+LAST_REQUEST: dict[str, Callable[..., contextlib.AbstractContextManager[Any]]] = {
+    "recv in a thread": received_in_a_thread,
+    "serve": served,
+    "serve in a thread": served_in_a_thread,
+    "WSGI": served_by_wsgi,
+}
 
 
 def test_a_handler_that_moves_the_file_keeps_it(server, store, tmp_path):
