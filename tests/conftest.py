@@ -41,9 +41,12 @@ _spawn_raw = gevent.spawn_raw
 
 def pytest_configure(config: pytest.Config) -> None:
     """Watch gevent, and give the session a temporary folder of its own, so that ours can be told from others'."""
-    # A shell starts what it puts in the background without Ctrl-C, which programs that tests start would inherit.
+    # A shell starts what it puts in the background without Ctrl-C, and nohup without SIGHUP, which programs that tests
+    # start would inherit.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     gevent.Greenlet.add_spawn_callback(_greenlets.add)
     gevent.spawn_raw = gevent.hub.spawn_raw = _spawn_raw_seen
     gevent.hub.Hub.print_exception = _keep_exception
