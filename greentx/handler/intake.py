@@ -366,6 +366,7 @@ class Intake:
         senders.update((conn_id, request.sender) for conn_id, request in life.requests.heads.items())
         for conn_id, sender in senders.items():
             self.emit(disconnect_event(sender, conn_id))
+        life.uploads.lost()
         self._sessions.lost()
         for extension in self._extensions:
             extension.lost(self._connection)

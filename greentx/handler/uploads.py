@@ -9,7 +9,8 @@ be forged is that Mongrel2 saw a body announced and passed none on: it puts its 
 then. Only then is a name believed; from any other request both names are removed.
 
 The file belongs to the request: it is deleted when nobody holds the request any more, or earlier by
-:meth:`StoredBody.delete`. Where the client leaves before the end Mongrel2 deletes it itself (probed).
+:meth:`StoredBody.delete`. Where the client leaves before the end Mongrel2 deletes it itself (probed); where Mongrel2
+is killed before the end, :meth:`Uploads.lost` does.
 """
 
 from __future__ import annotations
@@ -116,11 +117,9 @@ class Uploads:
         name = request.header(DONE)
         # Both names, and equal: so Mongrel2 writes them at the end of a stored body (probed), and only then.
         if isinstance(name, str) and request.header(START) == name:
-            # Only the last part of the server's name: it may run in a chroot, and no name may lead out of the folder.
-            path = os.path.join(self._folder, os.path.basename(name)) if self._folder else name
             length = _first(request, "content-length")
             found = None if length is None else _LENGTH.match(length)
-            request.stored = StoredBody(path, None if found is None else int(found[1]))
+            request.stored = StoredBody(self._path(name), None if found is None else int(found[1]))
 
     def refuse(self, request: Request) -> None:
         """Nobody gets *request*, which was not admitted: delete its file, where Mongrel2 has stored all of it."""
@@ -135,10 +134,19 @@ class Uploads:
         """The connection has ended: Mongrel2 deletes what it stored of an unfinished body."""
         self.begun.pop(conn_id, None)
 
+    def lost(self) -> None:
+        """The server has died: delete what it stored of unfinished bodies, of which no other process knows."""
+        while self.begun:
+            _delete(self._path(self.begun.popitem()[1][1]))
+
     def end(self) -> Iterator[Request]:
         """Forget all; yield the requests whose bodies had not ended."""
         while self.begun:
             yield self.begun.popitem()[1][0]
+
+    def _path(self, name: str) -> str:
+        # Only the last part of the server's name: it may run in a chroot, and no name may lead out of the folder.
+        return os.path.join(self._folder, os.path.basename(name)) if self._folder else name
 
     def _begins(self, request: Request) -> str | None:
         """Return the name of the file that the body of *request* is being written to; ``None`` where there is none."""

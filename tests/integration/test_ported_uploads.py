@@ -245,6 +245,21 @@ def test_a_client_that_leaves_in_the_middle_of_its_upload_was_never_there(server
         assert not application.ends
 
 
+def test_a_server_that_is_killed_in_the_middle_of_an_upload_leaves_no_file(server, store, run):
+    """It cannot delete it any more, and no request has it."""
+    with run(server, Application()):
+        with Browser(server) as browser:
+            assert browser.get().body == digest(b"").encode()
+            head = "POST /up HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n"
+            browser.send(head, bytes(2_000_000))
+            wait_until(store.files)
+            with Browser(server) as other:
+                # Behind the first message of the upload.
+                assert other.get().body == digest(b"").encode()
+            server.kill()
+            store.empty()
+
+
 def test_a_client_that_leaves_before_its_upload_is_answered_is_reported(server, store, run):
     """As for any open request there is one DISCONNECT; the file goes with the request."""
     application = Application()
