@@ -374,6 +374,7 @@ class WebSockets:
         self._openings.refuse_all()
         self.relayed.end_all(code, reason)
         frame = build_frame(build_close(code, reason), Opcode.CLOSE)
+        waits: list[tuple[Placed, int]] = []
         for sender in list(self.senders):
             for batch in self._registry.batches(sender):
                 entries = batch[:]
@@ -382,12 +383,20 @@ class WebSockets:
                 for entry in entries:
                     self._established.end(entry, code, reason)
                 try:
-                    placed = self._writer.place_many(sender, [(frame, conn_ids)])
-                    # Before the wait, in which the server may restart: the numbers are strangers' then.
+                    waits.append((self._writer.place_many(sender, [(frame, conn_ids)]), len(entries)))
                     self._writer.close(sender, [entry.conn_id for entry in entries], wait=False)
-                    placed.wait()
                 except GreentxError as error:
-                    log.warning("%s: %d WebSockets got no close frame: %s", self._established.name, len(entries), error)
+                    self._no_goodbye(len(entries), error)
+        # Behind all of them: where the pipe stays full no wait returns, and in each one the server may restart, after
+        # which the numbers are strangers'.
+        for placed, count in waits:
+            try:
+                placed.wait()
+            except GreentxError as error:
+                self._no_goodbye(count, error)
+
+    def _no_goodbye(self, count: int, error: GreentxError) -> None:
+        log.warning("%s: %d WebSockets got no close frame: %s", self._established.name, count, error)
 
     def stop(self) -> None:
         """End the greenlets and timers; the connections themselves were ended by :meth:`close_all`."""
