@@ -195,7 +195,7 @@ class Connection(AbstractContextManager["Connection"]):
             "pull": self.pull_endpoint,
             "pub": self.pub_endpoint,
             "ready": self.ready,
-            "why": self.link.why,
+            "why": self.link.why or self.link.standstill,
             "requests": self.intake.requests,
             "open_requests": len(self.link.life.requests),
             "bad_messages": self.bad_messages,

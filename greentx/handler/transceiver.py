@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 import gevent
 from gevent.pool import Pool
 
-from ..errors import ConnectTimeout, TransportError
+from ..errors import ConnectTimeout, SendTimeout, TransportError
 from ..protocol.bounds import MAX_PENDING_BYTES, MAX_QUEUE_BYTES
 from ..protocol.fields import check_sender
 from ..protocol.flow import DEFAULT_BOUNDS, Bounds
@@ -83,7 +83,8 @@ class Transceiver:
         rep_ip: The address that the control socket binds.
         connect_timeout: Seconds that entering waits for the server; ``None`` does not wait.
         send_timeout: Seconds that whoever sends waits on a full pipe, and over which *min_rate* is judged; ``None``
-            waits forever.
+            waits forever. With several connection sets nobody waits for the first 16 MiB, and readers of :meth:`recv`
+            and broadcasts wait beyond them only while the server still receives something, for a second without that.
         min_rate: Bytes a second that a browser has to read while something waits for it, or its connection is ended.
             Only known with ``download.flow_control``, by whole messages of up to 102400 bytes; one that reads nothing
             at all for ``send_timeout`` is ended in any case.
@@ -651,7 +652,7 @@ class Transceiver:
             How many it goes to: those that are open, without those that *slow_policy* has miss it.
 
         Raises:
-            SendTimeout: A pipe stayed full; others may have got the message.
+            SendTimeout: A pipe stayed full; all others have got the message.
             TypeError, LocalProtocolError: As ``WebSocket.send``; or *exclude* holds something else than sids.
         """
         if self._shared is None:
@@ -683,8 +684,14 @@ class Transceiver:
                 if sender in connection.sessions.senders:
                     placed.append(connection.sessions.broadcast(entries, payload, opcode))
                     break
+        failed: SendTimeout | None = None
         for one in placed:
-            one.wait()
+            try:
+                one.wait(to_all=len(placed) > 1)
+            except SendTimeout as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
         return sum(one.reached for one in placed)
 
     @property

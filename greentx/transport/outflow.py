@@ -58,14 +58,18 @@ class Placed:
         if turn is not None:
             self._turns.append(turn)
 
-    def wait(self) -> None:
+    def wait(self, *, to_all: bool = False) -> None:
         """Block this greenlet, unless it must not, while the pipe is full.
+
+        Args:
+            to_all: As for :meth:`Waiting.for_turn`.
 
         Raises:
             SendTimeout: It stayed full. ``queued`` is true where some was sent, so that all keeps its place.
         """
         if self._turns and self._waiting.possible():
-            self._waiting.for_turn(self._turns[-1], self._withdraw)
+            size = sum(len(turn.message or b"") for turn in self._turns)
+            self._waiting.for_turn(self._turns[-1], self._withdraw, size, to_all=to_all)
 
     def _withdraw(self) -> bool:
         # All of it or nothing: callers are told one word for all. A message without a turn was sent, or is in a batch
@@ -119,9 +123,8 @@ class Outflow:
         self._flow = flow
         self._listening = listening
         self._waiting = waiting
-        self.pipe = Pipe(
-            context, on_message=on_message, on_drop=on_drop, dequeue=self._dequeue, on_room=self._send_what_may_go
-        )
+        self.pipe = Pipe(context, on_message=on_message, on_drop=on_drop, dequeue=self._dequeue, on_room=self._on_room)
+        waiting.watch(self.pipe)
         self.receipts = Receipts(
             context,
             flow.control.pacer,
@@ -155,7 +158,7 @@ class Outflow:
         self.ask_if_due()
         may_wait = wait and self._waiting.possible()
         if may_wait and turn is not None:
-            self._waiting.for_turn(turn, lambda: outbox.withdraw(place))
+            self._waiting.for_turn(turn, lambda: outbox.withdraw(place), len(data))
         # Though the pipe has room: the browser does not read, or a receipt is missing.
         if outbox.size > OUTBOX_LIMIT:
             if outbox.accounts.by_reports:
@@ -202,7 +205,7 @@ class Outflow:
         """Send a message that no account counts. Blocks this greenlet while the pipe is full, unless it must not."""
         turn = self.pipe.send(message)
         if turn is not None and wait:
-            self.wait_for(turn)
+            self.wait_for(turn, size=len(message))
 
     def wait_for(self, turn: Turn, conn_ids: Sequence[str] = (), size: int = 0) -> None:
         """Block this greenlet, unless it must not, until a message of its own was sent; see :meth:`Waiting.for_turn`.
@@ -217,7 +220,7 @@ class Outflow:
             return True
 
         if self._waiting.possible():
-            self._waiting.for_turn(turn, withdraw)
+            self._waiting.for_turn(turn, withdraw, size)
 
     def _refund(self, conn_ids: Sequence[str], size: int) -> None:
         self._flow.control.refund(conn_ids, size)
@@ -242,7 +245,7 @@ class Outflow:
             self._waiting.wake(conn_id)
         if turn is not None and wait and self._waiting.possible():
             # It stays in any case: nothing else would end the connections, which are forgotten here already.
-            self._waiting.for_turn(turn, bool)
+            self._waiting.for_turn(turn, bool, 0)
 
     def send_to_nobody(self, conn_id: str) -> None:
         """Have the server give notice of a connection that is not there; see :meth:`Writer.send_to_nobody`."""
@@ -277,6 +280,10 @@ class Outflow:
         # Only while something needs it: an idle set costs no CPU.
         if self._flow.control.timed and not self._timer.active:
             self._timer.again(self._tick, update=True)
+
+    def _on_room(self) -> None:
+        self._waiting.unwaited = 0
+        self._send_what_may_go()
 
     def _send_what_may_go(self) -> None:
         # A list: what goes out whole is no longer in the flow's.
@@ -350,6 +357,7 @@ class Outflow:
         """Drop all that waits, and wake all that wait for it; return how many replies that were."""
         # The flow first: a turn that ends wakes its waiter, which looks at what became of its outbox.
         dropped = self._flow.lose() + self.pipe.clear()
+        self._waiting.unwaited = 0
         self._waiting.wake_all()
         return dropped
 

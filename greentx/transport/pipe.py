@@ -147,6 +147,7 @@ class Pipe:
         since: When the round began, or the last batch went (``time.monotonic()``): what comes within
             :data:`BATCH_SECONDS` from then is kept.
         sent: How many messages ZeroMQ accepted.
+        moved_at: When it accepted the last one, or was found full (``time.monotonic()``); for while some wait for room.
         connecting: What is known of its connection.
         send_now: ``send_now(message, flags)`` hands one message to ZeroMQ; raises ``zmq.Again`` where it has no room.
     """
@@ -165,6 +166,7 @@ class Pipe:
         self.batch: list[bytes] = []
         self.sent = 0
         self.since = float("-inf")
+        self.moved_at = float("-inf")
         self._context = context
         self._on_drop = on_drop
         self._dequeue = dequeue
@@ -233,6 +235,7 @@ class Pipe:
             del batch[sent:]
             # What was in the batch is not withdrawn by anybody: its callers have gone on already.
             self._poll_timer.again(self.check)
+            self.moved_at = monotonic()
         finally:
             # Also where a signal strikes: nothing is sent twice, and what was not sent is not forgotten.
             del batch[:sent]
@@ -272,6 +275,7 @@ class Pipe:
             except zmq.Again:
                 return  # what was joined stays the first in line
             self.sent += 1
+            self.moved_at = monotonic()
             line.sent()
         # Stopped before what follows, which may fill the pipe again.
         self._poll_timer.stop()

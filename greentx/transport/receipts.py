@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from gevent.event import Event
@@ -75,6 +76,7 @@ class Receipts:
         self._can_come = can_come
         self._pipe_full = pipe_full
         self._name = name
+        self._asked_at = 0.0
         self._said: set[Overdue] = set()
         self._there = Event()
         # Repeating ones: started with again(), which needs a repetition, and stopped by what ends the wait.
@@ -97,6 +99,14 @@ class Receipts:
         return self.rules.known
 
     @property
+    def late(self) -> float:
+        """For how many seconds a server that gives receipts has given none, though one is awaited; 0 where it does."""
+        rules = self.rules
+        if not rules.known or rules.awaited in ("", TIME) or self._can_come is None or not self._can_come():
+            return 0.0
+        return monotonic() - self._asked_at
+
+    @property
     def usable(self) -> bool:
         """False once the context was closed, and in a forked child: nothing can be asked for then."""
         return self._context.open
@@ -106,6 +116,7 @@ class Receipts:
         # Before a timer is started: in a forked child those were stopped, and are to stay so.
         self._context.check()
         number = self.rules.ask()
+        self._asked_at = monotonic()
         if number == TIME:
             self._pace_timer.again(self._paced, update=True)
         else:

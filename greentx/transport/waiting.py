@@ -1,24 +1,40 @@
-"""The greenlets that wait while they write: for room in the pipe to the server, or for a browser to read."""
+"""The greenlets that wait while they write: for room in the pipe to the server, or for a browser to read.
+
+Where this process has other servers, one that stands still must not hold them up. So what is written to a full pipe
+waits there without its writer, up to :data:`~greentx.protocol.flow.UNWAITED` bytes. Beyond them the writer waits. But a
+handler gives its place in the pool back meanwhile, and a greenlet that reads the events of all servers, or broadcasts
+to all of them, waits only while the pipe moves.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import inf
 from time import monotonic
+from typing import Protocol
 
 import gevent
 import zmq
 from gevent.event import Event
 
 from ..errors import ConnectionClosed, SendTimeout
-from ..protocol.flow import OUTBOX_LIMIT, Outbox, Turn
+from ..protocol.flow import OUTBOX_LIMIT, UNWAITED, Outbox, Turn
 from .context import Context
 
-__all__ = ["Waiting"]
+__all__ = ["STANDSTILL_SECONDS", "Waiting"]
+
+#: A pipe that is full and accepts nothing for so long is one to a server that stands still.
+STANDSTILL_SECONDS = 1.0
 
 # How often a wait for a few milliseconds looks: nothing tells of an outbox that became empty.
 _LOOK_SECONDS = 0.005
+
+
+class _Moving(Protocol):
+    """A pipe; see :class:`greentx.transport.pipe.Pipe`."""
+
+    moved_at: float
 
 
 class Waiting:
@@ -29,9 +45,11 @@ class Waiting:
         name: For errors.
         timeout: Seconds without progress before ``SendTimeout``; ``None`` waits forever.
         for_browser: Returns what is entered while this greenlet waits for a browser; ``None`` where it must not.
+        others: Returns whether this process has other servers.
 
     Attributes:
         endpoint: The server's, for errors.
+        unwaited: Bytes for which nobody waits; no more than so many since the line before the pipe was empty.
     """
 
     def __init__(
@@ -40,10 +58,14 @@ class Waiting:
         name: str,
         timeout: float | None,
         for_browser: Callable[[], AbstractContextManager[object] | None],
+        others: Callable[[], bool] = bool,
     ) -> None:
         self.name = name
         self.timeout = timeout
         self.endpoint = ""
+        self.unwaited = 0
+        self._others = others
+        self._pipe: _Moving | None = None
         self._context = context
         self._for_browser = for_browser
         self._postponed = False
@@ -63,22 +85,41 @@ class Waiting:
         finally:
             self._postponed = before
 
-    def for_turn(self, turn: Turn, withdraw: Callable[[], bool]) -> None:
-        """Block this greenlet until *turn* is done: sent, or dropped with the server.
+    def watch(self, pipe: _Moving) -> None:
+        """Say which pipe it is for whose room is waited."""
+        self._pipe = pipe
+
+    def for_turn(self, turn: Turn, withdraw: Callable[[], bool], size: int, *, to_all: bool = False) -> None:
+        """Block this greenlet until *turn* is done: sent, or dropped with the server. With other servers it may go on.
 
         Args:
             withdraw: Takes what was written out of its place; returns False where that cannot be, so that it stays.
                 Called when the time is over, and when this greenlet is killed.
+            size: Bytes that were written.
+            to_all: Other servers' clients wait for this greenlet, as they do where it reads the events of all.
 
         Raises:
-            SendTimeout: The pipe stayed full for ``timeout`` seconds.
+            SendTimeout: The pipe stayed full for ``timeout`` seconds, or others wait and it did not move for
+                :data:`STANDSTILL_SECONDS`.
             SocketClosed: The context was closed meanwhile.
         """
+        if not self._others():
+            self._wait_for_turn(turn, withdraw, to_all=False)
+        elif self.unwaited + size <= UNWAITED:
+            self.unwaited += size
+        else:
+            waits = self._for_browser()
+            with nullcontext() if waits is None else waits:
+                self._wait_for_turn(turn, withdraw, to_all=to_all or waits is None)
+
+    def _wait_for_turn(self, turn: Turn, withdraw: Callable[[], bool], *, to_all: bool) -> None:
         gone = Event()
         turn.wakers.append(gone.set)
+        began = monotonic()
         try:
             # The wait may end by its time in the same round in which the turn was done: then it was in time.
-            in_time = gone.wait(self.timeout) or turn.done
+            in_time = self._wait_while_it_moves(gone, began) if to_all else gone.wait(self.timeout)
+            in_time = in_time or turn.done
         except BaseException:  # raised again
             # GreenletExit, or a Timeout of the caller's: it has not written, as far as it knows.
             if not turn.done:
@@ -89,11 +130,24 @@ class Waiting:
         if not in_time:
             withdrawn = withdraw()
             raise SendTimeout(
-                f"{self.name}: the pipe to {self.endpoint} stayed full for {self.timeout} s; is it stopped?",
+                f"{self.name}: the pipe to {self.endpoint} stayed full for {self._full_for(began):.3g} s; "
+                "is it stopped?",
                 address=self.endpoint,
                 errno=zmq.EAGAIN,
                 queued=not withdrawn,
             )
+
+    def _wait_while_it_moves(self, gone: Event, began: float) -> bool:
+        assert self._pipe is not None
+        deadline = inf if self.timeout is None else began + self.timeout
+        while (left := min(self._pipe.moved_at + STANDSTILL_SECONDS, deadline) - monotonic()) > 0:
+            if gone.wait(left):
+                return True
+        return False
+
+    def _full_for(self, began: float) -> float:
+        moved_at = began if self._pipe is None else self._pipe.moved_at
+        return monotonic() - min(began, moved_at)
 
     def for_outbox(self, conn_id: str, outbox: Outbox) -> bool:
         """Block this greenlet while more than :data:`~greentx.protocol.flow.OUTBOX_LIMIT` bytes wait in *outbox*.

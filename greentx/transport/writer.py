@@ -47,6 +47,7 @@ class Writer:
             ``None`` only forgets what waits for it.
         for_browser: Called by a greenlet that has to wait for a browser: returns what is entered while it does;
             ``None`` where it must not wait.
+        others: Returns whether this process has other servers, which must not be held up by this one.
         burst: Messages that one browser may be sent before a receipt; see :class:`greentx.protocol.flow.Pacer`.
         paced: False where a stand-in for Mongrel2 listens: each message goes out at once, as it is, nothing else does,
             and its name may be any that :func:`greentx.protocol.fields.check_sender` accepts for a stand-in.
@@ -74,6 +75,7 @@ class Writer:
         bounds: Bounds = DEFAULT_BOUNDS,
         on_slow: Callable[[str, str], None] | None = None,
         for_browser: Callable[[], AbstractContextManager[object] | None] = nullcontext,
+        others: Callable[[], bool] = bool,
         burst: int = BURST,
         paced: bool = True,
         hearing: Hearing = Hearing.ALL,
@@ -88,7 +90,7 @@ class Writer:
         self._drops = Drops(name)
         self.flow = Flow(burst, paced=paced, bounds=bounds, hearing=hearing)
         self._listening = Listening(paced=paced)
-        self._waiting = Waiting(context, name, send_timeout, for_browser)
+        self._waiting = Waiting(context, name, send_timeout, for_browser, others)
         self._presence = Presence(context, name, self._listening, on_ready=self._server_came, on_lost=self._server_went)
         self.ready = self._presence.ready
         self._outflow = Outflow(
@@ -239,7 +241,7 @@ class Writer:
             yield
         turns = self.pipe.line.turns
         if turns and self._waiting.possible():
-            self._waiting.for_turn(turns[-1], bool)
+            self._waiting.for_turn(turns[-1], bool, 0)
 
     def close(self, sender: str, conn_ids: Sequence[str], *, wait: bool = True) -> None:
         """Have the server close connections, behind what waits for them; what is written later is dropped.

@@ -48,6 +48,7 @@ from .limits import (
     SHARED_BURST,
     SLOW_POLICIES,
     UNHEARD_RATE,
+    UNWAITED,
     Bounds,
 )
 from .line import Line, Turn
@@ -76,6 +77,7 @@ __all__ = [
     "SLOW_POLICIES",
     "TIME",
     "UNHEARD_RATE",
+    "UNWAITED",
     "Accounts",
     "Bounds",
     "Flow",

@@ -26,6 +26,7 @@ __all__ = [
     "SHARED_BURST",
     "SLOW_POLICIES",
     "UNHEARD_RATE",
+    "UNWAITED",
     "Bounds",
 ]
 
@@ -65,6 +66,9 @@ QUEUED = 4
 
 #: Bytes waiting for one connection above which callers that write to it wait.
 OUTBOX_LIMIT = 262144
+
+#: Bytes that may wait for one server whose pipe is full before its writers wait, where one process has several servers.
+UNWAITED = 16 * 1024 * 1024
 
 #: Receipts are notices about connections with numbers from here to 2**31 - 1, which a server's counter, at one for each
 #: browser from 1 on, does not reach. Greater ones come back negative (probed).
