@@ -121,7 +121,7 @@ def run(script, *options, status=0, path=None):
     """Run a program, with *path* as PATH; return the JSON of the last line of its output, and its standard error."""
     command = [sys.executable, str(BENCHMARKS / script), *options]
     variables = environment() if path is None else {**environment(), "PATH": path}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=100)
     assert done.returncode == status, (done.stdout, done.stderr)
     lines = done.stdout.splitlines()
     return json.loads(lines[-1]) if lines else None, done.stderr
