@@ -109,7 +109,7 @@ def run_node(args: argparse.Namespace) -> None:
     """Be a Node until the process that started us closes our standard input, or is gone."""
     # Ctrl-C reaches every process of the terminal; the first one tells the others when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    node = Node(args.sender, args.pull, args.sub, args.pub, rep_port=0, rep_ip=LOCAL, name=args.name)
+    node = Node(args.relay, rep_port=0, rep_ip=LOCAL, name=args.name)
     notes = Notes(node, args.database)
     node.subscribe("limit", notes.set_limit)
     with node, contextlib.closing(notes.database):
@@ -121,14 +121,11 @@ def run_node(args: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def node_process(name: str, relay: Relay, handler: Handler, database: str) -> Iterator[int]:
+def node_process(name: str, relay: Relay, database: str) -> Iterator[int]:
     """Start a Node in a process of its own and yield the port of its control socket."""
     options = {
         "--name": name,
-        "--sender": handler.sender,
-        "--pull": relay.push_endpoint,
-        "--sub": relay.pub_endpoint,
-        "--pub": handler.recv_spec,
+        "--relay": relay.node_endpoint,
         "--database": database,
     }
     command = [sys.executable, __file__, "node", *(word for option in options.items() for word in option)]
@@ -161,9 +158,9 @@ def run_chain(args: argparse.Namespace) -> None:
         )
         for number in (signal.SIGINT, signal.SIGTERM):
             gevent.signal_handler(number, trans.stop, 5)
-        relay = Relay(trans, (LOCAL, 0), (LOCAL, 0), send_timeout=5)
+        relay = Relay(trans, pub_addr=(LOCAL, 0), send_timeout=5)
         names = [f"node-{number}" for number in range(1, args.nodes + 1)]
-        ports = {name: stack.enter_context(node_process(name, relay, handler, database)) for name in names}
+        ports = {name: stack.enter_context(node_process(name, relay, database)) for name in names}
         print(mongrel2.url)
         for name, port in {"api": trans.rep_port, **ports}.items():
             print(f"{name} {LOCAL}:{port}", flush=True)
@@ -174,7 +171,7 @@ def main() -> None:
     """Read the command line; ``node`` is for ourselves."""
     parser = argparse.ArgumentParser(description="A notebook: mongrel2, one API, some Nodes, SQLite.")
     if sys.argv[1:2] == ["node"]:
-        for option in ("name", "sender", "pull", "sub", "pub", "database"):
+        for option in ("name", "relay", "database"):
             parser.add_argument(f"--{option}", required=True)
         run_node(parser.parse_args(sys.argv[2:]))
         return

@@ -196,6 +196,12 @@ class Answers:
         if self._extensions:
             self._settled(request)
 
+    def abandon(self, request: Request) -> None:
+        """Nobody answers *request* to its end: close its connection behind what was written to it; never blocks."""
+        if self._link.stopped or not self.is_ours(request):
+            return
+        self._break_off(request, self._link.life.requests)
+
     def close(self, request: Request) -> None:
         """Close the connection of *request* behind what was written to it."""
         self.run(self.close_here, request)

@@ -8,7 +8,7 @@
              +- WebSocket -------> websockets
              +- upload begins ---> kept until it has ended
              +- breaks a rule ---> refusals
-             +- anything else ---> inbox
+             +- anything else ---> inbox, or the taker: somebody who answers all of it elsewhere
 
 One bad message ends that message, never the reader.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from random import random
 from typing import Any
 
@@ -83,11 +84,14 @@ class Intake:
         refusals: Ends the connections of clients that break the protocol or a bound.
         foreign: Refuses what comes with another server's sender.
         inbox: Where events wait for the application.
+        taker: Where it is set, called with each HTTP request, piece of a body and message of a JSON or XML socket, and
+            the server's own message, in the place of the inbox: none of it is open here. Must not block.
     """
 
     def __init__(self, shared: Shared, link: Link, sessions: WebSockets, answers: Answers, connection: Any) -> None:
         self.requests = 0
         self.inbox = shared.inbox
+        self.taker: Callable[[Request, bytes], None] | None = None
         self._shared = shared
         self._extensions = shared.extensions
         self._link = link
@@ -163,13 +167,19 @@ class Intake:
             head = len(message) - len(request.body)  # before it is inflated
             # Each word is believed only with what Mongrel2 writes next to it and no client can: names in upper case.
             if request.method != _WEBSOCKET or not (b"FLAGS" in raw or "FLAGS" in raw):
-                self._on_special(request)
+                self._on_special(request, request.encode() if marked else message)
             elif self._sessions.message(request):
                 self.inbox.put(self._connection, request, head * WIRE_FACTOR + len(request.body) * TEXT_FACTOR)
         elif (
             not request.plain or b"content-length" in raw or "content-length" in raw or life.uploads.begun
         ) and not self._admit(request, marked):
             pass
+        elif self.taker is not None:
+            request.life = life
+            # RFC 9112, section 9.6, as below.
+            if not life.requests.is_closed(request.conn_id):
+                # Where names of files were the client's, they have been removed.
+                self.taker(request, request.encode() if marked else message)
         elif life.requests.add(request):
             if flow_control.shared:
                 self._others_may_follow(request)
@@ -194,14 +204,14 @@ class Intake:
     def accept(self, request: Request) -> None:
         """One message that came another way, as by a relay, and was looked at there. Never blocks."""
         self.requests += 1
-        # The API adds it to each request: this process may see a connection's second one first.
-        if request.has("DOWNLOAD_CREDITS"):
-            self._writer.flow.control.announce(True)
         life = self._link.life
         if request.method in (Kind.JSON, Kind.XML):
             request.life = life
             life.sockets[request.conn_id] = None
             self.emit(request)
+        elif request.method == Kind.UPLOAD_STREAM:
+            request.life = life
+            self._on_piece(request, b"")
         else:
             # Where it was received the names were seen to be Mongrel2's.
             life.uploads.adopt(request)
@@ -271,7 +281,7 @@ class Intake:
 
     # -- what is not plain HTTP --------------------------------------------------------------------------------------
 
-    def _on_special(self, request: Request) -> None:
+    def _on_special(self, request: Request, message: bytes) -> None:
         method = request.method
         if method == Kind.WEBSOCKET_HANDSHAKE and all(request.has(name) for name in _HANDSHAKE_HEADERS):
             if self._admit(request):
@@ -280,17 +290,9 @@ class Intake:
             if request.is_notice():
                 self.notice(request)
             else:
-                self._on_socket(request)
+                self._on_socket(request, message)
         elif method == Kind.UPLOAD_STREAM and not request.has("METHOD"):
-            # Of a request that was refused, the rest comes as well.
-            requests = self._link.life.requests
-            if not requests.is_closed(request.conn_id):
-                last = requests.last(request.conn_id)
-                if last is not None:
-                    last.granted = 0 if request.has("UPLOAD_STREAM_DONE") else last.granted - len(request.body)
-                elif self._scatters:
-                    return  # of a request that another process has refused
-                self.emit(request)
+            self._on_piece(request, message)
         else:
             # An HTTP request whose method is a word of ours: it must not look like an event to the application.
             log.warning(
@@ -306,7 +308,23 @@ class Intake:
             self._sessions.hold(request)
             self.emit(request)
 
-    def _on_socket(self, request: Request) -> None:
+    def _on_piece(self, request: Request, message: bytes) -> None:
+        """A further piece of a body that is streamed."""
+        # Of a request that was refused, the rest comes as well.
+        requests = self._link.life.requests
+        if requests.is_closed(request.conn_id):
+            return
+        if self.taker is not None:
+            self.taker(request, message)
+            return
+        last = requests.last(request.conn_id)
+        if last is not None:
+            last.granted = 0 if request.has("UPLOAD_STREAM_DONE") else last.granted - len(request.body)
+        elif self._scatters:
+            return  # of a request that another process has refused
+        self.emit(request)
+
+    def _on_socket(self, request: Request, message: bytes) -> None:
         """A message of a JSON or XML socket. Mongrel2 does not look into it (probed)."""
         life = self._link.life
         if life.requests.is_closed(request.conn_id):
@@ -318,6 +336,9 @@ class Intake:
             except RemoteProtocolError as error:
                 self.refusals.socket(request, error)
                 return
+        if self.taker is not None:
+            self.taker(request, message)
+            return
         life.sockets[request.conn_id] = None
         self.emit(request)
 

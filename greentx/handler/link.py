@@ -289,14 +289,30 @@ class Link:
         # What was pulled and not read yet belongs to the old life: its numbers mean other browsers in the next one.
         if self._receiver is not None:
             self._receiver.drop()
+        self._end_life()
+        if not self.stopped:
+            self._await_server()
+            self._state_changed()
+
+    def begin_anew(self) -> None:
+        """End the present life though its server is there, with all that waits to be sent; a new one begins at once.
+
+        For what came another way, as through a relay, and belongs to somebody else from now on.
+        """
+        if self.stopped:
+            return
+        # What waits first: it must not go out in the new life.
+        self.writer.begin_anew()
+        self._end_life()
+        if self.subscribed and self._user is not None:
+            self._user.server_ready()
+
+    def _end_life(self) -> None:
         old, self.life = self.life, self._new_life()
         old.over = True
         # After the new life is there: what the user does now must not be written into the old one.
         if self._user is not None:
             self._user.server_lost(old)
-        if not self.stopped:
-            self._await_server()
-            self._state_changed()
 
     def browser_slow(self, conn_id: str, why: str) -> None:
         """A browser does not read: have its connection ended, for *why*. Never blocks."""

@@ -57,6 +57,10 @@ class Extension:
     def websocket_ended(self, connection: Connection, event: Request) -> None:
         """A WebSocket has ended; *event* is the ``WEBSOCKET_CLOSE`` that the application gets."""
 
+    def report(self) -> dict[str, Any]:
+        """Return what it adds to ``Transceiver.status()``."""
+        return {}
+
     def before_leave(self, connection: Connection, busy: bool) -> bool:
         """The server is about to be told that *connection* pulls no more. Returns True to be asked again.
 

@@ -71,7 +71,8 @@ class Transceiver:
         sender: The handler entry's ``send_ident``; letters, digits and ``-``.
         pull_addr: Its ``send_spec``, from which requests are pulled: ``(host, port)`` or any ZeroMQ endpoint. ``None``:
             its requests come another way.
-        pub_addr: Its ``recv_spec``, to which replies are published.
+        pub_addr: Its ``recv_spec``, to which replies are published. ``None``: there is no connection set until one is
+            added.
         rep_port: Where the control socket binds: ``None`` is 9997, 0 a free port (read it here), ``False`` no socket.
             Whoever it answers may add servers.
         ping_timeout: Seconds between two pings of a WebSocket, and how long its pong may take once the ping has left,
@@ -164,7 +165,7 @@ class Transceiver:
         self,
         sender: str,
         pull_addr: Address | None,
-        pub_addr: Address,
+        pub_addr: Address | None,
         rep_port: int | None = None,
         ping_timeout: float | None = PING_SECONDS,
         log_level: int = logging.ERROR,
@@ -208,7 +209,8 @@ class Transceiver:
         self.linger = linger
         if pull_addr is not None:
             connect_endpoint(pull_addr)  # told now if malformed, not when starting
-        connect_endpoint(pub_addr)
+        if pub_addr is not None:
+            connect_endpoint(pub_addr)
         if server_control is not None:
             connect_endpoint(server_control)
         self._server_control = server_control
@@ -313,13 +315,14 @@ class Transceiver:
             if self._control is not None:
                 control = self._control.open(context)
                 sources.append(control)
-            self.add_connection(
-                self.sender,
-                self.pull_addr,
-                self.pub_addr,
-                server_control=self._server_control,
-                curve_server=self.dial.server_key,
-            )
+            if self.pub_addr is not None:
+                self.add_connection(
+                    self.sender,
+                    self.pull_addr,
+                    self.pub_addr,
+                    server_control=self._server_control,
+                    curve_server=self.dial.server_key,
+                )
             if self.ping_timeout is not None:
                 # The sets are asked for each round: they come and go.
                 pinger = Pinger(self._registry, lambda: list(self._sets), self.ping_timeout)
@@ -710,6 +713,9 @@ class Transceiver:
         why = [text for text in (one["why"] for one in connections) if text]
         if self._ending is not None:
             why += [source.trouble for source in self._ending.sources if source.trouble]
+        added: dict[str, Any] = {}
+        for extension in () if self._shared is None else self._shared.extensions:
+            added |= extension.report()
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -719,6 +725,7 @@ class Transceiver:
             "websockets": len(self._registry),
             "pending": self.pending,
             "connections": connections,
+            **added,
         }
 
     def __repr__(self) -> str:

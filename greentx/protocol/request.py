@@ -108,6 +108,8 @@ class Request:
     pipelined = False
     #: Bytes of a streamed body (``upload.stream``) that the server may still read: above 0 the browser is waited for.
     granted = 0
+    #: Another process was given it before, and did not answer it; see :mod:`greentx.relay`.
+    redelivered = False
     #: The file that Mongrel2 wrote the body to (``upload.temp_store``); else ``None``.
     stored: StoredFile | None = None
     _body_file: BinaryIO | None = None

@@ -1,41 +1,42 @@
-"""The chain "API -> Node": one transceiver takes requests in, others answer them directly.
+"""The chain "API -> Node": one process takes requests in, others answer them directly.
 
 ::
 
     browser -> Mongrel2 -- PUSH --> PULL  API: Transceiver + Relay
-                  ^                          |  PUSH (bind)   requests, to one Node each
-                  |                          |  XPUB (bind)   notices and topics, to all; receipts come back
+                  ^                          |  ROUTER (bind)  requests, notices, each to one Node; reports come back
+                  |                          |  XPUB (bind)    topics
+                  |                          |  PUSH (bind)    requests for plain handlers, while no Node is there
                   |                          v
-                  +-- SUB <-- XPUB -- Node: PULL, XSUB (connect)
+                  +-- SUB <-- XPUB -- Node: DEALER, SUB (connect)
 
-The API decides (who asks, may they, which kind of work it is), a :class:`Node` works and answers. What is guaranteed:
+The API decides (who asks, may they, which kind of work it is), or is nothing but a relay; a :class:`Node` works and
+answers. What is guaranteed:
 
-* A request goes to one Node. It is open there as if Mongrel2 had sent it, and no longer here: here it counts as
-  answered. Later requests of the same browser connection, answered here or handed on, wait until Mongrel2 has the
-  answer, so that pipelined ones stay in order. It says so by a notice of a connection that is not there, to which
-  whoever answered sends something behind it; where none comes, time has to do. (Left open: a request that comes when
-  the answer before it is on its way already, though its client did not wait for that.)
-* The end of a connection reaches the Node: each notice of the server is published to all Nodes, and each acts on those
-  that it knows. A Node that works on a request when its connection ends sees ``DISCONNECT``.
-* A Node that ends, or is cut off, while it works: the browsers that wait for it are disconnected, and can try again.
-  What lay in its queue, not received yet, is lost, as with any handler of Mongrel2: those browsers get no answer.
-* An answer never reaches a stranger: connection ids begin at 1 again when Mongrel2 restarts, so each request carries a
-  word for the server's present life. A Node whose own connection to Mongrel2 broke asks the API which word is valid.
-  (Left open: a request that the API hands on after Mongrel2 died and before it saw that.)
-* The API may restart: Nodes connect again by themselves, and go on with what they have.
+* **Sticky.** Everything of one browser connection goes to the Node that got its first message, in order. A new one goes
+  to the Node with the fewest open requests for its capacity. A Node that stands still delays nobody else.
+* **Accounted for.** A request whose Node has gone goes to another one, if its method is safe and nothing of its answer
+  may have gone out, or the Node never received it (``req.redelivered`` says so); else it is answered 502, or its
+  connection closed in the middle of the answer. One for which nobody has room in time is answered 503.
+* **A session.** One connection of a Node is one session: with it all ends that the Node was given. So a Node that
+  cannot be reached and a Node that has gone are the same. It answers for as long as the relay's last lease says
+  (:mod:`greentx.relay.lease`), and its requests are given to others after that only.
+* **A life.** An answer never reaches a stranger: connection ids begin at 1 again when Mongrel2 restarts, so each
+  request carries a word for the server's present life. A Node whose own connection to Mongrel2 broke asks the API which
+  word is valid. (Left open: a request that the API forwards after Mongrel2 died and before it saw that.)
+* **An end in order.** A Node that stops says so, gets nothing new, finishes, and goes.
 
-WebSockets stay the API's: it shakes hands, validates, pings and closes. Events that it hands on are not sticky, each
-goes to the next Node. A Node has the WebSockets in its registry whose messages it has seen, to answer and to broadcast
-to; all Nodes hear of their end. An answer from a Node is not compressed.
+Where the API answers some requests itself, pipelined ones wait until Mongrel2 has the answer to the one before: it says
+so by a notice of a connection that is not there, to which whoever answered sends something behind it
+(:mod:`greentx.relay.proofs`); where none comes, time has to do.
 
-On the wire: PUSH carries Mongrel2's own request messages, so any Mongrel2 handler can pull them (then with
-``receipts=False``), with one header more, ``RELAY``: the life, the request's token or nothing, the address of the
-server's SUB socket, ``stand-in`` where that is no Mongrel2, and its public key where it demands CURVE. Headers in upper
-case are the server's and the API's: Mongrel2 lower-cases what a client sends.
-XPUB carries ``N`` and a request message (a notice, or the end of a WebSocket); ``T``, a topic as a netstring and a
-message; ``@name`` and JSON, to one Node: the valid lives, or ``prove``, a sender and the number that its server is to
-give notice of. A Node sends ``+name tokens`` (received), ``-name tokens`` (answered) and ``?name number`` (which lives
-are valid?).
+On the wire, between ROUTER and DEALER, each message is one frame: ``KIND word word ...``, a newline, and bytes; a
+request's are Mongrel2's own message. Down: ``welcome`` (the relay's word, its clock, where topics are; the servers),
+``servers``, ``request`` (number, word of the server's life, ``redelivered``), ``event`` (what no answer is due to),
+``notice``, ``prove``, ``lease``, ``clock``, ``left``, ``over``. Up: ``hello``, ``ready`` and ``unready`` (a server can
+be answered, by its word), ``received`` (how many messages; for how many there is room again), ``begun`` (before the
+first byte of an answer leaves), ``done``, ``back`` (not seen by the application), ``lost`` (the server is out of
+reach), ``ask`` (which lives are valid?), ``clock``, ``leave``. XPUB carries a topic as a netstring behind a ``T``, and
+a message.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""The API's side: requests handed on to Nodes. What is guaranteed is in :mod:`greentx.relay`."""
+"""The API's side: requests forwarded to Nodes. What is guaranteed is in :mod:`greentx.relay`."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
+from itertools import count
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
@@ -15,56 +16,54 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Group
 
-from ..errors import GreentxError, LocalProtocolError, TransportError
+from ..errors import GreentxError, LocalProtocolError, SendTimeout, TransportError
 from ..handler.connection import Connection
 from ..handler.shared import Extension
 from ..handler.transceiver import Transceiver
-from ..protocol.kinds import ENDS, FRAMES, SOCKETS, Kind
+from ..protocol.kinds import ENDS, NO_ANSWER, WEBSOCKETS
 from ..protocol.request import Request
 from ..protocol.requests import build_request
-from ..protocol.websocket.frames import Opcode
-from ..transport import Publisher
+from ..transport import Context, Publisher
 from ..transport.endpoints import Address, bind_endpoint
 from ..transport.keys import KeyFile, load_keys, public_keys
 from ..transport.pusher import Pusher
 from ..transport.security import Access
-from .audience import Audience
-from .messages import (
-    HEADER,
-    RECEIPT_SECONDS,
-    STAND_IN,
-    check_annotation,
-    own_topic,
-    topic_of,
-)
-from .outstanding import Outstanding, Words
+from .forwarded import Forwarded
+from .forwarding import Forwarding
+from .messages import Server, Welcome, build_servers, build_welcome, check_annotation, topic_of
+from .nodes import Nodes, NodeSession
 from .proofs import Proofs
+from .sticky import Sticky
 
-__all__ = ["Relay"]
+__all__ = ["Relay", "Words"]
 
 log = logging.getLogger("greentx.relay")
-
 
 # Between an answer of ours and the next request of that connection for a Node, where requests are pipelined.
 _TURN_SECONDS = 0.005
 
+# While an answer of ours waits to be written, the request behind it waits, too: so long at a time.
+_LOOK_SECONDS = 0.002
+
 
 class Relay(Extension):
-    """Hands requests of a running Transceiver on to Nodes, and publishes to them.
+    """Forwards requests of a running Transceiver to Nodes, and publishes to them.
 
     It ends with its Transceiver, or by :meth:`close`; also a context manager. Its methods may be called from any
     greenlet and any native thread.
 
     Args:
         transceiver: The API's, started.
-        push_addr: Where to bind PUSH: ``(host, port)`` or an endpoint; port 0 is any free one.
-        pub_addr: Where to bind XPUB, likewise.
-        send_timeout: Seconds that :meth:`forward` waits while no Node takes a request; ``None`` waits forever.
-        receipts: False where handlers pull that are not Nodes of greentx. Nothing is then known of what became of a
-            request: answers to pipelined ones may be out of order or mixed into each other, and a handler that dies is
-            not noticed.
-        curve_secret: A file of our own CURVE keys, ``NAME.key_secret``, as ``greentx keys`` makes it. With it both
-            sockets are encrypted, and serve Nodes with a key in *curve_allow* only.
+        push_addr: Where to bind PUSH, for handlers that are no Nodes: ``(host, port)`` or an endpoint; port 0 is any
+            free one. They get Mongrel2's own messages while no Node is there, and what becomes of those is not known.
+            ``None``: there are none.
+        pub_addr: Where to bind XPUB, for topics, likewise. ``None``: there are none.
+        node_addr: Where to bind ROUTER, for Nodes. By default a free port on the host of *push_addr*, of *pub_addr*, or
+            of this machine alone.
+        send_timeout: Seconds that a request waits while nobody has room for it; ``None`` waits forever.
+        retry: Methods of which a request may be given to another Node when the one that had it has gone.
+        curve_secret: A file of our own CURVE keys, ``NAME.key_secret``, as ``greentx keys`` makes it. With it all
+            sockets are encrypted, and serve those with a key in *curve_allow* only.
         curve_allow: Public keys of the Nodes: a folder of ``*.key`` files, one such file, several, or bytes (Z85).
 
     Raises:
@@ -73,49 +72,66 @@ class Relay(Extension):
         BindError: An address cannot be bound; the message names it. Nothing is left open.
 
     Attributes:
-        push_endpoint, pub_endpoint: Where it was bound, with the real ports; for :class:`Node` to connect to.
-        forwarded: How many requests and events were handed on.
-        lost_requests: How many connections were closed because the Node that worked for them went away.
-        pusher, publisher, outstanding, proofs: What it works with; not for applications.
+        node_endpoint: Where Nodes connect to, with the real port.
+        push_endpoint, pub_endpoint: Where plain handlers pull, and topics are subscribed to; ``None`` for nowhere.
+        nodes: The Nodes that are there.
+        sticky: Which Node each browser connection belongs to.
+        words: What the present lives of servers are called.
+        forwarding, proofs: What it works with; not for applications.
     """
 
     def __init__(
         self,
         transceiver: Transceiver,
-        push_addr: Address,
-        pub_addr: Address,
+        push_addr: Address | None = None,
+        pub_addr: Address | None = None,
         *,
+        node_addr: Address | None = None,
         send_timeout: float | None = 30.0,
-        receipts: bool = True,
+        retry: Collection[str] = ("GET", "HEAD", "OPTIONS"),
         curve_secret: str | os.PathLike[str] | None = None,
         curve_allow: KeyFile | Iterable[KeyFile] | None = None,
     ) -> None:
-        # Checked before anything is opened: of two sockets one would be left.
-        push_endpoint, pub_endpoint = bind_endpoint(push_addr), bind_endpoint(pub_addr)
+        # Checked before anything is opened: of several sockets some would be left.
+        push_endpoint, pub_endpoint = _bind(push_addr), _bind(pub_addr)
+        node_endpoint = _node_endpoint(push_endpoint or pub_endpoint) if node_addr is None else bind_endpoint(node_addr)
         access = _access(transceiver.sender, curve_secret, curve_allow)
         shared = transceiver.shared()
-        # Random: after a restart of the API its Nodes must not take the new one's words for the old one's.
-        self._words = Words(uuid.uuid4().hex[:12])
+        self.words = Words()
         self._transceiver = transceiver
         self._shared = shared
-        self._send_timeout = send_timeout
-        self._receipts = receipts
-        self.forwarded = 0
-        self.lost_requests = 0
-        self.outstanding = Outstanding()
-        self._audience = Audience()
+        self._closed = False
+        self._serves = False
+        self._credited: set[Connection] = set()
         self._later = Group()
-        self.pusher: Pusher | None = Pusher(self._shared.context, push_endpoint, access)
+        self.sticky = Sticky()
+        context = shared.context
+        self._plain = _Plain(context, push_endpoint, pub_endpoint, access)
         try:
-            self.publisher = Publisher(self._shared.context, pub_endpoint, self._on_upstream, access)
-        except BaseException:  # raised again: a kill, too, must not leave the first socket
-            self.pusher.close()
+            self.nodes = Nodes(context, node_endpoint, self._welcome, access)
+        except BaseException:  # raised again: a kill, too, must not leave the other sockets
+            self._plain.close(0)
             raise
+        self.node_endpoint = self.nodes.endpoint
+        self.push_endpoint = self._plain.push_endpoint
+        self.pub_endpoint = self._plain.pub_endpoint
+        self.proofs = Proofs(context, self.nodes.send)
+        self.forwarding = Forwarding(
+            context,
+            self.nodes,
+            self.sticky,
+            word=self.words.of,
+            push=None if self._plain.pusher is None else self._plain.pusher.offer,
+            retry=retry,
+            send_timeout=send_timeout,
+            answered=self._answered,
+        )
+        self._send_timeout = send_timeout
+        self.nodes.on(b"ask", self._on_ask)
         # Known to the Transceiver only from here on: what it calls needs all of the above.
-        self.proofs = Proofs(self._shared.context, self.publisher.send)
-        self.push_endpoint = self.pusher.endpoint
-        self.pub_endpoint = self.publisher.endpoint
         shared.extensions.append(self)
+        self._drain = _Drain(self.forwarding)
+        transceiver.attach(self._drain)
 
     def __enter__(self) -> Relay:
         return self
@@ -126,32 +142,75 @@ class Relay(Extension):
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self.pusher is None else f"{len(self._audience.nodes)} nodes, {len(self.outstanding)} open"
-        return f"<Relay {self.push_endpoint} {self.pub_endpoint}: {state}, {self.forwarded} forwarded>"
-
-    @property
-    def nodes(self) -> frozenset[str]:
-        """The names of the Nodes that are connected."""
-        return frozenset(self._audience.nodes)
+        state = "closed" if self._closed else f"{len(self.nodes)} nodes, {self.forwarding.open} open"
+        return f"<Relay {self.node_endpoint}: {state}, {self.forwarding.counts.forwarded} forwarded>"
 
     @property
     def topics(self) -> frozenset[str]:
         """The topics that somebody is subscribed to."""
-        return frozenset(topic.decode(errors="backslashreplace") for topic in self._audience.topics)
+        return frozenset(topic.decode(errors="backslashreplace") for topic in self._plain.topics)
 
     @property
     def open(self) -> int:
-        """How many requests were handed on and not answered yet, as far as is known."""
-        return len(self.outstanding)
+        """How many requests Nodes have, and have not answered yet."""
+        return self.forwarding.open
 
     # -- what goes out ---------------------------------------------------------------------------------------------
 
+    def serve(self) -> None:
+        """Forward all that comes, unchanged, until the Transceiver stops. Blocks this greenlet, or native thread.
+
+        Nothing of it comes out of ``recv()`` or ``serve()`` of the Transceiver then. A request for which nobody has
+        room within ``send_timeout`` is answered 503.
+
+        Raises:
+            TransportError: The relay is closed.
+        """
+        context = self._shared.context
+        if not context.in_hub_thread():
+            context.hand_over(self.serve)
+            return
+        self._check()
+        self._serves = True
+        for connection in self._transceiver.connections.values():
+            self._take_from(connection)
+        try:
+            for _sid, connection, request in self._transceiver.recv():
+                # What came before, and what is not forwarded as it is.
+                if request.method not in ENDS and request.method not in WEBSOCKETS:
+                    self._later.spawn(self._forward_or_refuse, connection, request)
+        finally:
+            self._serves = False
+            for connection in self._transceiver.connections.values():
+                connection.intake.taker = None
+
+    def _take_from(self, connection: Connection) -> None:
+        connection.intake.taker = partial(self._take, connection)
+
+    def _take(self, connection: Connection, request: Request, message: bytes) -> None:
+        if connection.link.writer.flow.control.announced and connection not in self._credited:
+            self._tell_credits(connection)
+        self.forwarding.take(connection, request, message)
+
+    def _tell_credits(self, connection: Connection) -> None:
+        # Mongrel2 says it in the first request of a connection only (probed), which any Node may get.
+        self._credited.add(connection)
+        self._tell_servers()
+
+    def _forward_or_refuse(self, connection: Connection, request: Request) -> None:
+        try:
+            self.forward(request)
+        except SendTimeout:
+            connection.answers.fail(request, 503)
+        except GreentxError as error:
+            log.warning("%s %s could not be forwarded: %s", request.method, request.path, error)
+
     def forward(self, req: Request, headers: Mapping[str, str | list[str]] | None = None) -> None:
-        """Hand *req* on to a Node, which answers it.
+        """Forward *req* to a Node, which answers it.
 
         For this process it has then been answered. Where it came while an earlier request of its connection was open,
-        it is handed on as soon as the answer to that has arrived, and this returns at once. ``DISCONNECT`` and
-        ``WEBSOCKET_CLOSE`` are ignored: each Node is told of ends anyway. So is a request whose connection has ended.
+        it is forwarded as soon as the answer to that has arrived, and this returns at once. ``DISCONNECT`` and
+        ``WEBSOCKET_CLOSE`` are ignored: a Node is told of ends anyway. So is a request whose connection has ended.
 
         Blocks this greenlet while no Node has room for it.
 
@@ -162,32 +221,33 @@ class Relay(Extension):
 
         Raises:
             SendTimeout: No Node had room for it within ``send_timeout``. It is still open here, so answer it (503).
-            LocalProtocolError: A name that will not do; or *req* was answered, or handed on, before.
+            LocalProtocolError: A name that will not do; or *req* was answered, or forwarded, before.
             TransportError: The relay is closed.
         """
         if not self._shared.context.in_hub_thread():
             self._shared.context.hand_over(self.forward, req, headers)
             return
-        pusher = self._running()
+        self._check()
         extra = check_annotation(headers)
-        # A loop that hands everything on hands on these as well; each Node has them from notice() already.
+        # A loop that forwards everything forwards these as well; their Node has them from notice() already.
         if req.method in ENDS:
             return
         connection = self._connection_of(req)
         if not connection.answers.is_ours(req):
             return
-        requests = connection.link.life.requests
+        if connection.link.writer.flow.control.announced and connection not in self._credited:
+            self._tell_credits(connection)
         # No answer is due to these, so there is nothing to wait for, and no order to keep.
-        if req.method in SOCKETS or req.method in FRAMES:
-            pusher.send(self.message_of(connection, req, "", extra), self._send_timeout)
-            self.forwarded += 1
+        if req.method in NO_ANSWER:
+            self.forwarding.event(connection, req, _message_of(req, extra))
             return
         # Two answers to one request would be read as the answers to two.
         if req.answered:
             raise LocalProtocolError(f"{req.method} {req.path} of connection {req.conn_id} was answered already")
+        requests = connection.link.life.requests
         if not requests.wait_turn(req, lambda: self._forward_soon(connection, req, extra)):
             return
-        # Its turn has come, but what was written before it may be under way still, from here or from another Node.
+        # Its turn has come, but what was written before it may be under way still, from here or from a Node.
         if req.pipelined:
             self._forward_soon(connection, req, extra)
         else:
@@ -199,22 +259,23 @@ class Relay(Extension):
         Never blocks: who is not there, or has 100,000 messages waiting, does not get it.
 
         Raises:
-            TransportError: The relay is closed.
+            TransportError: The relay is closed, or has no *pub_addr*.
         """
         if not self._shared.context.in_hub_thread():
             self._shared.context.hand_over(self.publish, topic, message)
             return
-        self._running()
-        self.publisher.send(topic_of(topic) + (message.encode() if isinstance(message, str) else bytes(message)))
+        self._check()
+        self._plain.publish(topic_of(topic) + (message.encode() if isinstance(message, str) else bytes(message)))
 
     def close(self) -> None:
-        """Let go of the Nodes; what they work on now they still answer. Safe to call twice."""
+        """Let go of the Nodes: what they have is answered 502, or its connection closed. Safe to call twice."""
+        self._drain.kill(0)
+        self._transceiver.detach(self._drain)
         self.stop(self._shared.context.linger)
 
-    def _running(self) -> Pusher:
-        if self.pusher is None:
-            raise TransportError(f"the relay at {self.push_endpoint} is closed")
-        return self.pusher
+    def _check(self) -> None:
+        if self._closed:
+            raise TransportError(f"the relay at {self.node_endpoint} is closed")
 
     def _connection_of(self, request: Request) -> Connection:
         connections = self._transceiver.connections
@@ -227,47 +288,40 @@ class Relay(Extension):
             raise LocalProtocolError(f"no connection for sender {request.sender!r}; there are {sorted(connections)}")
         return connection
 
-    def message_of(self, connection: Connection, request: Request, token: str, extra: Mapping[str, Any]) -> bytes:
-        """Return what a Node is sent for *request*."""
-        mark = f"{self._words.of(connection.link.life)} {token} {connection.pub_endpoint}"
-        if connection.link.stand_in:
-            # Only these demand a key, which the Node cannot know otherwise.
-            dial = connection.link.writer.dial
-            key = "" if dial is None or dial.server_key is None else f" {dial.server_key.decode()}"
-            mark = f"{mark} {STAND_IN}{key}"
-        headers = {**request.sent_headers, **extra, HEADER: mark}
-        if request.method in FRAMES:
-            # What a plain handler would get: a whole message, unmasked and inflated.
-            opcode = Opcode.TEXT if request.opcode is None else request.opcode
-            headers |= {"METHOD": request.method, "FLAGS": f"0x{0x80 | opcode:X}"}
-        # Mongrel2 says it in a connection's first request only (probed), which another Node may have got.
-        if connection.link.writer.flow.control.on:
-            headers.setdefault("DOWNLOAD_CREDITS", "102400")
-        return build_request(request.sender, request.conn_id, request.path, headers, request.body)
-
     def _forward_now(
         self, connection: Connection, request: Request, extra: Mapping[str, Any], stand_in: Request | None = None
     ) -> None:
-        token = self._words.new() if self._receipts else ""
-        self._running().send(self.message_of(connection, request, token, extra), self._send_timeout)
-        self.forwarded += 1
-        # The Node deletes the file, when it has answered.
-        if request.stored is not None:
-            request.stored.give_away()
+        entry = Forwarded(
+            connection,
+            stand_in or request,
+            _message_of(request, extra),
+            safe=self.forwarding.is_safe(request.method),
+            delegated=True,
+        )
+        if not self.forwarding.hand(entry):
+            entry.waiter = Event()
+            self.forwarding.wait(entry)
+            try:
+                entry.waiter.wait(self._send_timeout)
+            finally:
+                waited_in_vain = self.forwarding.withdraw(entry)
+            if waited_in_vain:
+                raise SendTimeout(
+                    f"no Node had room for the request within {self._send_timeout} s: "
+                    f"{len(self.nodes)} are connected to {self.node_endpoint}",
+                    address=self.node_endpoint,
+                )
+            self._check()
         requests = connection.link.life.requests
-        if requests.heads.get(request.conn_id) is not (stand_in or request):
-            return  # not one of the open ones, or its connection ended while this greenlet waited
-        if stand_in is None:
-            stand_in = requests.delegate(request)
-        if token:
-            self.outstanding.add(token, connection, stand_in)
-        else:
-            connection.answers.release(stand_in)
+        if stand_in is None and requests.heads.get(request.conn_id) is request:
+            entry.request = requests.delegate(request)
+            entry.request.stored = request.stored
 
     def _forward_soon(self, connection: Connection, request: Request, extra: Mapping[str, Any]) -> None:
         """It is this pipelined request's turn; for this process it has been answered. May be called in the hub."""
         # At once: what comes behind it meanwhile has to wait for this one, and not for the one before.
         stand_in = connection.link.life.requests.delegate(request)
+        stand_in.stored = request.stored
         self._later.spawn(self._forward_later, connection, request, extra, stand_in)
 
     def _forward_later(
@@ -279,127 +333,235 @@ class Relay(Extension):
             # kills it at the 17th message in its queue: give it time. And what is before has to have arrived.
             gevent.sleep(_TURN_SECONDS)
             while connection.link.writer.flow.waiting(request.conn_id):
-                gevent.sleep(RECEIPT_SECONDS)
+                gevent.sleep(_LOOK_SECONDS)
             arrived = Event()
-            self.proofs.ask(connection, request.sender, arrived.set)
+            self.proofs.ask(connection, arrived.set)
             arrived.wait()
             if connection.answers.is_ours(stand_in):
                 self._forward_now(connection, request, extra, stand_in)
             is_done = True
         except GreentxError as error:
-            log.warning("%s %s could not be handed on, closing its connection: %s", request.method, request.path, error)
+            log.warning("%s %s could not be forwarded, closing its connection: %s", request.method, request.path, error)
         finally:
             # Also where the relay is closed meanwhile: the browser can try again, waiting would help nobody.
             if not is_done:
                 connection.close(stand_in)
 
-    # -- what Nodes say --------------------------------------------------------------------------------------------
+    # -- what Nodes say, and are told --------------------------------------------------------------------------------
 
-    def _on_upstream(self, message: bytes) -> None:
-        kind, text = message[:1], message[1:]
-        # XPUB says so with these two bytes when a subscription comes or goes; nothing that Nodes send begins so.
-        if kind in (b"\x00", b"\x01"):
-            name = self._audience.subscription(text, begins=kind == b"\x01")
-            if name in self._audience.nodes:
-                self._tell(name, "")
-            elif name:
-                self._on_node_gone(name)
-            return
-        words = text.decode("latin-1").split(" ")
-        if kind == b"?":
-            self._tell(words[0], words[-1])
-        elif kind == b"+":
-            for token in words[1:]:
-                self.outstanding.received(token, words[0])
-        elif kind == b"-":
-            self._answered(words[0], words[1:])
-        else:
-            log.warning("a subscriber at %s sent %r, which means nothing here", self.pub_endpoint, message[:60])
+    def _welcome(self, at: int) -> tuple[bytes, bytes]:
+        return build_welcome(Welcome(self.words.relay, at, self.pub_endpoint or "", self._servers()))
 
-    def _tell(self, name: str, number: str) -> None:
-        lives = {
-            connection.sender: self._words.of(connection.link.life)
-            for connection in self._transceiver.connections.values()
-        }
-        # The number is the question's, so that an answer to an older one is not taken for this one's.
-        told = {"relay": self._words.relay, "lives": lives, "number": number}
-        self.publisher.send(own_topic(name) + json.dumps(told).encode())
+    def _servers(self) -> list[Server]:
+        found = []
+        for connection in self._transceiver.connections.values():
+            writer = connection.link.writer
+            # Only stand-ins demand a key, which the Node cannot know otherwise.
+            key = None if writer.dial is None or not connection.link.stand_in else writer.dial.server_key
+            found.append(
+                Server(
+                    connection.sender,
+                    self.words.of(connection),
+                    connection.pub_endpoint,
+                    connection.link.stand_in,
+                    writer.flow.control.announced,
+                    "" if key is None else key.decode(),
+                )
+            )
+        return found
 
-    def _answered(self, node: str, tokens: list[str]) -> None:
+    def _tell_servers(self) -> None:
+        self.nodes.send_all(b"servers 0", build_servers(self._servers()))
+
+    def _on_ask(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
+        """A Node asks which lives are the present ones, since its own connection to a server broke."""
+        for connection in self._transceiver.connections.values():
+            # The server's end may be known to ZeroMQ and not to us.
+            connection.link.writer.pipe.check()
+        self.nodes.send(session, b"servers %b" % b"".join(words[:1]), build_servers(self._servers()))
+
+    def _answered(self, session: NodeSession, entries: list[Forwarded]) -> None:
         """A Node answered requests: the next ones of their connections may be, once these answers have arrived."""
         # One proof for many answers of one server: each costs the server a notice.
-        awaited: dict[tuple[Connection, str], list[Request]] = {}
-        for token in tokens:
-            one = self.outstanding.pop(token)
-            if one is not None:
-                # Nothing is pipelined behind nearly all of them: then it does not matter when the answer arrives.
-                if one.stand_in.conn_id in one.connection.link.life.requests.behind:
-                    awaited.setdefault((one.connection, one.stand_in.sender), []).append(one.stand_in)
-                else:
-                    self._release(one.connection, [one.stand_in])
-        for (connection, sender), stand_ins in awaited.items():
-            self.proofs.ask(connection, sender, partial(self._release, connection, stand_ins), node)
+        awaited: dict[Connection, list[Request]] = {}
+        for entry in entries:
+            # Nothing is pipelined behind nearly all of them: then it does not matter when the answer arrives.
+            if entry.request.conn_id in entry.life.requests.behind:
+                awaited.setdefault(entry.connection, []).append(entry.request)
+            else:
+                self._release(entry.connection, [entry.request])
+        for connection, requests in awaited.items():
+            self.proofs.ask(connection, partial(self._release, connection, requests), session)
 
-    def _release(self, connection: Connection, stand_ins: list[Request]) -> None:
-        for stand_in in stand_ins:
+    def _release(self, connection: Connection, requests: list[Request]) -> None:
+        for request in requests:
             # The server may have restarted while the proof was waited for.
-            if stand_in.life is connection.link.life:
-                connection.answers.release(stand_in)
-
-    def _on_node_gone(self, name: str) -> None:
-        # Which of them it answered before it went is not known, so none may be handed to another Node.
-        waiting = self.outstanding.pop_of(node=name)
-        if waiting:
-            log.warning("node %s went away, the %d connections that waited for it are closed", name, len(waiting))
-        for one in waiting:
-            self.lost_requests += 1
-            one.connection.answers.close(one.stand_in)
+            if request.life is connection.link.life:
+                connection.answers.release(request)
 
     # -- what the Transceiver says ---------------------------------------------------------------------------------
 
+    def ready(self, connection: Connection) -> None:
+        """A server is there: Nodes connect to it, too."""
+        if self._serves:
+            self._take_from(connection)
+        self._tell_servers()
+
     def notice(self, connection: Connection, request: Request) -> bool:
-        """Publish it: the request that it is about may be a Node's."""
-        if request.is_disconnect():
-            # Not the connection set's own receipt, for which it would be taken.
-            if self.proofs.arrived(connection, request.conn_id):
-                return True
-            self.outstanding.connection_ended(request.sid)
-        if self._audience.nodes:
-            self.publisher.send(b"N" + request.encode())
+        """Send it to the Node that it concerns."""
+        is_end = request.is_disconnect()
+        # Not the connection set's own receipt, for which it would be taken.
+        if is_end and self.proofs.arrived(connection, request.conn_id):
+            return True
+        if self.sticky.owner(connection, request.conn_id) is not None:
+            self.forwarding.notice(connection, request.conn_id, request.encode())
+        if is_end:
+            self.forwarding.connection_ended(connection, request.conn_id)
         return False
 
-    def websocket_ended(self, connection: Connection, event: Request) -> None:
-        """Publish it: a Node may have the WebSocket in its registry."""
-        if self._audience.nodes:
-            body = json.dumps({"code": event.close_code, "reason": event.close_reason}).encode()
-            headers = {"METHOD": Kind.WEBSOCKET_CLOSE.value}
-            self.publisher.send(b"N" + build_request(event.sender, event.conn_id, event.path, headers, body))
-
     def lost(self, connection: Connection) -> None:
-        """Forget what was handed on: the Nodes see the end of the server themselves."""
-        self.outstanding.pop_of(connection=connection)
+        """Forget what was forwarded: nobody waits for the answers."""
+        self.forwarding.lost(connection)
         self.proofs.forget(connection)
+        self._credited.discard(connection)
+        self._tell_servers()
 
     def stop(self, linger: float) -> None:
-        """Close the sockets; what Nodes work on they still answer."""
+        """Close the sockets."""
         # First: whoever calls forward() from now on gets a clear error.
-        pusher, self.pusher = self.pusher, None
-        if pusher is None:
+        if self._closed:
             return
+        self._closed = True
         if self in self._shared.extensions:
             self._shared.extensions.remove(self)
         try:
             self._later.kill()
             self.proofs.stop()
-            # Nobody will say here that they were answered; those behind them go on without.
-            for one in self.outstanding:
-                if one.stand_in.life is one.connection.link.life:
-                    one.connection.answers.release(one.stand_in)
         finally:
-            self.outstanding.clear()
-            self._audience = Audience()
-            pusher.close(linger=linger)
-            self.publisher.close(linger=linger)
+            self.nodes.close(linger=linger)
+            self._plain.close(linger)
+
+    def report(self) -> dict[str, Any]:
+        """Add :meth:`status` to the Transceiver's."""
+        return {"relay": self.status()}
+
+    def status(self) -> dict[str, Any]:
+        """Return counts, and what is known of each Node, as ``STATUS`` shows it under ``relay``."""
+        now = monotonic()
+        return {
+            "endpoint": self.node_endpoint,
+            "push": self.push_endpoint,
+            "pub": self.pub_endpoint,
+            **self.forwarding.status(),
+            "connections": len(self.sticky),
+            "bad_messages": self.nodes.bad_messages,
+            "nodes": [session.status(now) for session in self.nodes],
+        }
+
+
+def _message_of(request: Request, extra: Mapping[str, Any]) -> bytes:
+    """Return what a Node is sent for *request*, with some headers more."""
+    if not extra:
+        return request.encode()
+    headers = {**request.sent_headers, **extra}
+    return build_request(request.sender, request.conn_id, request.path, headers, request.body)
+
+
+class Words:
+    """Makes words that no other relay makes, for lives of servers.
+
+    Attributes:
+        relay: The relay's own.
+    """
+
+    def __init__(self) -> None:
+        # Random: after a restart of the API its Nodes must not take the new one's words for the old one's.
+        self.relay = uuid.uuid4().hex[:12]
+        self._numbers = count(1)
+
+    def of(self, connection: Connection) -> str:
+        """Return what the present life of a connection set's server is called."""
+        life = connection.link.life
+        # Made when it is first needed: most lives of most servers are never talked of.
+        if not life.word:
+            life.word = f"{self.relay}.{next(self._numbers)}"
+        return life.word
+
+
+class _Plain:
+    """The sockets for those that are no Nodes: PUSH and XPUB.
+
+    Attributes:
+        pusher: For plain handlers; ``None`` where there are none.
+        topics: What somebody is subscribed to.
+    """
+
+    def __init__(
+        self, context: Context, push_endpoint: str | None, pub_endpoint: str | None, access: Access | None
+    ) -> None:
+        self.topics: set[bytes] = set()
+        self.pusher = None if push_endpoint is None else Pusher(context, push_endpoint, access)
+        self._publisher: Publisher | None = None
+        try:
+            if pub_endpoint is not None:
+                self._publisher = Publisher(context, pub_endpoint, self._on_subscription, access)
+        except BaseException:  # raised again: a kill, too, must not leave the first socket
+            self.close(0)
+            raise
+        self.push_endpoint = None if self.pusher is None else self.pusher.endpoint
+        self.pub_endpoint = None if self._publisher is None else self._publisher.endpoint
+
+    def publish(self, message: bytes) -> None:
+        if self._publisher is None:
+            raise TransportError("this relay publishes nothing: give it pub_addr=")
+        self._publisher.send(message)
+
+    def _on_subscription(self, message: bytes) -> None:
+        kind, topic = message[:1], message[1:]
+        if kind not in (b"\x00", b"\x01") or topic[:1] != b"T":
+            log.warning("a subscriber sent %r, which means nothing here", message[:60])
+            return
+        # A netstring, so that no topic is the beginning of another one (subscriptions are prefixes).
+        name = topic[topic.find(b":") + 1 : -1]
+        (self.topics.add if kind == b"\x01" else self.topics.discard)(name)
+
+    def close(self, linger: float) -> None:
+        if self.pusher is not None:
+            self.pusher.close(linger=linger)
+        if self._publisher is not None:
+            self._publisher.close(linger=linger)
+
+
+class _Drain:
+    """What the end of the Transceiver waits for: the answers of Nodes."""
+
+    def __init__(self, forwarding: Forwarding) -> None:
+        self._forwarding = forwarding
+
+    def join(self) -> None:
+        """Block until nothing is open or waits."""
+        while self._forwarding.open or self._forwarding.waiting:
+            gevent.sleep(_LOOK_SECONDS)
+
+    def kill(self, timeout: float) -> int:
+        """Answer all that is left, or close its connection; return how many there were."""
+        left = self._forwarding.open + self._forwarding.waiting
+        self._forwarding.stop()
+        return left
+
+    def greenlets(self) -> tuple[object, ...]:
+        return ()
+
+
+def _bind(addr: Address | None) -> str | None:
+    return None if addr is None else bind_endpoint(addr)
+
+
+def _node_endpoint(other: str | None) -> str:
+    """Return where Nodes connect to, where that is not said: a free port next to *other*."""
+    if other is not None and other.startswith("tcp:"):
+        return other.rpartition(":")[0] + ":*"
+    return bind_endpoint(("127.0.0.1", 0))
 
 
 def _access(

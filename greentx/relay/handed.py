@@ -1,128 +1,214 @@
-"""What a relay has handed on to a Node, for one of the Node's connection sets.
+"""What a relay gave a Node to answer, for one of the Node's connection sets.
 
 A connection id means the same here as at the API only if both talk of the same life of the server. Each request says by
-a word in which life the API received it; what comes with a word of an older life waits until the API has said which one
-is valid, and is dropped if its is not.
+a word in which life the API received it. Where our own connection to the server broke, requests wait until the relay
+has said which word is valid now: it need not be the server that has gone.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..handler.connection import Connection
 from ..protocol.bounds import size_of
-from ..protocol.kinds import FRAMES, SOCKETS
+from ..protocol.kinds import NO_ANSWER
 from ..protocol.request import Request
 from .messages import MAX_HELD
+from .reports import Reports
 
 __all__ = ["HandedOn"]
 
 log = logging.getLogger("greentx.relay")
 
-# Lives of servers that are over, as a Node remembers them: its queue does not go further back.
-_MAX_OLD_LIVES = 64
+
+class _Work:
+    """A request that is open here."""
+
+    __slots__ = ("begun", "number", "request")
+
+    def __init__(self, number: int, request: Request) -> None:
+        self.number = number
+        self.request = request
+        self.begun = False
 
 
 class HandedOn:
-    """What was handed on for one connection set.
+    """What was given for one connection set.
 
     Args:
         connection: The connection set that answers.
+        reports: For what becomes of it.
+        tell: Sends one message to the relay; returns whether it went at once.
         ask: Asks the relay which lives are valid; :meth:`confirm` is to follow.
-        taken: Called with the id and the token of each HTTP request that is open here from now on.
 
     Attributes:
+        connection: As given.
+        word: What the relay calls the present life of the server.
         stale: How many requests came too late, out of an older life of the server.
-        working: The tokens of the open requests, by ``conn_id``.
-        held: What waits for the server, or for the relay's answer.
+        held: What waits for the server, or for the relay's answer: its number (0 for what no answer is due to) and it.
     """
 
-    def __init__(self, connection: Connection, ask: Callable[[], None], taken: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        reports: Reports,
+        tell: Callable[[bytes], bool],
+        ask: Callable[[], None],
+    ) -> None:
+        self.word = ""
         self.stale = 0
-        # One for a connection: the API hands on the next one only when the one before was answered.
-        self.working: dict[str, str] = {}
-        self.held: deque[tuple[Request, str, str]] = deque()
-        self._connection = connection
+        self.held: deque[tuple[int, Request]] = deque()
+        self.connection = connection
         self._share = connection.sessions.queued.share()
+        self._reports = reports
+        self._tell = tell
         self._ask = ask
-        self._taken = taken
-        # Words for the server's life that came up since our own connection to it was made, and earlier ones.
-        self._lives: set[str] = set()
-        self._old_lives: deque[str] = deque(maxlen=_MAX_OLD_LIVES)
+        # The word is known to be valid since our own connection to the server was made.
+        self._sure = False
+        self._works: dict[str, list[_Work]] = {}
+        # Answered, and not known to have begun: what was answered is about to leave.
+        self._late: list[int] = []
 
-    def accept(self, request: Request, life: str, token: str) -> None:
-        """One request, once it is sure that its connection id means what it meant at the API."""
-        connection = self._connection
-        if life and life not in self._lives:
-            connection.link.writer.pipe.check()  # the server's end may be known to ZeroMQ and not to us
-            if life not in self._old_lives:
-                self._lives.add(life)
+    @property
+    def working(self) -> int:
+        """How many requests are open here."""
+        return sum(map(len, self._works.values()))
+
+    # -- what comes --------------------------------------------------------------------------------------------------
+
+    def accept(self, number: int, request: Request, word: str) -> None:
+        """One request, or what belongs to one; it waits until it is sure that its connection id means the same here."""
+        if word != self.word:
+            # The API knows that already: that server has gone, or our word for it is older than this.
+            self.stale += 1
+            log.warning(
+                "%s: %s %s was dropped: its server has gone", self.connection.sender, request.method, request.path
+            )
+            if number:
+                self._tell(b"back %d" % number)
         # Nothing overtakes what is held: two requests of one connection may be among them.
-        if connection.link.subscribed and not self.held and life not in self._old_lives:
-            self._open(request, token)
-        # A bound, since the server may stay away; its browsers are gone with it.
+        elif self._sure and not self.held:
+            self._open(number, request)
+        # A bound, since the server may stay away.
         elif len(self.held) >= MAX_HELD or self._share.add(size_of(request)):
-            self._drop(request)
+            if number:
+                self._tell(b"back %d" % number)
         else:
-            self.held.append((request, life, token))
-            self.go_on()
+            self.held.append((number, request))
 
-    def go_on(self) -> None:
-        """See to what was held: the server is there, or the relay has answered."""
-        while self.held and self._connection.link.subscribed:
-            request, life, token = self.held[0]
-            # Our own connection broke, which need not mean that the server restarted: the API knows.
-            if life in self._old_lives:
-                self._ask()
-                return
-            self.held.popleft()
-            self._share.remove(size_of(request))
-            self._open(request, token)
+    def _open(self, number: int, request: Request) -> None:
+        if number and request.method not in NO_ANSWER:
+            self._works.setdefault(request.conn_id, []).append(_Work(number, request))
+        self.connection.intake.accept(request)
 
-    def confirm(self, life: str) -> None:
-        """The API says what the server's present life is called; what is of an older one is a stranger's by now."""
-        if life in self._old_lives:
-            self._old_lives.remove(life)
-        self._lives.add(life)
-        held = [item for item in self.held if item[1] not in self._old_lives]
-        for request, old_life, _ in self.held:
-            if old_life in self._old_lives:
+    # -- the server --------------------------------------------------------------------------------------------------
+
+    def server_ready(self) -> None:
+        """Our own connection to the server is there."""
+        self._ask()
+
+    def told(self, word: str, *, answers: bool) -> None:
+        """The relay says what the present life is called.
+
+        Args:
+            answers: It answers the question that was asked last, so that it is valid now.
+        """
+        if word != self.word:
+            # What waits is of the life before.
+            self._unsure()
+            self.word = word
+            for _, request in self.held:
                 self._share.remove(size_of(request))
-                self._drop(request)
-        self.held = deque(held)
-        self.go_on()
+                self.stale += 1
+            self.held.clear()
+            if self.connection.link.subscribed and not answers:
+                self._ask()
+        link = self.connection.link
+        if answers and link.subscribed:
+            link.writer.pipe.check()  # the server's end may be known to ZeroMQ and not to us
+            if link.subscribed and not self._sure:
+                self._sure = True
+                self._tell(b"ready " + word.encode())
+            self._go_on()
 
-    def lost(self) -> None:
-        """The server has gone: its words so far are those of an old life."""
-        # The API sees the end of the server itself, and forgets their tokens.
-        self.working.clear()
-        self._old_lives.extend(self._lives)
-        self._lives.clear()
+    def _go_on(self) -> None:
+        while self.held and self._sure:
+            number, request = self.held.popleft()
+            self._share.remove(size_of(request))
+            self._open(number, request)
 
-    def settled(self, request: Request) -> str | None:
-        """Something was answered: return the token of what is not open here any more, if that is so."""
+    def _unsure(self) -> None:
+        if self._sure:
+            self._sure = False
+            self._tell(b"unready " + self.word.encode())
+
+    def server_lost(self) -> None:
+        """Our own connection to the server broke: what is open here is nobody's any more."""
+        self._unsure()
+        lost = [b"%d" % work.number for works in self._works.values() for work in works]
+        back = [b"%d" % number for number, _ in self.held if number]
+        self.forget()
+        if lost:
+            self._tell(b"lost " + b" ".join(lost))
+        if back:
+            self._tell(b"back " + b" ".join(back))
+
+    def forget(self) -> None:
+        """Nothing is open here any more, and nobody is told."""
+        self._works.clear()
+        self._late.clear()
+        for _, request in self.held:
+            self._share.remove(size_of(request))
+        self.held.clear()
+
+    def session_over(self) -> None:
+        """What was given belongs to others by now."""
+        self.word = ""
+        self._sure = False
+        self.forget()
+
+    # -- what becomes of it ------------------------------------------------------------------------------------------
+
+    def connection_ended(self, conn_id: str) -> None:
+        """The browser has gone, as the relay knows."""
+        self._works.pop(conn_id, None)
+
+    def settled(self, request: Request) -> None:
+        """Something was answered: see what is not open any more."""
         conn_id = request.conn_id
-        if conn_id in self.working and conn_id not in self._connection.link.life.requests.heads:
-            return self.working.pop(conn_id)
-        return None
+        works = self._works.get(conn_id)
+        if works is not None:
+            self._finish(conn_id, works)
 
-    def _drop(self, request: Request) -> None:
-        self.stale += 1
-        log.warning("%s: %s %s was dropped: its server has gone", self._connection.sender, request.method, request.path)
+    def _finish(self, conn_id: str, works: list[_Work]) -> None:
+        head = self.connection.link.life.requests.heads.get(conn_id)
+        while works and works[0].request is not head:
+            work = works.pop(0)
+            if not work.begun:
+                self._late.append(work.number)
+            self._reports.finished(self.connection, conn_id, work.number)
+        if not works:
+            del self._works[conn_id]
 
-    def _open(self, request: Request, token: str) -> None:
-        if request.method in FRAMES:
-            self._websocket(request)
-            return
-        # No answer is due to a message of a JSON or XML socket, so there is nothing to report.
-        if token and request.method not in SOCKETS:
-            self.working[request.conn_id] = token
-            self._taken(token)
-        self._connection.intake.accept(request)
+    def sweep(self) -> None:
+        """See to requests that ended otherwise than by an answer."""
+        for conn_id, works in list(self._works.items()):
+            self._finish(conn_id, works)
 
-    def _websocket(self, request: Request) -> None:
-        """An event of a WebSocket that the API let in, checked and inflated."""
-        request.life = self._connection.link.life
-        self._connection.sessions.relayed.message(request)
+    def begins(self, messages: Sequence[bytes]) -> list[int]:
+        """Return the numbers of the requests whose answers begin with *messages*, which are about to go out."""
+        begun, self._late = self._late, []
+        works_of = self._works
+        if works_of:
+            for message in messages:
+                # SENDER SP LENGTH ":" ids "," ...
+                colon = message.find(b":", message.find(b" "))
+                end = message.find(b",", colon)
+                for conn_id in message[colon + 1 : end].decode("latin-1").split(" "):
+                    works = works_of.get(conn_id)
+                    if works is not None and not works[0].begun:
+                        works[0].begun = True
+                        begun.append(works[0].number)
+        return begun

@@ -1,293 +1,316 @@
-"""A Node's two sockets to its relay, as an extension of the Node's Transceiver."""
+"""A Node's connection to its relay.
+
+::
+
+    connecting --hello--> greeted --welcome--> session --the connection ends, or "over"--> connecting
+
+A session has what it was given, and its own answers: with its end, that is somebody else's.
+"""
 
 from __future__ import annotations
 
 import logging
+import uuid
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
-from gevent.pool import Group
+from gevent.event import Event
 
-from ..errors import GreentxError, LocalProtocolError, RemoteProtocolError
-from ..handler.connection import Connection
-from ..handler.shared import Extension, Shared
-from ..handler.transceiver import Transceiver
+from ..errors import RemoteProtocolError
 from ..protocol.fields import shown
-from ..protocol.kinds import Kind
-from ..protocol.request import Request, parse_request
-from ..transport import Receiver, SocketKind, Supervised
+from ..transport import Context, Receiver, SocketKind
 from ..transport.security import Dial
-from .handed import HandedOn
-from .messages import Handed, Told, own_topic, parse_end, parse_handed, parse_published, parse_told, topic_of
-from .reports import Reports
-from .topics import Topics
+from .lease import Lease
+from .messages import Hello, Welcome, build_hello, number, numbers, parse_welcome, split
 
-__all__ = ["Link"]
+__all__ = ["ALONE_WARNING_SECONDS", "Link"]
 
 log = logging.getLogger("greentx.relay")
 
+#: Seconds after which a WARNING says that the relay is not there; said again each minute.
+ALONE_WARNING_SECONDS = 5.0
 
-class Link(Extension):
-    """A Node's way to its relay.
+# What the relay does not count: it is no part of what a session is sent.
+_UNCOUNTED = frozenset({b"welcome", b"lease", b"clock", b"over"})
+
+# How often the relay's clock is asked for, and what waits for room is tried again.
+_CLOCK_SECONDS = 0.5
+_RETRY_SECONDS = 0.01
+
+# Bytes that may wait for room in the connection to the relay; with more the session ends.
+_MAX_WAITING = 64 * 1024 * 1024
+
+Downstream = Callable[[list[bytes], bytes], object]
+
+
+class Link:
+    """One session after the other.
+
+    All methods belong to the hub's thread.
 
     Args:
-        transceiver: The Node's, started.
-        shared: Its connection sets'.
-        name: Of the Node.
-        pull_endpoint, sub_endpoint: The relay's.
-        topics: What the Node is subscribed to.
-        dial: How to connect to the relay.
+        context: Owner of the socket.
+        hello: What the Node says of itself.
+        endpoint: The relay's.
+        dial: How to connect to it.
 
     Attributes:
+        welcome: Called with what the relay says when a session has begun; they must not block.
+        over: Called, without arguments, when it is over; likewise.
+        counted: Called for each message of a session, before anything is done with it.
+        in_session: A session has begun and is not over.
+        endpoint: As given.
         bad_messages: How many messages meant nothing.
-        pull, sub: Its sockets.
     """
 
-    def __init__(
-        self,
-        transceiver: Transceiver,
-        shared: Shared,
-        name: str,
-        pull_endpoint: str,
-        sub_endpoint: str,
-        topics: Topics,
-        dial: Dial,
-    ) -> None:
+    def __init__(self, context: Context, hello: Hello, endpoint: str, dial: Dial) -> None:
+        self.welcome: list[Callable[[Welcome], object]] = []
+        self.over: list[Callable[[], object]] = []
+        self.counted: Callable[[], object] = lambda: None
+        self.in_session = False
+        self.endpoint = endpoint
         self.bad_messages = 0
-        self._transceiver = transceiver
-        self._shared = shared
-        self._name = name
-        self._endpoints = pull_endpoint, sub_endpoint
-        self._topics = topics
-        context = shared.context
-        self.pull = Receiver(context, SocketKind.PULL, self._on_request, security=dial, name=f"relay of {name}")
-        self.sub = Receiver(
+        self._hello = hello
+        self._context = context
+        self._outbox = _Outbox(context, self._go_on)
+        self._state = _State(fenced=not endpoint.startswith("ipc:"))
+        self._left = Event()
+        self._downstream: dict[bytes, Downstream] = {
+            b"welcome": self._on_welcome,
+            b"lease": lambda words, payload: self._state.lease.renewed(_one(words)),
+            b"clock": self._on_clock,
+            b"over": lambda words, payload: self._let_go("the relay says that the session is over", logging.INFO),
+            b"left": lambda words, payload: self._left.set(),
+        }
+        self._dealer = Receiver(
             context,
-            SocketKind.XSUB,
-            self._on_published,
+            SocketKind.DEALER,
+            self._on_message,
+            on_state=self._state_changed,
             linger=context.linger,
             security=dial,
-            name=f"subscriber {name}",
+            opening=self._open,
+            name=f"relay of {hello.name}",
         )
-        # Upstream by XSUB, which is connected anyway: a socket of its own would be a third one for each Node.
-        self._reports = Reports(context, name, self.sub.send)
-        self._handed: dict[Connection, HandedOn] = {}
-        self._relay = ""
-        self._asked = 0
-        # Those that were made here, and not by the application.
-        self._own: set[Connection] = set()
-        self._group = Group()
-        self._subscribers = Supervised(f"subscribers of {name}", topics.run)
+        self._clock: Any = context.timer(_CLOCK_SECONDS, _CLOCK_SECONDS)
+        # Runs while there is no session.
+        self._warning: Any = context.timer(ALONE_WARNING_SECONDS, ALONE_WARNING_SECONDS * 12)
 
     def start(self) -> None:
-        """Connect to the relay; requests are pulled once Mongrel2 has subscribed to the answers."""
-        # Before anything comes: the servers' comings and goings are told from now on.
-        self._shared.extensions.append(self)
-        for topic in self._topics.names:
-            self.subscribe(topic)
-        self.sub.subscribe(b"N")
-        self.sub.subscribe(own_topic(self._name))
-        self.sub.connect(self._endpoints[1])
-        self._subscribers.start()
-        # Where it was there before we were, nobody will say so again.
-        first = self._transceiver.connections.get(self._transceiver.sender)
-        if first is not None and first.link.subscribed:
-            self.pull.connect(self._endpoints[0])
+        """Connect, now and whenever the connection is lost; does not wait."""
+        self._dealer.connect(self.endpoint)
+        self._clock.start(self._ask_for_clock)
+        self._warning.start(self._warn)
 
-    def subscribe(self, topic: bytes) -> None:
-        """Receive what is published to *topic*."""
-        self.sub.subscribe(topic_of(topic))
+    def on(self, kind: bytes, call: Downstream) -> None:
+        """Have ``call(words, payload)`` called with what the relay says that begins with *kind*; it must not block.
 
-    # -- what the Transceiver says -----------------------------------------------------------------------------------
+        What it raises, ``RemoteProtocolError`` above all, ends that message.
+        """
+        assert kind not in self._downstream, kind
+        self._downstream[kind] = call
 
-    def ready(self, connection: Connection) -> None:
-        """The server is there: what was held for it may go on; pull, where it is the entry's own."""
-        self.handed_to(connection).go_on()
-        if connection.sender == self._transceiver.sender:
-            self.pull.connect(self._endpoints[0])
+    def tell(self, head: bytes, payload: bytes = b"") -> bool:
+        """Send one message to the relay, behind all that were told before; never blocks.
 
-    def missing(self, connection: Connection) -> None:
-        """The server of a connection set has been away for some time."""
-        if connection.sender == self._transceiver.sender:
-            # Other Nodes may be able to answer what would come here.
-            self.pull.drop()
-        elif connection in self._own:
-            # Made for a server that only the API knew, such as a test's: it has gone for good, most likely.
-            self._own.discard(connection)
-            self._group.spawn(self._let_go, connection)
+        Args:
+            head: Its kind and words.
 
-    def lost(self, connection: Connection) -> None:
-        """The server has gone."""
-        self.handed_to(connection).lost()
-
-    def removed(self, connection: Connection) -> None:
-        """Nothing more comes from it."""
-        self._handed.pop(connection, None)
-        self._own.discard(connection)
-
-    def notice(self, connection: Connection, request: Request) -> bool:
-        """A connection has ended: the API knows already."""
-        if request.is_disconnect():
-            self.handed_to(connection).working.pop(request.conn_id, None)
+        Returns:
+            Whether it went at once; else it waits for room, or, outside of a session, is dropped.
+        """
+        if not self.in_session:
+            return False
+        message = b"%b\n%b" % (head, payload)
+        if not self._outbox.messages and self._dealer.send(message):
+            return True
+        if not self._outbox.put(message):
+            self._let_go(f"more than {_MAX_WAITING} bytes wait for the relay")
         return False
 
-    def settled(self, connection: Connection, request: Request) -> None:
-        """Let the relay know once nothing of a connection is open here any more."""
-        handed = self._handed.get(connection)
-        # Called for each answer; where nothing of the relay's is open that is all.
-        if handed is not None and handed.working:
-            token = handed.settled(request)
-            if token is not None:
-                self._reports.answered(connection, request.conn_id, token)
+    def may_answer(self) -> bool:
+        """Whether answers of this session may go out now: nobody else can have been given what it has."""
+        state = self._state
+        if not self.in_session:
+            return False
+        if not state.fenced or state.lease.holds(monotonic()):
+            return True
+        # The hub may not have run for a while: then the latest lease has come and was not seen.
+        if not state.feeding:
+            self._dealer.look()
+        return self.in_session and state.lease.holds(monotonic())
 
-    def _let_go(self, connection: Connection) -> None:
-        # Meanwhile it may have been removed, and another one added under the same name.
-        if self._transceiver.connections.get(connection.sender) is connection:
-            self._transceiver.remove_connection(connection.sender)
+    def leave(self, timeout: float) -> None:
+        """Have the relay give us nothing new, and block until all that it gave us has come; *timeout* at the most."""
+        self._left.clear()
+        if self.in_session:
+            self.tell(b"leave")
+            self._left.wait(timeout)
 
-    def handed_to(self, connection: Connection) -> HandedOn:
-        """Return what was handed on for a connection set."""
-        handed = self._handed.get(connection)
-        if handed is None:
-            handed = self._handed[connection] = HandedOn(connection, self._ask, self._reports.received)
-        return handed
+    def stop(self, timeout: float) -> None:
+        """End the session, behind what was told; safe to call twice."""
+        self._go_on()
+        for timer in (self._clock, self._warning):
+            self._context.unwatch(timer)
+        self._outbox.stop()
+        # First: that its connection ends is no news.
+        self._end("")
+        self._dealer.stop(timeout)
 
-    def stale(self, sender: str) -> int:
-        """How many requests of a sender came too late, out of an older life of the server."""
-        return sum(one.stale for connection, one in self._handed.items() if connection.sender == sender)
+    # -- sessions ----------------------------------------------------------------------------------------------------
 
-    # -- requests ----------------------------------------------------------------------------------------------------
+    def _open(self) -> tuple[bytes, bytes]:
+        """A connection is about to be made."""
+        self._state.asked = monotonic()
+        self._state.lease = Lease()
+        # Another one each time: what the relay still has of the last session is not sent into this one.
+        return f"{self._hello.name}.{uuid.uuid4().hex[:12]}".encode("latin-1"), build_hello(self._hello)
 
-    def _on_request(self, message: bytes) -> None:
+    def _on_welcome(self, words: list[bytes], payload: bytes) -> None:
+        welcome = parse_welcome(words, payload)
+        if self.in_session or self._dealer.lost:
+            return
+        self.in_session = True
+        self._warning.stop()
+        self._state.lease.compared(self._state.asked, welcome.at)
+        self._ask_for_clock()
+        for call in self.welcome:
+            call(welcome)
+
+    def _state_changed(self) -> None:
+        if self.in_session and self._dealer.lost:
+            self._end(f"the connection to the relay at {self.endpoint} has ended")
+
+    def _let_go(self, why: str, level: int = logging.WARNING) -> None:
+        self._end(why, level)
+        self._dealer.drop()
+        self._dealer.connect(self.endpoint)
+
+    def _end(self, why: str, level: int = logging.WARNING) -> None:
+        if not self.in_session:
+            return
+        # First: nothing is told any more.
+        self.in_session = False
+        self._outbox.clear()
+        self._left.set()
+        if why:
+            self._warning.again(self._warn, update=True)
+            log.log(level, "%s: %s", self._hello.name, why)
+        for call in self.over:
+            call()
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    def _on_message(self, message: bytes) -> None:
+        self._state.feeding = True
         try:
-            handed = parse_handed(message)
+            kind, words, payload = split(message)
+            call = self._downstream.get(kind)
+            if kind not in _UNCOUNTED:
+                if not self.in_session:
+                    return  # of one that is over
+                self.counted()
+            if call is None:
+                raise RemoteProtocolError(f"{shown(kind)} means nothing here")
+            call(words, payload)
         except RemoteProtocolError as error:
-            self._bad(str(error))
-            return
-        request = handed.request
-        connections = self._transceiver.connections
-        connection = connections.get(request.sender)
-        if connection is None:
-            connection = self._reach(request.sender, handed)
-        if connection is not None:
-            self.handed_to(connection).accept(request, handed.life, handed.token)
-            # Then the relay keeps what comes, for this Node or another.
-            connection.intake.inbox.wait_for_space()
+            self.bad_messages += 1
+            log.warning("%s: bad message number %d: %s", self._hello.name, self.bad_messages, error)
+        finally:
+            self._state.feeding = False
 
-    def _reach(self, sender: str, handed: Handed) -> Connection | None:
-        """Connect to a server that only the API has heard of, such as one that a test attached to it."""
-        try:
-            if not handed.endpoint:
-                raise LocalProtocolError("it does not say where its server subscribes")
-            connection = self._transceiver.add_connection(
-                sender,
-                None,
-                handed.endpoint,
-                stand_in=handed.stand_in,
-                curve_server=handed.key.encode() or None,
-            )
-        except GreentxError as error:
-            self._bad(f"a request of sender {shown(sender)} cannot be answered: {error}")
-            return None
-        self._own.add(connection)
-        return connection
+    def _warn(self) -> None:
+        if not self.in_session:
+            log.warning("%s: %s", self._hello.name, self.why)
 
-    def _bad(self, why: str) -> None:
-        self.bad_messages += 1
-        log.warning("%s: bad message number %d: %s", self._name, self.bad_messages, why)
+    def _ask_for_clock(self) -> None:
+        if self.in_session and self._state.fenced:
+            self.tell(b"clock %d" % int(monotonic() * 1000))
 
-    def _ask(self) -> None:
-        """Ask the relay which lives of the servers are the present ones."""
-        self._asked += 1
-        self.sub.send(b"?%b %d" % (self._name.encode(), self._asked))
+    def _on_clock(self, words: list[bytes], payload: bytes) -> None:
+        asked, at = _two(words)
+        self._state.lease.compared(asked / 1000, at)
 
-    # -- what is published -------------------------------------------------------------------------------------------
-
-    def _on_published(self, message: bytes) -> None:
-        kind = message[:1]
-        try:
-            if kind == b"N":
-                self._on_notice(parse_request(message[1:]))
-            elif kind == b"@":
-                self.on_told(parse_told(message.partition(b" ")[2]))
-            elif kind == b"T" and not self._topics.put(*parse_published(message)):
-                self._bad("too many published messages wait to be handled, this one is dropped")
-        except RemoteProtocolError as error:
-            self._bad(f"published: {error}")
-
-    def _on_notice(self, request: Request) -> None:
-        connection = self._transceiver.connections.get(request.sender)
-        if connection is None:
-            return
-        if request.method == Kind.WEBSOCKET_CLOSE:
-            connection.sessions.relayed.ended(request.sid, *parse_end(request))
-        elif request.is_notice():
-            connection.intake.notice(request)
-
-    def on_told(self, told: Told) -> None:
-        """The relay says what its servers' present lives are called, or asks for a proof."""
-        connections = self._transceiver.connections
-        if told.prove is not None:
-            sender, number = told.prove
-            # Behind whatever we have answered: the server reads one connection's messages in their order.
-            asked = connections.get(sender)
-            if asked is not None:
-                asked.link.writer.send_to_nobody(number)
-            return
-        # The protocol of its WebSockets was run by the one that has gone.
-        if self._relay not in ("", told.relay):
-            log.info("%s: the relay was started anew", self._name)
-            for connection in connections.values():
-                connection.sessions.relayed.end_all(1006, "the API restarted")
-        self._relay = told.relay
-        # Only the answer to the latest question: an older one may name a life that is over by now.
-        if told.number == str(self._asked):
-            for connection in connections.values():
-                life = told.lives.get(connection.sender)
-                if life is not None:
-                    self.handed_to(connection).confirm(life)
-
-    # -- the end -----------------------------------------------------------------------------------------------------
-
-    def stop_intake(self, timeout: float) -> None:
-        """Hand on what has arrived, and pull no more."""
-        self.pull.stop(timeout)
-
-    def stop(self, linger: float) -> None:
-        """Say what was answered, and let go of the relay."""
-        if self not in self._shared.extensions:
-            return
-        self._shared.extensions.remove(self)
-        self._reports.stop()
-        # A subscriber may be what stops the Node: it does not end itself in the middle of that.
-        self._subscribers.kill()
-        self._group.kill()
-        self.sub.stop(linger)
-        # Last: until here something may have come.
-        self._topics.stop()
+    def _go_on(self) -> None:
+        messages = self._outbox.messages
+        while messages and self._dealer.send(messages[0]):
+            self._outbox.went()
 
     @property
-    def why(self) -> list[str]:
-        """What does not work of the way to the relay, and what to look at."""
-        found = [self._subscribers.trouble] if self._subscribers.trouble else []
-        for what, one, endpoint in (("requests", self.pull, 0), ("what the relay publishes", self.sub, 1)):
-            # Until Mongrel2 is there nothing is pulled, which its connection set says.
-            if one.why and (one is self.sub or self._own_set_is_ready):
-                why = f"{what} cannot be received from {self._endpoints[endpoint]} ({one.why})"
-                found.append(f"{why}: is the API running, and is this its relay's endpoint?")
-        return found
+    def why(self) -> str:
+        """Why there is no session, and what to look at; ``""`` where there is one."""
+        if self.in_session:
+            return ""
+        why = self._dealer.why or "connected, but it does not say welcome"
+        return f"no relay at {self.endpoint} ({why}): is the API running, and is this its relay's node_endpoint?"
 
-    @property
-    def _own_set_is_ready(self) -> bool:
-        own = self._transceiver.connections.get(self._transceiver.sender)
-        return own is not None and own.ready
+    def __repr__(self) -> str:
+        return f"<Link {self.endpoint}: {self.why or 'in session'}>"
 
-    def status(self) -> dict[str, Any]:
-        """Return what ``STATUS`` shows."""
-        return {
-            "name": self._name,
-            "pull": self._endpoints[0],
-            "sub": self._endpoints[1],
-            "connected": self.pull.connected,
-            "why": self.why,
-            "bad_messages": self.bad_messages,
-        }
+
+class _State:
+    """Of one session.
+
+    Attributes:
+        fenced: Answers need a lease.
+        asked: When the hello was made.
+        feeding: A message is being dealt with.
+    """
+
+    __slots__ = ("asked", "feeding", "fenced", "lease")
+
+    def __init__(self, *, fenced: bool) -> None:
+        self.fenced = fenced
+        self.asked = 0.0
+        self.feeding = False
+        self.lease = Lease()
+
+
+class _Outbox:
+    """What waits for room in the connection to the relay."""
+
+    def __init__(self, context: Context, go_on: Callable[[], object]) -> None:
+        self.messages: deque[bytes] = deque()
+        self._bytes = 0
+        self._go_on = go_on
+        self._context = context
+        self._timer: Any = context.timer(_RETRY_SECONDS, _RETRY_SECONDS)
+
+    def put(self, message: bytes) -> bool:
+        """Return whether that is within the bound."""
+        self.messages.append(message)
+        self._bytes += len(message)
+        if not self._timer.active:
+            # Not start(): it goes on with what was left of the timer's last run.
+            self._timer.again(self._go_on, update=True)
+        return self._bytes <= _MAX_WAITING
+
+    def went(self) -> None:
+        """The first of them was sent."""
+        self._bytes -= len(self.messages.popleft())
+        if not self.messages:
+            self._timer.stop()
+
+    def clear(self) -> None:
+        self.messages.clear()
+        self._bytes = 0
+        self._timer.stop()
+
+    def stop(self) -> None:
+        self.clear()
+        self._context.unwatch(self._timer)
+
+
+def _one(words: list[bytes]) -> int:
+    if len(words) != 1:
+        raise RemoteProtocolError(f"one number is expected, not {len(words)} words")
+    return number(words[0])
+
+
+def _two(words: list[bytes]) -> tuple[int, int]:
+    if len(words) != 2:
+        raise RemoteProtocolError(f"two numbers are expected, not {len(words)} words")
+    first, second = numbers(words)
+    return first, second

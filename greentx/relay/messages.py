@@ -1,41 +1,63 @@
-"""What goes over a relay's sockets; the whole of it is in :mod:`greentx.relay`."""
+"""What goes between a relay and its Nodes; the whole of it is in :mod:`greentx.relay`. No I/O.
+
+Each message is one frame: ``KIND word word ...``, a newline, and bytes.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import LocalProtocolError, RemoteProtocolError
-from ..protocol.fields import CONN_ID, shown
-from ..protocol.headers import SERVER_NAMES, without
-from ..protocol.kinds import Kind
-from ..protocol.request import Request, parse_request
-from ..protocol.websocket.frames import Opcode, parse_flags
+from ..protocol.fields import CONN_ID, check_sender, shown
+from ..protocol.headers import SERVER_NAMES
 
 __all__ = [
-    "HEADER",
+    "LEASE_SECONDS",
+    "MAX_CAPACITY",
     "MAX_HELD",
-    "RECEIPT_SECONDS",
-    "STAND_IN",
-    "Handed",
-    "Told",
+    "REDELIVERED",
+    "VERSION",
+    "Hello",
+    "Server",
+    "Welcome",
+    "build_hello",
+    "build_servers",
+    "build_welcome",
     "check_annotation",
-    "own_topic",
-    "parse_end",
-    "parse_handed",
+    "check_number",
+    "number",
+    "numbers",
+    "parse_hello",
     "parse_published",
-    "parse_told",
+    "parse_servers",
+    "parse_welcome",
+    "split",
     "topic_of",
 ]
 
+#: Of what is described here; a relay lets in Nodes of its own version only.
+VERSION = 1
 
-#: The header that a relay adds. A Node takes it off again.
-HEADER = "RELAY"
+#: How long a Node may answer after its relay has sent it a lease, and so how long the relay waits before it gives the
+#: requests of a Node that it lost to others.
+LEASE_SECONDS = 1.0
 
-# Behind the address, where a stand-in for Mongrel2 subscribes there; then its public key, where it demands CURVE.
-STAND_IN = "stand-in"
+#: A Node keeps so many requests while its own connection to Mongrel2 is broken, and messages of topics to be handled.
+MAX_HELD = 1000
+
+#: Among the words of a request: a Node had it before, and did not answer it.
+REDELIVERED = b"redelivered"
+
+#: Bytes of the words in front of a message: the numbers of all requests that a Node answered at once.
+_MAX_HEAD = 1024 * 1024
+_MAX_DIGITS = 18
+#: What a Node may say that its capacity is, at the most.
+MAX_CAPACITY = 1_000_000
+#: A server's word, a sender: none is longer.
+_MAX_WORD = 255
 
 # Names that a client cannot send, since Mongrel2 lower-cases its letters.
 _ANNOTATION = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
@@ -43,64 +65,162 @@ _ANNOTATION = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
 # A published message: T, and the topic as a netstring. Nine digits hold any length, and keep int() from thousands.
 _PUBLISHED = re.compile(rb"T([0-9]{1,9}):")
 
-# What Mongrel2 says of a request, and what we make of it, is not the API's to change.
-_TAKEN_NAMES = SERVER_NAMES | {"QUERY_STR", HEADER}
+
+def split(message: bytes) -> tuple[bytes, list[bytes], bytes]:
+    """Return the kind, the words behind it, and the bytes behind the newline.
+
+    Raises:
+        RemoteProtocolError: There is no newline, or no kind.
+    """
+    end = message.find(b"\n", 0, _MAX_HEAD)
+    if end < 1 or message[:1] == b" ":
+        raise RemoteProtocolError(f"no kind of message at the start of {shown(message)}")
+    words = message[:end].split(b" ")
+    return words[0], words[1:], message[end + 1 :]
+
+
+def number(word: bytes) -> int:
+    """Read one number. Raises ``RemoteProtocolError`` where it is none."""
+    if not word.isdigit() or len(word) > _MAX_DIGITS:
+        raise RemoteProtocolError(f"{shown(word)} is not a number")
+    return int(word)
+
+
+def numbers(words: Iterable[bytes]) -> list[int]:
+    """Read many; as :func:`number`."""
+    return [number(word) for word in words]
+
+
+# -- hello and welcome -------------------------------------------------------------------------------------------------
+
+
+class Hello(NamedTuple):
+    """What a Node says first.
+
+    Attributes:
+        name: As the application calls it.
+        capacity: How many requests it may be given at once, compared to other Nodes.
+        what: What it is, for people.
+    """
+
+    name: str
+    capacity: int
+    what: str = ""
+
+
+def build_hello(hello: Hello) -> bytes:
+    """Return the whole message."""
+    return b"hello %d\n%b" % (VERSION, json.dumps(hello._asdict()).encode())
+
+
+def parse_hello(words: list[bytes], payload: bytes) -> Hello:
+    """Read it. Raises ``RemoteProtocolError`` for what a Node of another version says, and for what is none."""
+    if words != [b"%d" % VERSION]:
+        raise RemoteProtocolError(f"a Node speaks version {shown(b' '.join(words))} of the relay's messages, not 1")
+    match _json(payload):
+        case {"name": str(name), "capacity": int(capacity), "what": str(what)} if 0 < capacity <= MAX_CAPACITY:
+            try:
+                return Hello(check_sender(name), capacity, what[:_MAX_WORD])
+            except LocalProtocolError as error:
+                raise RemoteProtocolError(str(error)) from error
+    raise RemoteProtocolError(f"{shown(payload)} is not what a Node says of itself")
+
+
+class Server(NamedTuple):
+    """A server behind the API, as a Node reaches it.
+
+    Attributes:
+        sender: What its connection set is called.
+        word: For its present life.
+        endpoint: Of its SUB socket.
+        stand_in: It is no Mongrel2.
+        credits: It says what it writes (``download.flow_control``).
+        key: Its public key, where it demands CURVE, else ``""``.
+    """
+
+    sender: str
+    word: str
+    endpoint: str
+    stand_in: bool = False
+    credits: bool = False
+    key: str = ""
+
+
+def build_servers(servers: Iterable[Server]) -> bytes:
+    """Return them as a message's bytes."""
+    return json.dumps([server._asdict() for server in servers]).encode()
+
+
+def parse_servers(payload: bytes) -> list[Server]:
+    """Read them. Raises ``RemoteProtocolError`` where they are none."""
+    found = _json(payload)
+    if not isinstance(found, list):
+        raise RemoteProtocolError(f"{shown(payload)} is not a list of servers")
+    return [_server(one) for one in found]
+
+
+def _server(one: Any) -> Server:
+    match one:
+        case {
+            "sender": str(sender),
+            "word": str(word),
+            "endpoint": str(endpoint),
+            "stand_in": bool(stand_in),
+            "credits": bool(has_credits),
+            "key": str(key),
+        } if 0 < len(word) <= _MAX_WORD and " " not in word:
+            try:
+                return Server(check_sender(sender, mongrel2=False), word, endpoint, stand_in, has_credits, key)
+            except LocalProtocolError as error:
+                raise RemoteProtocolError(str(error)) from error
+    raise RemoteProtocolError(f"{shown(repr(one))} is not a server")
+
+
+class Welcome(NamedTuple):
+    """What a relay answers to a hello.
+
+    Attributes:
+        relay: The relay's own word, another one after each start.
+        at: The relay's clock, in milliseconds.
+        topics: Where topics are published, ``""`` for nowhere.
+        servers: All that it has.
+    """
+
+    relay: str
+    at: int
+    topics: str
+    servers: list[Server]
+
+
+def build_welcome(welcome: Welcome) -> tuple[bytes, bytes]:
+    """Return the words and the bytes."""
+    words = f"welcome {welcome.relay} {welcome.at} {welcome.topics or '-'}"
+    return words.encode(), build_servers(welcome.servers)
+
+
+def parse_welcome(words: list[bytes], payload: bytes) -> Welcome:
+    """Read it. Raises ``RemoteProtocolError`` where it is none."""
+    if len(words) != 3:
+        raise RemoteProtocolError(f"a welcome has three words, not {len(words)}")
+    relay, at, topics = words
+    text = topics.decode(errors="backslashreplace")
+    return Welcome(relay.decode("latin-1"), number(at), "" if text == "-" else text, parse_servers(payload))
+
+
+# -- topics ------------------------------------------------------------------------------------------------------------
 
 
 def topic_of(topic: str | bytes) -> bytes:
+    """Return what a message that is published to *topic* begins with.
+
+    A netstring, so that no topic is the beginning of another one: subscriptions are prefixes.
+    """
     name = topic.encode() if isinstance(topic, str) else bytes(topic)
     return b"T%d:%b," % (len(name), name)
 
 
-def own_topic(name: str) -> bytes:
-    return b"@%b " % name.encode("latin-1")
-
-
-class Handed(NamedTuple):
-    """What a relay hands on.
-
-    Attributes:
-        request: As the application is to see it: as behind Mongrel2, with what the API has added.
-        life: The word for the life of its server, ``""`` for none.
-        token: What it is called in receipts, ``""`` for none.
-        endpoint: Where its server subscribes, ``""`` where that is not said.
-        stand_in: That is not a Mongrel2.
-        key: Its public key, where it demands CURVE, else ``""``.
-    """
-
-    request: Request
-    life: str
-    token: str
-    endpoint: str
-    stand_in: bool
-    key: str
-
-
-def parse_handed(message: bytes) -> Handed:
-    """Read a request that a relay hands on.
-
-    Raises:
-        RemoteProtocolError: It is not a request message; it is a WebSocket's without ``FLAGS``, or has METHOD ``JSON``
-            and a body that is not.
-    """
-    request = parse_request(message)
-    mark = request.header(HEADER)
-    words = mark.split(" ") if isinstance(mark, str) else []
-    life, token, endpoint = words[:3] if len(words) >= 3 else ("", "", "")
-    request.replace_headers(without(request.raw, (HEADER,)))
-    # Here and not later: what is wrong ends this message, whatever else waits with it.
-    if request.method == Kind.WEBSOCKET:
-        flags = request.header("FLAGS")
-        request.opcode = parse_flags(flags if isinstance(flags, str) else "")[0]
-        if request.opcode == Opcode.TEXT:
-            request.text = request.body.decode(errors="replace")
-    elif request.method == Kind.JSON:
-        request.decode_data()
-    return Handed(request, life, token, endpoint, words[3:4] == [STAND_IN], "".join(words[4:5]))
-
-
 def parse_published(message: bytes) -> tuple[bytes, bytes]:
-    """Return the topic and the message of what was published, ``T`` and :func:`topic_of` in front.
+    """Return the topic and the message of what was published, :func:`topic_of` in front.
 
     Raises:
         RemoteProtocolError: There is no netstring behind the ``T``.
@@ -112,53 +232,25 @@ def parse_published(message: bytes) -> tuple[bytes, bytes]:
     return message[found.end() : end], message[end + 1 :]
 
 
-class Told(NamedTuple):
-    """What a relay tells one Node.
-
-    Attributes:
-        relay: The relay's own word, another one after each start.
-        lives: What the present life of each server is called, by sender.
-        number: Of the question that this answers, ``""`` for none.
-        prove: Instead of these: a sender, and the number that its server is to give notice of.
-    """
-
-    relay: str = ""
-    lives: Mapping[str, str] = {}
-    number: str = ""
-    prove: tuple[str, str] | None = None
+# -- headers that an API adds ------------------------------------------------------------------------------------------
 
 
-def parse_told(text: bytes) -> Told:
-    """Read what a relay tells one Node.
-
-    Raises:
-        RemoteProtocolError: It is not JSON, or does not hold what :class:`Told` has.
-    """
-    told = _json(text)
-    if isinstance(told, dict):
-        if "prove" in told:
-            match told["prove"]:
-                case [str(sender), (str() | int()) as number] if CONN_ID.fullmatch(str(number)):
-                    return Told(prove=(sender, str(number)))
-        elif isinstance(told.get("relay"), str) and isinstance(lives := told.get("lives"), dict):
-            known = {sender: life for sender, life in lives.items() if isinstance(life, str)}
-            return Told(told["relay"], known, str(told.get("number", "")))
-    raise RemoteProtocolError(f"{shown(text)} tells neither lives nor what to prove")
+def check_annotation(headers: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return *headers*, an empty map for ``None``. Raises ``LocalProtocolError`` for a name that a client may have."""
+    for name in headers or ():
+        if not isinstance(name, str) or not _ANNOTATION.fullmatch(name):
+            raise LocalProtocolError(f"header {name!r} could be a client's: annotate with upper case, as 'USER_ID'")
+        # What Mongrel2 says of a request, and what we make of it, is not the API's to change.
+        if name in SERVER_NAMES or name == "QUERY_STR":
+            raise LocalProtocolError(f"header {name!r} is Mongrel2's: take another name")
+    return headers or {}
 
 
-def parse_end(event: Request) -> tuple[int, str]:
-    """Return the close code and the reason of a WebSocket that has ended at the API.
-
-    Raises:
-        RemoteProtocolError: The body has none.
-    """
-    ended = _json(event.body)
-    if isinstance(ended, dict):
-        code, reason = ended.get("code"), ended.get("reason")
-        # What no close frame holds, such as 1006, is among them.
-        if type(code) is int and 1000 <= code <= 4999 and isinstance(reason, str):
-            return code, reason
-    raise RemoteProtocolError(f"{shown(event.body)} is not the end of a WebSocket")
+def check_number(text: str) -> str:
+    """Return *text* where it is the number of a connection. Raises ``RemoteProtocolError``."""
+    if not CONN_ID.fullmatch(text):
+        raise RemoteProtocolError(f"{shown(text)} is not a connection's number")
+    return text
 
 
 def _json(text: bytes) -> Any:
@@ -166,19 +258,3 @@ def _json(text: bytes) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError(f"{shown(text)} is not JSON: {error}") from error
-
-
-def check_annotation(headers: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    for name in headers or ():
-        if not isinstance(name, str) or not _ANNOTATION.fullmatch(name):
-            raise LocalProtocolError(f"header {name!r} could be a client's: annotate with upper case, as 'USER_ID'")
-        if name in _TAKEN_NAMES:
-            raise LocalProtocolError(f"header {name!r} is Mongrel2's, or the relay's: take another name")
-    return headers or {}
-
-
-#: A Node keeps so many requests while its own connection to Mongrel2 is broken, and messages of topics to be handled.
-MAX_HELD = 1000
-
-# While an answer waits to be written its receipt waits too, so long at a time.
-RECEIPT_SECONDS = 0.002

@@ -6,14 +6,13 @@ whoever sent the answer sends something to such a connection behind it, and the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from ..handler.connection import Connection
 from ..protocol.flow import NOBODY, NUMBERS, first_number
 from ..transport import Context
-from .messages import own_topic
+from .nodes import NodeSession
 
 __all__ = ["Proofs"]
 
@@ -41,16 +40,16 @@ class Proofs:
 
     Args:
         context: Owner of the timers.
-        publish: Sends one message to the Nodes.
+        ask_node: Sends one message to a session's Node.
 
     Attributes:
         unproved: How many proofs of a connection set's server did not come lately, as counted above.
     """
 
-    def __init__(self, context: Context, publish: Callable[[bytes], object]) -> None:
+    def __init__(self, context: Context, ask_node: Callable[[NodeSession, bytes], object]) -> None:
         self.unproved: dict[Connection, int] = {}
         self._context = context
-        self._publish = publish
+        self._ask_node = ask_node
         self._first = first_number()
         self._asked = 0
         self._waiting: dict[str, _Proof] = {}
@@ -59,7 +58,7 @@ class Proofs:
         """How many are waited for."""
         return len(self._waiting)
 
-    def ask(self, connection: Connection, sender: str, then: Callable[[], None], node: str = "") -> None:
+    def ask(self, connection: Connection, then: Callable[[], None], session: NodeSession | None = None) -> None:
         """Call *then* once the server has received what we, or a Node, sent so far; later where it does not say so."""
         # Numbers are used again after a thousand: a notice that comes so late has been given up long before.
         self._asked += 1
@@ -77,8 +76,8 @@ class Proofs:
         self._waiting[number] = _Proof(connection, then, timer)
         timer.start(self._end, number, False)
         # Whoever sent the answer has to send this: two processes' messages are not in any order.
-        if node:
-            self._publish(own_topic(node) + json.dumps({"prove": [sender, number]}).encode())
+        if session is not None and not session.over:
+            self._ask_node(session, b"prove %b %b" % (connection.sender.encode("latin-1"), number.encode()))
         else:
             writer.send_to_nobody(number)
 

@@ -1,99 +1,122 @@
-"""What a Node tells its relay of the requests that it was handed: received, answered."""
+"""What a Node tells its relay of the requests that it was given: received, begun, done."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from gevent.pool import Group
+
 from ..handler.connection import Connection
+from ..handler.inbox import Inbox
 from ..transport import Context
-from .messages import RECEIPT_SECONDS
 
 __all__ = ["Reports"]
 
-# While the relay is away, or has no room, what it is to be told is tried again so often.
-_RETRY_SECONDS = 0.1
+# While an answer waits to be written it is not done: it is looked at again so often.
+_DONE_SECONDS = 0.002
+
+# Those that ended otherwise than by an answer, such as with a browser that did not read, are looked for so often.
+_SWEEP_SECONDS = 1.0
 
 
 class Reports:
-    """Many go in one message, before the hub sleeps; an answer is reported once nothing of it waits on our side.
+    """The reports of one session; many go in one message.
 
     Args:
-        context: Owner of the timer.
-        name: Of the Node.
-        send: Sends one message to the relay; returns whether there was room for it.
+        context: Owner of the timers.
+        inbox: Where requests wait for the application: while it is full the relay keeps what comes.
+        tell: Sends one message to the relay; returns whether it went at once.
+        sweep: Called now and then, to look for what ended in another way.
     """
 
-    def __init__(self, context: Context, name: str, send: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self, context: Context, inbox: Inbox, tell: Callable[[bytes], bool], sweep: Callable[[], object]
+    ) -> None:
         self._context = context
-        self._name = name.encode()
-        self._send = send
-        self._received: list[str] = []
-        self._answered: list[tuple[Connection, str, str]] = []
-        # Only where something waits for a browser, or for the relay: nothing tells of either.
-        self._look: Any = context.timer(RECEIPT_SECONDS, RECEIPT_SECONDS)
-        self._retry: Any = context.timer(_RETRY_SECONDS, _RETRY_SECONDS)
+        self._inbox = inbox
+        self._tell = tell
+        self._received = 0
+        self._accepted = 0
         self._scheduled = False
         self._stopped = False
+        self._finished: list[tuple[Connection, str, int]] = []
+        self._timer: Any = context.timer(_DONE_SECONDS, _DONE_SECONDS)
+        self._sweeper: Any = context.timer(_SWEEP_SECONDS, _SWEEP_SECONDS)
+        self._sweeper.start(sweep)
+        self._group = Group()
 
-    def received(self, token: str) -> None:
-        """A request is open here."""
-        self._received.append(token)
-        self._schedule()
+    def begin(self) -> None:
+        """A session begins: nothing was received in it."""
+        self._received = self._accepted = 0
+        self._finished.clear()
 
-    def answered(self, connection: Connection, conn_id: str, token: str) -> None:
-        """It was answered."""
-        self._answered.append((connection, conn_id, token))
-        self._schedule()
-
-    def _schedule(self) -> None:
-        # One message for all that this round of the loop answers.
+    def received(self) -> None:
+        """One message was received."""
+        self._received += 1
+        # Behind all that comes in this round of the hub, and before the application runs: what it may have seen is
+        # never taken for something that was not received.
         if not self._scheduled:
             self._scheduled = True
-            self._context.hub.loop.run_callback(self.flush)
+            self._context.hub.loop.run_callback(self._flush)
 
-    def flush(self) -> None:
-        """Send what there is to say; what cannot be sent now is tried again."""
+    def _flush(self) -> None:
         self._scheduled = False
         if self._stopped or not self._context.open:
             return
-        for timer in (self._look, self._retry):
-            timer.stop()
-        # Before the answers: a token that was answered is forgotten at the other end.
-        if not self._flush_received() or not self._flush_answered():
-            # Not start(), here and below: it goes on with what was left of the timer's last run.
-            self._retry.again(self.flush, update=True)
-        elif self._answered:
-            self._look.again(self.flush, update=True)
+        inbox = self._inbox
+        if len(inbox.items) < inbox.limit and inbox.held < inbox.byte_limit:
+            self._accepted = self._received
+        elif not self._group:
+            self._group.spawn(self._wait_for_room)
+        self._tell(b"received %d %d" % (self._received, self._accepted))
 
-    def _flush_received(self) -> bool:
-        if self._received:
-            if not self._tell(b"+", self._received):
-                return False
-            self._received.clear()
-        return True
+    def _wait_for_room(self) -> None:
+        self._inbox.wait_for_space()
+        # Once this greenlet has ended: it may be full again.
+        self._scheduled = True
+        self._context.hub.loop.run_callback(self._flush)
 
-    def _flush_answered(self) -> bool:
-        # What waits in our outbox has not been sent: the next answer, from another Node, would overtake it.
-        waiting: list[tuple[Connection, str, str]] = []
-        done: list[str] = []
-        for item in self._answered:
-            connection, conn_id, token = item
-            if connection.link.writer.flow.waiting(conn_id):
+    def finished(self, connection: Connection, conn_id: str, number: int) -> None:
+        """A request was answered, as far as the application is concerned."""
+        # One message for all that this round of the hub answers, behind the answers themselves.
+        if not self._finished:
+            self._context.hub.loop.run_callback(self._look)
+        self._finished.append((connection, conn_id, number))
+
+    def _look(self) -> None:
+        """Report what has left."""
+        if self._stopped or not self._context.open:
+            return
+        waiting: list[tuple[Connection, str, int]] = []
+        done: list[int] = []
+        looked_at: dict[Connection, bool] = {}
+        for item in self._finished:
+            connection, conn_id, number = item
+            writer = connection.link.writer
+            busy = looked_at.get(connection)
+            if busy is None:
+                busy = looked_at[connection] = bool(writer.pipe.batch or writer.pipe.line.turns)
+            if busy or writer.flow.waiting(conn_id):
                 waiting.append(item)
             else:
-                done.append(token)
-        if done and not self._tell(b"-", done):
-            return False
-        self._answered = waiting
-        return True
-
-    def _tell(self, kind: bytes, tokens: list[str]) -> bool:
-        return self._send(b"%b%b %b" % (kind, self._name, " ".join(tokens).encode()))
+                done.append(number)
+        self._finished = waiting
+        if done:
+            self._tell(b"done " + b" ".join(b"%d" % number for number in done))
+        if not waiting:
+            self._timer.stop()
+        elif not self._timer.active:
+            # Not start(): it goes on with what was left of the timer's last run.
+            self._timer.again(self._look, update=True)
 
     def stop(self) -> None:
-        """Send what there is to say, for the last time."""
-        self.flush()
+        """Say what there is to say, for the last time."""
+        if self._stopped:
+            return
+        # What did not leave by now never will.
+        self._look()
         self._stopped = True
-        for timer in (self._look, self._retry):
+        for timer in (self._timer, self._sweeper):
             self._context.unwatch(timer)
+        self._group.kill(block=False)

@@ -10,16 +10,19 @@ from .outflow import Placed
 from .publisher import Publisher
 from .receiver import Receiver
 from .replier import Replier
+from .router import PeerGone, Router
 from .supervised import Supervised
 from .writer import Writer
 
 # What other folders use. The rest is how it is done, and may change.
 __all__ = [
     "Context",
+    "PeerGone",
     "Placed",
     "Publisher",
     "Receiver",
     "Replier",
+    "Router",
     "SocketClosed",
     "SocketKind",
     "Supervised",

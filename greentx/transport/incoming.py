@@ -17,6 +17,7 @@ import zmq
 from .context import Context
 from .descriptors import socket_copy
 from .monitor import Contact
+from .router import beat
 from .security import Access, Dial
 
 __all__ = ["Incoming", "Leaving"]
@@ -54,11 +55,12 @@ class Incoming:
 
     Args:
         context: Its owner.
-        kind: ``zmq.PULL``, ``zmq.SUB``, or ``zmq.XSUB``.
+        kind: ``zmq.PULL``, ``zmq.SUB``, ``zmq.XSUB``, or ``zmq.DEALER``.
         on_message: Called in the hub when there may be something to receive, or the connection was lost.
         on_contact: Called in the hub when :attr:`contact` has changed. Must not block.
         leaving: See :class:`Leaving`.
         security: Who may connect where it binds, or how it connects; see :mod:`greentx.transport.security`.
+        routing_id: What a ROUTER knows it by, which no other may have (DEALER only).
 
     Attributes:
         socket: To receive from.
@@ -77,6 +79,8 @@ class Incoming:
         on_contact: Callable[[], None],
         leaving: Leaving | None = None,
         security: Access | Dial | None = None,
+        *,
+        routing_id: bytes = b"",
     ) -> None:
         self.watching = False
         self.few = True
@@ -94,6 +98,9 @@ class Incoming:
         self.has_message = context.message_check(self.socket)
         if kind == zmq.PULL:
             self.socket.setsockopt(zmq.RCVHWM, _MAX_RECEIVED)
+        elif kind == zmq.DEALER:
+            self.socket.setsockopt(zmq.ROUTING_ID, routing_id)
+            beat(self.socket)
         if security is not None:
             security.apply(context, self.socket)
 
@@ -137,7 +144,7 @@ class Incoming:
             self.socket.setsockopt(zmq.SUBSCRIBE, topic)
 
     def send(self, message: bytes) -> bool:
-        """Send on an XSUB; never blocks. Returns False where there is no room."""
+        """Send on an XSUB or DEALER; never blocks. Returns False where there is no room."""
         try:
             self.socket.send(message, zmq.NOBLOCK)
         except zmq.Again:

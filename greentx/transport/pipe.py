@@ -149,6 +149,8 @@ class Pipe:
         sent: How many messages ZeroMQ accepted.
         moved_at: When it accepted the last one, or was found full (``time.monotonic()``); for while some wait for room.
         connecting: What is known of its connection.
+        gate: Asked with the messages that go out next, before they do; where it returns False they wait in line as at a
+            full pipe, until :meth:`check`. ``None`` for nearly everybody.
         send_now: ``send_now(message, flags)`` hands one message to ZeroMQ; raises ``zmq.Again`` where it has no room.
     """
 
@@ -167,6 +169,7 @@ class Pipe:
         self.sent = 0
         self.since = float("-inf")
         self.moved_at = float("-inf")
+        self.gate: Callable[[Sequence[bytes]], bool] | None = None
         self._context = context
         self._on_drop = on_drop
         self._dequeue = dequeue
@@ -223,6 +226,12 @@ class Pipe:
     def send_batch(self) -> None:
         """Hand what was sent lately to ZeroMQ; what finds the pipe full waits in the line, in its order."""
         batch, send = self.batch, self.send_now
+        if self.gate is not None and not self.gate(batch):
+            for message in batch:
+                self.line.append(message)
+            batch.clear()
+            self._poll_timer.again(self.check)
+            return
         sent = 0
         try:
             for message in batch:
@@ -269,6 +278,8 @@ class Pipe:
             self._poll_timer.stop()
             return
         while (message := line.first(self._dequeue)) is not None:
+            if self.gate is not None and not self.gate((message,)):
+                return
             try:
                 # Straight to the socket: a batch would be in the way of its own rest.
                 self._socket.send(message, zmq.NOBLOCK)

@@ -144,6 +144,10 @@ class Pusher:
                 errno=zmq.EAGAIN,
             )
 
+    def offer(self, message: bytes) -> bool:
+        """Send one message if a peer has room for it now; never blocks. Returns whether it was sent."""
+        return self._send_now(message)
+
     def post(self, message: bytes) -> None:
         """Send one message, now or as soon as a peer has room for it; never blocks, so the hub may call it."""
         if not self._send_now(message):

@@ -111,13 +111,15 @@ class Receiver:
 
     Args:
         context: Owner of the socket.
-        kind: ``zmq.PULL``, ``zmq.SUB``, or ``zmq.XSUB``, which can also :meth:`send`.
+        kind: ``zmq.PULL`` or ``zmq.SUB``; ``zmq.XSUB`` or ``zmq.DEALER``, which can also :meth:`send`.
         on_message: Called with the bytes of one message. It may block (the receiver then waits) and should not raise:
             what it raises is logged with its traceback, and the next message is received.
         on_state: Called without arguments when :attr:`connected` or :attr:`why` may have changed. Must not block.
         leaving: Asked when it ends; see :class:`greentx.transport.incoming.Leaving`.
         linger: Seconds that what was sent may still go out after :meth:`stop`, where anything was.
         security: Who may connect where it binds, or how it connects; see :mod:`greentx.transport.security`.
+        opening: Called for each new connection of a DEALER: returns the routing id that it has, no other ever has, and
+            the first message, which is sent before any other. Must not block.
         name: For the greenlet and the logs.
     """
 
@@ -131,6 +133,7 @@ class Receiver:
         leaving: Leaving | None = None,
         linger: float = 0.0,
         security: Access | Dial | None = None,
+        opening: Callable[[], tuple[bytes, bytes]] | None = None,
         name: str = "receiver",
     ) -> None:
         self.name = name
@@ -144,6 +147,7 @@ class Receiver:
         self._topics: list[bytes] = []
         self._incoming: Incoming | None = None
         self._new_incoming = partial(Incoming, context, kind, self._wake, on_state, leaving, security)
+        self._opening = opening
         self._retry = _Retry(security.retry_max if isinstance(security, Dial) else None)
         self._wanted = _Wanted.MESSAGES
         self._parked = False
@@ -157,6 +161,11 @@ class Receiver:
     def connected(self) -> bool:
         """True while the other side is known to be there and messages are received; always so of one that is bound."""
         return self._incoming is not None and self._incoming.connected and not self._keeper.failures
+
+    @property
+    def lost(self) -> bool:
+        """True while there is no connection, nor an attempt to make one: the last one has ended."""
+        return self._incoming is None or self._incoming.lost
 
     @property
     def why(self) -> str:
@@ -212,7 +221,9 @@ class Receiver:
             self._incoming.subscribe(topic)
 
     def send(self, message: bytes) -> bool:
-        """Send *message*, which begins with neither 0 nor 1, to the XPUB that this XSUB is connected to; never blocks.
+        """Send *message* to the XPUB or ROUTER that this XSUB or DEALER is connected to; never blocks.
+
+        To an XPUB, it begins with neither 0 nor 1.
 
         Returns:
             False where there is no connection, or no room in it: the message is not sent.
@@ -223,6 +234,16 @@ class Receiver:
             return self._incoming.send(message)
         finally:
             self._wake_soon()  # sending may have used up what the descriptor had to tell
+
+    def look(self) -> None:
+        """Receive what has come, in the caller's greenlet, or in the hub.
+
+        Only where *on_message* never blocks, and not from within it.
+        """
+        try:
+            self._drain()
+        finally:
+            self._wake_soon()
 
     def drop(self) -> None:
         """Give up the present connection and what it still holds, until :meth:`connect` is called again.
@@ -332,10 +353,16 @@ class Receiver:
             if self._keeper.stopping.is_set() or self._wanted is _Wanted.NOTHING or self._endpoint != endpoint:
                 return
             # Known from here on, so that it is closed whatever fails.
-            self._incoming = incoming = self._new_incoming()
+            if self._opening is None:
+                self._incoming = incoming = self._new_incoming()
+            else:
+                routing_id, first = self._opening()
+                self._incoming = incoming = self._new_incoming(routing_id=routing_id)
             for topic in self._topics:
                 incoming.subscribe(topic)
             incoming.connect(numeric)
+            if self._opening is not None:
+                incoming.send(first)
         except TransportError as error:  # a name that does not resolve, for now
             self._close()
             if self._keeper.stopping.is_set():

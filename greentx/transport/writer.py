@@ -301,6 +301,14 @@ class Writer:
         if self.flow.forget(conn_id, why):
             self._waiting.wake(conn_id)
 
+    def begin_anew(self) -> None:
+        """Drop all that waits, and end the life of the server here, though it is there: a new one begins at once."""
+        was_live = self.pipe.live
+        dropped = self._outflow.lose()
+        self._drops.many(dropped, f"{dropped} replies for {self.endpoint} belong to nobody any more and were dropped")
+        if was_live:
+            self.pipe.live = True
+
     def _server_came(self) -> None:
         # Before the callback, which may write.
         self.pipe.live = True

@@ -190,8 +190,8 @@ def test_pipelined_requests_of_one_client_are_answered_in_order_by_api_and_node(
     front = start_mongrel2({"/": Handler("front")})
     handler = front.handlers[0]
     with Transceiver("front", handler.send_spec, handler.recv_spec, rep_port=False, connect_timeout=5) as api:
-        relay = Relay(api, (LOCAL, 0), (LOCAL, 0))
-        with Node("front", relay.push_endpoint, relay.pub_endpoint, handler.recv_spec, rep_port=False) as node:
+        relay = Relay(api)
+        with Node(relay.node_endpoint, rep_port=False, connect_timeout=5) as node:
             gevent.spawn(node.serve, lambda conn, req: conn.reply_http(req, b"node" + req.path.encode()))
             gevent.spawn(
                 api.serve,
@@ -200,7 +200,7 @@ def test_pipelined_requests_of_one_client_are_answered_in_order_by_api_and_node(
                 ),
             )
             with gevent.Timeout(10):
-                while node.name not in relay.nodes or not relay.pusher.peers:
+                while not any(session.ready for session in relay.nodes):
                     gevent.sleep(0.001)
             with contextlib.closing(gevent.socket.create_connection((LOCAL, front.port), 5)) as sock:
                 sock.settimeout(10)
@@ -243,8 +243,8 @@ def test_a_restart_of_mongrel2_is_survived_by_api_and_node(start_mongrel2):
 
     options = {"connect_timeout": 5, "rep_port": False}
     with Transceiver("front", handler.send_spec, handler.recv_spec, **options) as api:
-        relay = Relay(api, (LOCAL, 0), (LOCAL, 0))
-        with Node("front", relay.push_endpoint, relay.pub_endpoint, handler.recv_spec, **options) as node:
+        relay = Relay(api)
+        with Node(relay.node_endpoint, **options) as node:
             serving = [gevent.spawn(api.serve, lambda conn, req: relay.forward(req)), gevent.spawn(node.serve, answer)]
             running = [True]
 
@@ -278,8 +278,8 @@ def test_keep_alive_clients_get_answers_of_api_and_node_in_turn(start_mongrel2):
     handler = front.handlers[0]
     options = {"connect_timeout": 5, "rep_port": False}
     with Transceiver("front", handler.send_spec, handler.recv_spec, **options) as api:
-        relay = Relay(api, (LOCAL, 0), (LOCAL, 0))
-        with Node("front", relay.push_endpoint, relay.pub_endpoint, handler.recv_spec, **options) as node:
+        relay = Relay(api)
+        with Node(relay.node_endpoint, **options) as node:
 
             def decide(conn, req):
                 if req.path.startswith("/api"):

@@ -137,7 +137,7 @@ def test_half_of_the_keys_is_an_error(ring, options):
             with pytest.raises(LocalProtocolError, match="curve_secret"):
                 Relay(trans, (LOCAL, 0), (LOCAL, 0), **some)
     with pytest.raises(LocalProtocolError, match="curve_secret"):
-        Node("main", NOBODY, NOBODY, NOBODY, rep_port=False, curve_relay=everything["curve_server"])
+        Node(NOBODY, rep_port=False, curve_relay=everything["curve_server"])
 
 
 def test_a_peer_that_could_not_be_asked_about_is_refused_and_the_next_one_is_not(ring, handler, monkeypatch, caplog):
@@ -238,32 +238,26 @@ def test_an_unknown_pull_at_a_relay_gets_nothing(ring, handler, caplog):
             node_options = {
                 "curve_secret": ring.secret("node"),
                 "curve_relay": ring.public("handler")[0],
-                "curve_server": ring.public("server")[0],
                 "rep_port": False,
             }
-            node = Node("one", relay.push_endpoint, relay.pub_endpoint, server.sub_addr, **node_options)
-            spy = Node(
-                "one",
-                relay.push_endpoint,
-                relay.pub_endpoint,
-                server.sub_addr,
-                **{**node_options, "curve_secret": ring.secret("stranger"), "curve_server": None},
-            )
+            node = Node(relay.node_endpoint, **node_options)
+            spy = Node(relay.node_endpoint, **{**node_options, "curve_secret": ring.secret("stranger")})
             with spy, context.socket(zmq.PULL) as pull, context.socket(zmq.SUB) as sub:
                 pull.linger = sub.linger = 0
+                assert relay.push_endpoint is not None and relay.pub_endpoint is not None
                 pull.connect(relay.push_endpoint)
                 sub.connect(relay.pub_endpoint)
                 sub.subscribe(b"")
                 wait_until(lambda: refusals(caplog))
                 with node:
                     answering = gevent.spawn(node.serve, lambda conn, req: conn.reply_http(req, f"node: {req.path}"))
-                    wait_until(lambda: relay.nodes == {node.name})
+                    wait_until(lambda: relay.nodes.names == {node.name})
                     for number in range(10):
                         assert page(server, f"/{number}") == f"node: /{number}".encode()
                     relay.publish("news", "hello")
                     assert not pull.poll(100)
                     assert not sub.poll(0)
-                    assert relay.nodes == {node.name}
+                    assert relay.nodes.names == {node.name}
                     node.stop(5)
                     answering.get(timeout=5)
         api.stop(5)
@@ -276,19 +270,16 @@ def test_a_node_answers_a_server_that_only_the_api_was_told_of(ring):
     with Transceiver("api", NOBODY, NOBODY, rep_port=0, rep_ip=LOCAL, **ring.of("handler", "server")) as api:
         relay = Relay(api, (LOCAL, 0), (LOCAL, 0), **ring.of("handler", "node"))
         forwarding = gevent.spawn(forward, api, relay)
-        with Server("own", ip=LOCAL) as own, Server("one", address(api), LOCAL, **options) as server:
+        with Server("one", address(api), LOCAL, **options) as server:
             node = Node(
-                "own",
-                relay.push_endpoint,
-                relay.pub_endpoint,
-                own.sub_addr,
+                relay.node_endpoint,
                 rep_port=False,
                 curve_secret=ring.secret("node"),
                 curve_relay=ring.public("handler")[0],
             )
             with node:
                 answering = gevent.spawn(node.serve, lambda conn, req: conn.reply_http(req, f"node: {req.path}"))
-                wait_until(lambda: relay.nodes == {node.name})
+                wait_until(lambda: relay.nodes.names == {node.name})
                 assert page(server, "/x") == b"node: /x"
                 node.stop(5)
                 answering.get(timeout=5)

@@ -26,6 +26,8 @@ def soon(monkeypatch):
     """Warnings come at once."""
     monkeypatch.setattr(link_module, "READY_WARNING_SECONDS", 0.1)
     monkeypatch.setattr("greentx.transport.pusher.ALONE_WARNING_SECONDS", 0.1)
+    monkeypatch.setattr("greentx.relay.forwarding.ALONE_WARNING_SECONDS", 0.1)
+    monkeypatch.setattr("greentx.relay.link.ALONE_WARNING_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -159,23 +161,26 @@ def test_a_request_that_no_node_takes_is_told_of(soon, caplog):
     """Who looks for the cause of browsers that hang finds the relay's endpoint in the log."""
     with Server("one", ip="127.0.0.1", push_port=0, sub_port=0) as server:
         api = Transceiver("one", server.push_addr, server.sub_addr, rep_port=0, rep_ip="127.0.0.1")
-        with api, Relay(api, ("127.0.0.1", 0), ("127.0.0.1", 0), send_timeout=5) as relay:
+        with api, Relay(api, send_timeout=20) as relay:
             server.connect(f"127.0.0.1:{api.rep_port}")
             server.client("http").send("/")
             forwarding = gevent.spawn(relay.forward, next(api.recv(timeout=5))[2])
-            until(lambda: f"no handler is connected to {relay.push_endpoint}" in caplog.text)
+            until(lambda: f"no Node is connected to {relay.node_endpoint}" in caplog.text)
             forwarding.kill()
 
 
-def test_a_node_without_its_relay_is_not_ready(monkeypatch):
+def test_a_node_without_its_relay_is_not_ready():
     """It could answer, but nothing would come."""
-    with PlainServer() as server:
-        node = Node("plain", NOWHERE, NOWHERE, server.sub_endpoint, rep_port=False)
-        with node:
-            node.wait_ready(5)  # its way to Mongrel2 is
-            told = node.status()
-            assert told["ready"] is False
-            assert [NOWHERE in why and "is the API running" in why for why in told["why"]] == [True, True]
+    with Node(NOWHERE, rep_port=False) as node:
+        told = node.status()
+        assert told["ready"] is False
+        assert [NOWHERE in why and "is the API running" in why for why in told["why"]] == [True]
+
+
+def test_a_node_without_its_relay_says_so_in_the_log(soon, caplog):
+    """Who looks for the cause finds the address."""
+    with Node(NOWHERE, rep_port=False):
+        until(lambda: f"no relay at {NOWHERE}" in caplog.text)
 
 
 # -- names -------------------------------------------------------------------------------------------------------------

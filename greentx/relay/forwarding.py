@@ -1,0 +1,503 @@
+"""Which Node gets a request, and what becomes of it until it is answered.
+
+::
+
+    waiting (nobody has room) --> sent --> received --> begun --> done
+       |                            \\________ the Node is gone ___/
+       +-- too long: 503                 |
+                                         +-- nothing of the answer may have gone out, and the method is safe,
+                                         |   or the Node never received it: another Node
+                                         +-- nothing may have gone out, the method is not safe: 502
+                                         +-- something may have gone out: the connection is closed
+
+Everything of one browser connection goes to one Node, which puts its answers in order. Where that Node goes while
+something is open, what comes meanwhile is held here until the rest is settled.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Collection
+from math import inf
+from time import monotonic
+from typing import Any
+
+from ..handler.connection import Connection
+from ..protocol.bounds import MESSAGE_BYTES
+from ..protocol.kinds import NO_ANSWER
+from ..protocol.life import ENDED
+from ..protocol.pipeline import MAX_PIPELINED
+from ..protocol.request import Request
+from ..transport import Context
+from .forwarded import Forwarded
+from .messages import REDELIVERED, numbers
+from .nodes import WRITE_SECONDS, Nodes, NodeSession
+from .sticky import Bound, Sticky
+
+__all__ = ["ALONE_WARNING_SECONDS", "MAX_WAITING", "MAX_WAITING_BYTES", "Forwarding"]
+
+log = logging.getLogger("greentx.relay")
+
+#: Requests that wait while no Node has room, and their bytes. Those beyond are answered 503 at once.
+MAX_WAITING = 10_000
+MAX_WAITING_BYTES = 128 * 1024 * 1024
+
+#: Seconds after which a WARNING says that requests wait and no Node is connected; said again each minute.
+ALONE_WARNING_SECONDS = 5.0
+_WARNING_AGAIN_SECONDS = 60.0
+
+# How often those that wait are looked at: for a plain handler, and for whether they have waited for too long.
+_LOOK_SECONDS = 0.05
+
+# A request that so many Nodes gave back is not given to another one.
+_MAX_TRIES = 3
+
+
+class _Counts:
+    """What became of requests, for ``STATUS``.
+
+    Attributes:
+        forwarded: Requests and events that were sent to a Node or a plain handler.
+        retried: Requests that were given to another Node after one had been sent them.
+        bad_gateway: Answered 502: their Node has gone, and what it did is not known.
+        unavailable: Answered 503: nobody had room.
+        closed: Connections that were closed in the middle of an answer.
+        stale: Answers that Nodes reported, and nobody waited for any more.
+    """
+
+    __slots__ = ("bad_gateway", "closed", "forwarded", "retried", "stale", "unavailable")
+
+    def __init__(self) -> None:
+        self.forwarded = 0
+        self.retried = 0
+        self.bad_gateway = 0
+        self.unavailable = 0
+        self.closed = 0
+        self.stale = 0
+
+    def status(self) -> dict[str, int]:
+        """Return them by their names."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Forwarding:
+    """The requests of one relay.
+
+    All methods belong to the hub's thread; none blocks.
+
+    Args:
+        context: Owner of the timer.
+        nodes: Who may get them.
+        sticky: Whose browser connections they are.
+        word: Returns what the present life of a connection set's server is called.
+        push: Offers a message to plain handlers; returns whether one had room. ``None`` where there are none.
+        retry: The methods that are safe.
+        send_timeout: Seconds that a request waits for somebody who has room; ``None`` waits forever.
+        answered: Called with requests that an application forwarded, once they are answered, and whose Node did that.
+
+    Attributes:
+        counts: What became of them.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        nodes: Nodes,
+        sticky: Sticky,
+        *,
+        word: Callable[[Connection], str],
+        push: Callable[[bytes], bool] | None,
+        retry: Collection[str],
+        send_timeout: float | None,
+        answered: Callable[[NodeSession, list[Forwarded]], object],
+    ) -> None:
+        self.counts = _Counts()
+        self._nodes = nodes
+        self._sticky = sticky
+        self._word = word
+        self._push = push
+        self._retry = frozenset(retry)
+        self._send_timeout = send_timeout
+        self._answered = answered
+        self._last = 0
+        self._waiting: dict[Connection, deque[Forwarded]] = {}
+        self._waiting_bytes = 0
+        self._warning_due = 0.0
+        self._context = context
+        self._timer = context.timer(_LOOK_SECONDS, _LOOK_SECONDS)
+        nodes.on(b"begun", self._on_begun)
+        nodes.on(b"done", self._on_done)
+        nodes.on(b"back", self._on_back)
+        nodes.on(b"lost", self._on_lost)
+        nodes.leaving.append(lambda session: self.go_on())
+        nodes.room.append(lambda session: self.go_on())
+        nodes.fenced.append(self._on_fenced)
+
+    @property
+    def open(self) -> int:
+        """How many requests Nodes have."""
+        return sum(len(session.open) for session in self._nodes)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for somebody who has room."""
+        return sum(map(len, self._waiting.values()))
+
+    # -- what comes in -----------------------------------------------------------------------------------------------
+
+    def take(self, connection: Connection, request: Request, message: bytes) -> None:
+        """Forward what came in, as it came; it is not among the open requests here."""
+        method = request.method
+        if method in NO_ANSWER:
+            self.event(connection, request, message)
+            return
+        self.submit(Forwarded(connection, request, message, safe=method in self._retry))
+
+    def is_safe(self, method: str) -> bool:
+        """Whether a request may be given to another Node after one had it."""
+        return method in self._retry
+
+    def submit(self, entry: Forwarded) -> None:
+        """Give a request to a Node, now or when one has room; where none has in time it is answered 503."""
+        # Behind those that wait already, of the same connection above all.
+        if (self._waiting and self._is_behind(entry)) or not self.hand(entry):
+            self.wait(entry)
+
+    def event(self, connection: Connection, request: Request, message: bytes) -> None:
+        """Send what no answer is due to: a piece of a body, a message of a JSON or XML socket."""
+        bound = self._sticky.of(connection).get(request.conn_id)
+        word = self._word(connection)
+        if bound is None or (not bound.open and not self._can(bound.session, word)):
+            # A piece of a body whose request is not known, or was refused, is of no use to anybody.
+            session = self._nodes.choose(word) if request.method != "UPLOAD_STREAM" else None
+            if session is None:
+                if self._push is None or not self._push(message):
+                    log.warning("%s %s was dropped: no Node has room", request.method, request.path)
+                    connection.answers.abandon(request)
+                return
+            bound = self._sticky.bind(connection, request.conn_id, session)
+        self.counts.forwarded += 1
+        self._nodes.send(bound.session, b"event %b" % word.encode(), message)
+
+    def notice(self, connection: Connection, conn_id: str, message: bytes) -> None:
+        """Send a notice of the server's to whom it concerns."""
+        session = self._sticky.owner(connection, conn_id)
+        if session is not None:
+            self._nodes.send(session, b"notice %b" % self._word(connection).encode(), message)
+
+    def hand(self, entry: Forwarded) -> bool:
+        """Give a request to whoever is to have it; False where nobody can have it now."""
+        request = entry.request
+        bound = self._sticky.of(entry.connection).get(request.conn_id)
+        word = self._word(entry.connection)
+        if bound is not None:
+            session = bound.session
+            if bound.open or bound.held:
+                if len(bound.open) + len(bound.held) >= MAX_PIPELINED:
+                    self._cut(entry, f"{MAX_PIPELINED} of its requests wait for an answer")
+                elif bound.held or entry.refused or session.over or session.leaving:
+                    bound.held.append(entry)
+                else:
+                    self._give(entry, bound, word)
+                return True
+            if not entry.refused and self._can(session, word):
+                self._give(entry, bound, word)
+                return True
+        if entry.refused:
+            self._refuse(entry, entry.refused)
+            return True
+        chosen = self._nodes.choose(word)
+        if chosen is not None:
+            self._give(entry, self._sticky.bind(entry.connection, request.conn_id, chosen), word)
+            return True
+        return self._push is not None and not len(self._nodes) and self._push_now(entry, self._push)
+
+    @staticmethod
+    def _can(session: NodeSession, word: str) -> bool:
+        return not session.over and not session.leaving and not session.lane.full and word in session.ready
+
+    def _give(self, entry: Forwarded, bound: Bound, word: str) -> None:
+        session = bound.session
+        self._last += 1
+        entry.number = self._last
+        entry.session = session
+        entry.bound = bound
+        entry.received = entry.begun = False
+        entry.tries += 1
+        bound.open.append(entry)
+        session.open[entry.number] = entry
+        self.counts.forwarded += 1
+        head = b"request %d %b" % (entry.number, word.encode())
+        if entry.redelivered:
+            self.counts.retried += 1
+            head = b"%b %b" % (head, REDELIVERED)
+        self._nodes.send(session, head, entry.message, entry)
+
+    def _push_now(self, entry: Forwarded, push: Callable[[bytes], bool]) -> bool:
+        if not push(entry.message):
+            return False
+        # Whoever has it answers, deletes its file, and tells nobody.
+        self.counts.forwarded += 1
+        if entry.request.stored is not None:
+            entry.request.stored.give_away()
+        if entry.delegated:
+            entry.connection.answers.release(entry.request)
+        return True
+
+    # -- while nobody has room ---------------------------------------------------------------------------------------
+
+    def _is_behind(self, entry: Forwarded) -> bool:
+        if entry.connection not in self._waiting:
+            return False
+        bound = self._sticky.of(entry.connection).get(entry.request.conn_id)
+        return bound is None or not (bound.open or bound.held)
+
+    def wait(self, entry: Forwarded) -> None:
+        """Keep a request until somebody has room."""
+        size = len(entry.message) + MESSAGE_BYTES
+        if self.waiting >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
+            self._refuse(entry, 503)
+            return
+        entry.deadline = inf if self._send_timeout is None else monotonic() + self._send_timeout
+        self._waiting_bytes += size
+        self._waiting.setdefault(entry.connection, deque()).append(entry)
+        if not self._timer.active:
+            self._warning_due = monotonic() + ALONE_WARNING_SECONDS
+            # Not start(): it goes on with what was left of the timer's last run.
+            self._timer.again(self.go_on, update=True)
+
+    def withdraw(self, entry: Forwarded) -> bool:
+        """A request is not to wait any more. Returns whether it did."""
+        queue = self._waiting.get(entry.connection)
+        if queue is None or entry not in queue:
+            return False
+        queue.remove(entry)
+        self._left(entry)
+        return True
+
+    def _left(self, entry: Forwarded) -> None:
+        self._waiting_bytes -= len(entry.message) + MESSAGE_BYTES
+        if entry.waiter is not None:
+            entry.waiter.set()
+
+    def go_on(self) -> None:
+        """Somebody may have room, or time has passed: see to those that wait."""
+        if not self._waiting:
+            self._timer.stop()
+            return
+        now = monotonic()
+        for connection in list(self._waiting):
+            queue = self._waiting[connection]
+            while queue:
+                entry = queue[0]
+                if not self._is_over(entry):
+                    if entry.deadline <= now and entry.waiter is None:
+                        self._refuse(entry, 503)
+                    elif not self.hand(entry):
+                        break
+                queue.popleft()
+                self._left(entry)
+            if not queue:
+                del self._waiting[connection]
+        if self._waiting and not len(self._nodes) and now >= self._warning_due:
+            self._warning_due = now + _WARNING_AGAIN_SECONDS
+            what = f"no Node is connected to {self._nodes.endpoint}, and {self.waiting} requests wait"
+            log.warning("%s: is one running, and is this its relay_addr?", what)
+
+    @staticmethod
+    def _is_over(entry: Forwarded) -> bool:
+        return entry.over or (not entry.delegated and entry.life.requests.is_closed(entry.request.conn_id))
+
+    # -- what becomes of them ----------------------------------------------------------------------------------------
+
+    def _on_begun(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
+        for number in numbers(words):
+            entry = session.open.get(number)
+            if entry is not None:
+                entry.begun = True
+
+    def _on_done(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
+        delegated: list[Forwarded] = []
+        now = monotonic()
+        session.forget_written(now)
+        for number in numbers(words):
+            entry = session.open.pop(number, None)
+            if entry is None:
+                self.counts.stale += 1
+                continue
+            # The Node has deleted the file, or will.
+            if entry.request.stored is not None:
+                entry.request.stored.give_away()
+            if entry.delegated:
+                delegated.append(entry)
+            entry.message = b""
+            session.written.append((now, self._last, entry))
+            self._settle(entry)
+        if delegated:
+            self._answered(session, delegated)
+
+    def _settle(self, entry: Forwarded) -> None:
+        """Its Node does not have it any more."""
+        bound = entry.bound
+        if bound is not None and entry in bound.open:
+            bound.open.remove(entry)
+            if bound.held and not bound.open:
+                self._release(bound)
+
+    def _release(self, bound: Bound) -> None:
+        """Nothing of a browser connection is open: hand on what was held, in its order."""
+        held, bound.held = bound.held, []
+        for entry in held:
+            if not self._is_over(entry):
+                self.submit(entry)
+
+    def _on_back(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
+        """A Node gives back what its application has not seen."""
+        for number in numbers(words):
+            entry = session.open.get(number)
+            if entry is not None:
+                # For an unsafe one the message is gone where it was received: then that is what it says.
+                entry.received = not entry.message
+                entry.begun = False
+        self._take_back(session, numbers(words))
+
+    def _on_lost(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
+        """A Node lost the connection to the server that it was to answer to."""
+        self._take_back(session, numbers(words))
+
+    def _on_fenced(self, session: NodeSession) -> None:
+        # What was never handed to ZeroMQ was seen by nobody.
+        unsent = {waiting.item.number for waiting in session.lane.queue if waiting.item is not None}
+        for number, entry in session.open.items():
+            if number in unsent:
+                entry.tries -= 1
+        self._close_unwritten(session)
+        taken = list(session.open)
+        if taken:
+            log.warning("node %s has gone with %d requests", session.word, len(taken))
+        self._take_back(session, taken, unsent)
+        self.go_on()
+
+    def _close_unwritten(self, session: NodeSession) -> None:
+        """Close the connections whose last answers may not have been written."""
+        for done_at, last, entry in session.written:
+            if done_at < session.ended - WRITE_SECONDS or self._is_over(entry):
+                continue
+            bound = entry.bound
+            # What came since then came in answer to it.
+            if bound is not None and all(0 < one.number <= last for one in (*bound.open, *bound.held)):
+                self._cut(entry, "its Node has gone, and may not have written the answer")
+        session.written.clear()
+
+    def _take_back(self, session: NodeSession, taken: list[int], unsent: Collection[int] = ()) -> None:
+        """Give what a Node had to others, or answer it, as the module says."""
+        bounds: dict[int, tuple[Bound, list[Forwarded]]] = {}
+        for number in taken:
+            entry = session.open.pop(number, None)
+            if entry is None or entry.bound is None:
+                continue
+            bounds.setdefault(id(entry.bound), (entry.bound, []))[1].append(entry)
+            if number not in unsent:
+                entry.redelivered = True
+        for bound, entries in bounds.values():
+            bound.open = [entry for entry in bound.open if entry not in entries]
+            # In front of what came later.
+            bound.held[:0] = entries
+            for entry in entries:
+                if not entry.begun and ((entry.received and not entry.safe) or entry.tries >= _MAX_TRIES):
+                    entry.refused = 502
+            if not bound.open:
+                self._answer_begun(bound)
+                self._release(bound)
+
+    def _answer_begun(self, bound: Bound) -> None:
+        """Close the connection where the answer to its first request has begun, which nobody can end."""
+        for entry in bound.held:
+            if self._is_over(entry):
+                continue
+            if entry.begun:
+                self._cut(entry, "its Node went in the middle of the answer")
+            return
+
+    def _cut(self, entry: Forwarded, why: str) -> None:
+        """Close the connection of a request."""
+        self.counts.closed += 1
+        log.warning("connection %s is closed: %s", entry.request.conn_id, why)
+        answers = entry.connection.answers
+        if entry.delegated:
+            answers.close(entry.request)
+        else:
+            answers.abandon(entry.request)
+        self._forget(entry.connection, entry.request.conn_id)
+
+    def _refuse(self, entry: Forwarded, code: int) -> None:
+        """Answer a request that nobody else does; the connection is closed behind that."""
+        if code == 502:
+            self.counts.bad_gateway += 1
+        else:
+            self.counts.unavailable += 1
+        log.warning("%s %s is answered %d", entry.request.method, entry.request.path, code)
+        answers = entry.connection.answers
+        self._forget(entry.connection, entry.request.conn_id)
+        if entry.delegated:
+            answers.fail(entry.request, code)
+        else:
+            answers.at_once(entry.request, code)
+
+    # -- ends --------------------------------------------------------------------------------------------------------
+
+    def connection_ended(self, connection: Connection, conn_id: str) -> None:
+        """The browser has gone: nobody waits for its answers."""
+        self._forget(connection, conn_id, gone=True)
+        for entry in self._waiting.get(connection, ()):
+            if entry.request.conn_id == conn_id:
+                entry.request.life = ENDED
+
+    def _forget(self, connection: Connection, conn_id: str, *, gone: bool = False) -> None:
+        bound = self._sticky.forget(connection, conn_id)
+        if bound is None:
+            return
+        for entry in (*bound.open, *bound.held):
+            if entry.session is not None:
+                entry.session.open.pop(entry.number, None)
+            entry.bound = None
+            if gone:
+                entry.request.life = ENDED
+        bound.open = []
+        bound.held = []
+
+    def lost(self, connection: Connection) -> None:
+        """The server of a connection set has gone, and all its browsers with it."""
+        self._sticky.forget_all(connection)
+        for session in self._nodes:
+            for number, entry in list(session.open.items()):
+                if entry.connection is connection:
+                    del session.open[number]
+        for entry in self._waiting.pop(connection, ()):
+            self._left(entry)
+
+    def stop(self) -> None:
+        """Nobody answers any more: what is open is refused, or its connection closed."""
+        self._context.unwatch(self._timer)
+        sessions = list(self._nodes)
+        waiting, self._waiting = self._waiting, {}
+        for queue in waiting.values():
+            for entry in queue:
+                self._left(entry)
+                if not self._is_over(entry) and entry.waiter is None:
+                    self._refuse(entry, 503)
+        for session in sessions:
+            for entry in list(session.open.values()):
+                if self._is_over(entry) or entry.number not in session.open:
+                    continue
+                if entry.begun:
+                    self._cut(entry, "the relay ends in the middle of the answer")
+                else:
+                    self._refuse(entry, 502)
+            session.open.clear()
+        self._sticky.clear()
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``STATUS`` shows."""
+        return {"open": self.open, "waiting": self.waiting, **self.counts.status()}
