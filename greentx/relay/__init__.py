@@ -33,9 +33,10 @@ On the wire, between ROUTER and DEALER, each message is one frame: ``KIND word w
 request's are Mongrel2's own message. Down: ``welcome`` (the relay's word, its clock, where topics are; the servers),
 ``servers``, ``request`` (number, word of the server's life, ``redelivered``), ``event`` (what no answer is due to),
 ``notice``, ``prove``, ``lease``, ``clock``, ``left``, ``over``. Up: ``hello``, ``ready`` and ``unready`` (a server can
-be answered, by its word), ``received`` (how many messages; for how many there is room again), ``begun`` (before the
-first byte of an answer leaves), ``done``, ``back`` (not seen by the application), ``lost`` (the server is out of
-reach), ``ask`` (which lives are valid?), ``clock``, ``leave``. XPUB carries a topic as a netstring behind a ``T``, and
+be answered, by its word), ``numbers`` (which receipts are the Node's), ``received`` (how many messages; for how many
+there is room again), ``begun`` (before the first byte of an answer leaves), ``done``, ``back`` (not seen by the
+application), ``lost`` (the server is out of reach), ``ask`` (which lives are valid?), ``clock``, ``leave``, ``bye``
+(nothing is under way any more). XPUB carries a topic as a netstring behind a ``T``, and
 a message.
 """
 

@@ -89,6 +89,8 @@ class Answering(Extension):
             self._of_word[server.word.encode("latin-1")] = handed
             if server.credits:
                 connection.link.writer.flow.control.announce(True)
+            if connection in self._own and not answers:
+                self._link.tell(b"numbers %d" % connection.link.writer.receipts.rules.first)
             handed.told(server.word, answers=answers)
         named = {server.sender for server in servers}
         for connection in [one for one in self._own if one.sender not in named]:
@@ -109,7 +111,11 @@ class Answering(Extension):
             log.warning("requests of sender %s cannot be answered: %s", shown(server.sender), error)
             return None
         self._own.add(connection)
-        connection.link.writer.pipe.gate = partial(self._gate, connection)
+        writer = connection.link.writer
+        writer.pipe.gate = partial(self._gate, connection)
+        # The relay passes them on.
+        if not server.stand_in:
+            writer.receipts.come()
         return connection
 
     def _let_go(self, connection: Connection) -> None:

@@ -20,6 +20,7 @@ from ..errors import GreentxError, LocalProtocolError, SendTimeout, TransportErr
 from ..handler.connection import Connection
 from ..handler.shared import Extension
 from ..handler.transceiver import Transceiver
+from ..protocol.flow import range_of
 from ..protocol.kinds import ENDS, NO_ANSWER, WEBSOCKETS
 from ..protocol.request import Request
 from ..protocol.requests import build_request
@@ -30,7 +31,7 @@ from ..transport.pusher import Pusher
 from ..transport.security import Access
 from .forwarded import Forwarded
 from .forwarding import Forwarding
-from .messages import Server, Welcome, build_servers, build_welcome, check_annotation, topic_of
+from .messages import Server, Welcome, build_servers, build_welcome, check_annotation, numbers, topic_of
 from .nodes import Nodes, NodeSession
 from .proofs import Proofs
 from .sticky import Sticky
@@ -103,6 +104,8 @@ class Relay(Extension):
         self._closed = False
         self._serves = False
         self._credited: set[Connection] = set()
+        # By the first of the numbers that its receipts have.
+        self._receipts: dict[int, NodeSession] = {}
         self._later = Group()
         self.sticky = Sticky()
         context = shared.context
@@ -128,6 +131,8 @@ class Relay(Extension):
         )
         self._send_timeout = send_timeout
         self.nodes.on(b"ask", self._on_ask)
+        self.nodes.on(b"numbers", self._on_numbers)
+        self.nodes.gone.append(self._on_gone)
         # Known to the Transceiver only from here on: what it calls needs all of the above.
         shared.extensions.append(self)
         self._drain = _Drain(self.forwarding)
@@ -380,6 +385,13 @@ class Relay(Extension):
             connection.link.writer.pipe.check()
         self.nodes.send(session, b"servers %b" % b"".join(words[:1]), build_servers(self._servers()))
 
+    def _on_numbers(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
+        for first in numbers(words):
+            self._receipts[first] = session
+
+    def _on_gone(self, session: NodeSession) -> None:
+        self._receipts = {first: one for first, one in self._receipts.items() if one is not session}
+
     def _answered(self, session: NodeSession, entries: list[Forwarded]) -> None:
         """A Node answered requests: the next ones of their connections may be, once these answers have arrived."""
         # One proof for many answers of one server: each costs the server a notice.
@@ -412,6 +424,12 @@ class Relay(Extension):
         is_end = request.is_disconnect()
         # Not the connection set's own receipt, for which it would be taken.
         if is_end and self.proofs.arrived(connection, request.conn_id):
+            return True
+        # Nor a Node's.
+        first = range_of(request.conn_id) if is_end else None
+        session = None if first is None else self._receipts.get(first)
+        if session is not None:
+            self.nodes.send(session, b"notice " + self.words.of(connection).encode(), request.encode())
             return True
         if self.sticky.owner(connection, request.conn_id) is not None:
             self.forwarding.notice(connection, request.conn_id, request.encode())

@@ -10,6 +10,8 @@
                                          +-- nothing may have gone out, the method is not safe: 502
                                          +-- something may have gone out: the connection is closed
 
+Something may have gone out where the Node has said so, or may have said so and could not be heard.
+
 Everything of one browser connection goes to one Node, which puts its answers in order. Where that Node goes while
 something is open, what comes meanwhile is held here until the rest is settled.
 """
@@ -49,6 +51,9 @@ _WARNING_AGAIN_SECONDS = 60.0
 
 # How often those that wait are looked at: for a plain handler, and for whether they have waited for too long.
 _LOOK_SECONDS = 0.05
+
+# What a browser that has got such an answer may ask for next has come by then.
+_NEXT_SECONDS = 0.25
 
 # A request that so many Nodes gave back is not given to another one.
 _MAX_TRIES = 3
@@ -372,15 +377,20 @@ class Forwarding:
         for number, entry in session.open.items():
             if number in unsent:
                 entry.tries -= 1
-        self._close_unwritten(session)
+            elif not session.sure:
+                entry.begun = True
+        if session.written and not session.finished:
+            timer = self._context.timer(_NEXT_SECONDS)
+            timer.start(self._close_unwritten, timer, session)
         taken = list(session.open)
         if taken:
             log.warning("node %s has gone with %d requests", session.word, len(taken))
         self._take_back(session, taken, unsent)
         self.go_on()
 
-    def _close_unwritten(self, session: NodeSession) -> None:
-        """Close the connections whose last answers may not have been written."""
+    def _close_unwritten(self, timer: Any, session: NodeSession) -> None:
+        """Close the connections whose last answers may not have been written, where nothing has come since then."""
+        self._context.unwatch(timer)
         for done_at, last, entry in session.written:
             if done_at < session.ended - WRITE_SECONDS or self._is_over(entry):
                 continue

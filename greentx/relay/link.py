@@ -36,7 +36,7 @@ ALONE_WARNING_SECONDS = 5.0
 _UNCOUNTED = frozenset({b"welcome", b"lease", b"clock", b"over"})
 
 # How often the relay's clock is asked for, and what waits for room is tried again.
-_CLOCK_SECONDS = 0.5
+_CLOCK_SECONDS = 0.25
 _RETRY_SECONDS = 0.01
 
 # Bytes that may wait for room in the connection to the relay; with more the session ends.
@@ -150,7 +150,8 @@ class Link:
             self._left.wait(timeout)
 
     def stop(self, timeout: float) -> None:
-        """End the session, behind what was told; safe to call twice."""
+        """End the session, behind what was told; what was answered has left. Safe to call twice."""
+        self.tell(b"bye")
         self._go_on()
         for timer in (self._clock, self._warning):
             self._context.unwatch(timer)
@@ -226,7 +227,7 @@ class Link:
             log.warning("%s: %s", self._hello.name, self.why)
 
     def _ask_for_clock(self) -> None:
-        if self.in_session and self._state.fenced:
+        if self.in_session:
             self.tell(b"clock %d" % int(monotonic() * 1000))
 
     def _on_clock(self, words: list[bytes], payload: bytes) -> None:

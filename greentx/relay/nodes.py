@@ -9,6 +9,9 @@ One connection of a Node is one session: what a Node was given in one session is
 
 A session is gone when ZeroMQ knows no such peer any more. What it had may be another's only once it is fenced: a Node
 that cannot be reached may be alive, and answers for as long as its last lease says.
+
+Where it was heard shortly before, its process, or its connection, ended: what it said until then has come. Else it
+stood still, or could not be reached, and what it said last, such as that an answer had begun, may be lost.
 """
 
 from __future__ import annotations
@@ -43,8 +46,14 @@ _LEASE_INTERVAL = 0.25
 # ZeroMQ tells of the end of a connection first, and forgets the peer within some milliseconds then.
 _LOOK_SECONDS = 0.01
 
+# By then everything that a Node said before its end has been read here.
+_LAST_WORDS_SECONDS = 0.05
+
 # For what differs between two clocks within a second, and timers that are late.
 _FENCE_MARGIN = 0.1
+
+# A Node asks for the clock more often than this.
+_SILENT_SECONDS = 0.75
 
 # Each costs some kilobytes.
 _MAX_NODES = 10_000
@@ -66,6 +75,8 @@ class NodeSession:
         lane: What waits for it, and what it was sent.
         written: Its last answers: when it said so, the last number given then, and the request.
         ended: When it did.
+        sure: All that it said before its end has come.
+        finished: It has said that it goes, and that nothing of it is under way.
         heard: When it last said something (``time.monotonic()``).
         leased: When it was last sent a lease.
         chosen: When it was last given a new connection: a number that only grows.
@@ -75,6 +86,7 @@ class NodeSession:
         "capacity",
         "chosen",
         "ended",
+        "finished",
         "heard",
         "identity",
         "lane",
@@ -84,6 +96,7 @@ class NodeSession:
         "open",
         "over",
         "ready",
+        "sure",
         "websockets",
         "what",
         "written",
@@ -102,6 +115,8 @@ class NodeSession:
         self.lane: Lane[Forwarded] = Lane()
         self.written: deque[tuple[float, int, Forwarded]] = deque()
         self.ended = inf
+        self.sure = True
+        self.finished = False
         self.heard = now
         self.leased = now
         self.chosen = 0
@@ -128,6 +143,7 @@ class NodeSession:
             "websockets": self.websockets,
             "queued_bytes": self.lane.queued,
             "unreceived": self.lane.unreceived,
+            "ready": bool(self.ready),
             "leaving": self.leaving,
             "last_heard_s": round(now - self.heard, 3),
         }
@@ -178,9 +194,12 @@ class Nodes:
         self._context = context
         self._welcome = welcome
         self._sessions: dict[bytes, NodeSession] = {}
+        # Those that are gone and not fenced: what they said last may be read only now.
+        self._ending: dict[bytes, NodeSession] = {}
         self._choices = 0
         self._upstream: dict[bytes, Upstream] = {
             b"leave": self._on_leave,
+            b"bye": self._on_bye,
             b"received": self._on_received,
             b"clock": self._on_clock,
             b"ready": lambda session, words, payload: session.ready.add(_text(words)),
@@ -279,7 +298,7 @@ class Nodes:
     # -- what Nodes say ----------------------------------------------------------------------------------------------
 
     def _on_message(self, identity: bytes, message: bytes) -> None:
-        session = self._sessions.get(identity)
+        session = self._sessions.get(identity) or self._ending.get(identity)
         try:
             kind, words, payload = split(message)
             if session is not None:
@@ -329,6 +348,9 @@ class Nodes:
             # Behind all that it was sent: it has all then.
             self.send(session, b"left")
 
+    def _on_bye(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
+        session.finished = True
+
     def _on_received(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
         found = numbers(words)
         if len(found) != 2:
@@ -372,6 +394,7 @@ class Nodes:
 
     def _let_go(self, session: NodeSession, why: str) -> None:
         log.warning("%s: node %s is let go of: %s", self.endpoint, session.word, why)
+        session.sure = False
         self._refuse(session.identity)
         self._context.hub.loop.run_callback(self._end, session)
 
@@ -380,20 +403,20 @@ class Nodes:
             return
         session.over = True
         session.ended = monotonic()
+        if self._fences and session.ended - session.heard > _SILENT_SECONDS:
+            session.sure = False
         del self._sessions[session.identity]
         log.info("%s: node %s has gone", self.endpoint, session.word)
         for call in self.gone:
             call(session)
-        left = session.leased + LEASE_SECONDS + _FENCE_MARGIN - monotonic() if self._fences else 0.0
-        if left <= 0:
-            self._fence(None, session)
-        else:
-            timer = self._context.timer(left)
-            timer.start(self._fence, timer, session)
+        self._ending[session.identity] = session
+        left = session.leased + LEASE_SECONDS + _FENCE_MARGIN - session.ended if self._fences else 0.0
+        timer = self._context.timer(max(left, _LAST_WORDS_SECONDS))
+        timer.start(self._fence, timer, session)
 
     def _fence(self, timer: Any, session: NodeSession) -> None:
-        if timer is not None:
-            self._context.unwatch(timer)
+        self._context.unwatch(timer)
+        self._ending.pop(session.identity, None)
         for call in self.fenced:
             call(session)
 

@@ -100,7 +100,6 @@ class Incoming:
             self.socket.setsockopt(zmq.RCVHWM, _MAX_RECEIVED)
         elif kind == zmq.DEALER:
             self.socket.setsockopt(zmq.ROUTING_ID, routing_id)
-            beat(self.socket)
         if security is not None:
             security.apply(context, self.socket)
 
@@ -127,6 +126,8 @@ class Incoming:
         """
         socket = self.socket
         socket.setsockopt(zmq.RECONNECT_IVL, _NO_RECONNECTION_MS)
+        if self._kind == zmq.DEALER:
+            beat(socket, endpoint)
         self.contact = Contact(self._context, socket, self._contact_changed)
         self._context.connect(socket, endpoint)
         self._watch()

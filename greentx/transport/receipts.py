@@ -154,6 +154,11 @@ class Receipts:
         self._on_confirmed()
         return True
 
+    def come(self) -> None:
+        """They come in from now on, another way than by the server's PUSH, as through a relay."""
+        self._can_come = lambda: True
+        self.rules.come()
+
     def forget(self) -> None:
         """The server has gone; the next one may be of another kind."""
         self.rules.forget()

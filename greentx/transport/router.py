@@ -36,8 +36,13 @@ class PeerGone(TransportError):
     """No peer of that routing id is connected."""
 
 
-def beat(socket: zmq.Socket[bytes]) -> None:
-    """Have a connection of *socket* end when the other side's process stands still, or its host has vanished."""
+def beat(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    """Have a connection of *socket* end when the other side's process stands still, or its host has vanished.
+
+    Not over ``ipc://``: there the end of a connection is the end of a process.
+    """
+    if endpoint.startswith("ipc:"):
+        return
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
@@ -79,7 +84,7 @@ class Router:
         # Else what is sent to nobody would vanish without a word.
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
-        beat(socket)
+        beat(socket, endpoint)
         self._monitor = Monitor(context, socket, zmq.EVENT_DISCONNECTED, self._event)
         try:
             self.endpoint = context.bind(socket, endpoint)

@@ -55,7 +55,7 @@ from .line import Line, Turn
 from .listening import Heard, Listening
 from .outbox import Outbox
 from .pacer import Pacer, Unpaced
-from .receipts import TIME, Overdue, ReceiptRules, first_number
+from .receipts import TIME, Overdue, ReceiptRules, first_number, range_of
 from .scattered import Hearing
 
 # A process that sends has all of it from here; the files say where each decision is made.
@@ -94,4 +94,5 @@ __all__ = [
     "Turn",
     "Unpaced",
     "first_number",
+    "range_of",
 ]

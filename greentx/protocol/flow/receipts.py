@@ -16,7 +16,7 @@ from random import randrange
 from .limits import NOBODY, NUMBERS, RECEIPT_TRIES
 from .pacer import Pacer
 
-__all__ = ["TIME", "Overdue", "ReceiptRules", "first_number"]
+__all__ = ["TIME", "Overdue", "ReceiptRules", "first_number", "range_of"]
 
 #: In the place of a number: it is not a receipt that is waited for, but time.
 TIME = "time"
@@ -29,6 +29,14 @@ _RANGES = 140_000
 def first_number() -> int:
     """Return the first of :data:`NUMBERS` numbers that nobody else uses."""
     return NOBODY + NUMBERS * randrange(_RANGES)
+
+
+def range_of(conn_id: str) -> int | None:
+    """Return the first of the numbers of one process that *conn_id* is among; ``None`` where it is no such number."""
+    if len(conn_id) != _DIGITS or int(conn_id) < NOBODY:
+        return None
+    number = int(conn_id)
+    return number - (number - NOBODY) % NUMBERS
 
 
 class Overdue(Enum):
@@ -201,6 +209,11 @@ class ReceiptRules:
         if awaited:
             self._go_on()
         return awaited
+
+    def come(self) -> None:
+        """Receipts can come in from now on."""
+        self._possible = True
+        self.known = None
 
     def end(self) -> bool:
         """Ask for no more. Returns whether one is awaited still."""

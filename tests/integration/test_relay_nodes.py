@@ -1,0 +1,189 @@
+"""A relay and Nodes in processes of their own, behind a real Mongrel2: what becomes of each request."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+from collections.abc import Iterator
+
+import gevent
+import pytest
+from http_rig import Browser
+from relay_rig import Cluster, clients
+
+pytestmark = [pytest.mark.mongrel2, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """One that runs, without Nodes."""
+    with Cluster() as one:
+        yield one
+
+
+def test_requests_go_to_nodes_and_are_counted(cluster):
+    """Each client gets its own answers, from one Node as long as its connection lasts."""
+    for name in ("a", "b"):
+        cluster.start_node(name)
+    with clients(cluster, 8) as them:
+        them.wait_for(400)
+        outcomes = them.stop()
+    assert set(outcomes) == {"ok"} and not them.wrong
+    assert set(them.by_node) == {"a", "b"}
+    status = cluster.status()
+    assert status["forwarded"] >= 400
+    assert [status[name] for name in ("retried", "bad_gateway", "unavailable", "closed")] == [0, 0, 0, 0]
+
+
+def test_a_killed_node_costs_no_request_of_a_safe_method(cluster):
+    """What it had goes to the others; what it had begun to answer is the exception that its connection tells of."""
+    for name in ("a", "b", "c"):
+        cluster.start_node(name, delay=0.005)
+    with clients(cluster, 8) as them:
+        for name in ("a", "b"):
+            them.wait_for(100)
+            cluster.kill_node(name)
+        them.wait_for(100)
+        outcomes = them.stop()
+    assert not them.wrong
+    assert set(outcomes) == {"ok"}, outcomes
+    assert cluster.status()["retried"] > 0
+
+
+def test_a_killed_node_answers_each_post_502_or_ends_its_connection(cluster):
+    """Never silence, never another's answer."""
+    for name in ("a", "b"):
+        cluster.start_node(name, delay=0.05)
+    with clients(cluster, 8, method="POST") as them:
+        them.wait_for(50)
+        with gevent.Timeout(20):
+            # Requests that it has, and has told of.
+            while not any(one["name"] == "a" and one["open"] > one["unreceived"] for one in cluster.status()["nodes"]):
+                gevent.sleep(0.001)
+        cluster.kill_node("a")
+        them.wait_for(100)
+        outcomes = them.stop()
+    assert not them.wrong
+    assert outcomes["502"] > 0
+    assert set(outcomes) <= {"ok", "502", "closed"}, outcomes
+
+
+def test_an_answer_that_a_killed_node_began_is_cut_off(cluster):
+    """Its browser sees the end of its connection, behind what there is."""
+    cluster.start_node("a")
+    with Browser(cluster.mongrel2) as browser:
+        browser.ask("/?half=1")
+        assert browser.read(45).endswith(b"half")
+        cluster.kill_node("a")
+        assert browser.at_end()
+    assert cluster.status()["closed"] == 1
+
+
+def test_a_stopped_node_gives_no_answer_to_a_stranger(cluster):
+    """What it may have begun to answer ends with its connection; when it runs again it drops what it had."""
+    for name in ("a", "b"):
+        cluster.start_node(name, delay=0.01)
+    with clients(cluster, 8) as them:
+        them.wait_for(50)
+        cluster.nodes["a"].send_signal(signal.SIGSTOP)
+        with gevent.Timeout(20):
+            while len(cluster.status()["nodes"]) > 1:
+                gevent.sleep(0.05)
+        them.wait_for(100)
+        cluster.nodes["a"].send_signal(signal.SIGCONT)
+        with gevent.Timeout(20):
+            while len(cluster.status()["nodes"]) < 2:
+                gevent.sleep(0.05)
+        them.wait_for(200)
+        outcomes = them.stop()
+    assert not them.wrong
+    assert set(outcomes) <= {"ok", "closed"} and outcomes["closed"] <= 8, outcomes
+
+
+def test_a_node_that_stood_still_for_a_moment_goes_on(cluster):
+    """For less than its connection lasts without a sign of it: nothing is lost, nothing is answered twice."""
+    cluster.start_node("a", delay=0.01)
+    with clients(cluster, 8) as them:
+        for _ in range(3):
+            them.wait_for(50)
+            cluster.nodes["a"].send_signal(signal.SIGSTOP)
+            gevent.sleep(0.5)  # it stands still for this long
+            cluster.nodes["a"].send_signal(signal.SIGCONT)
+        them.wait_for(100)
+        outcomes = them.stop()
+    assert set(outcomes) == {"ok"} and not them.wrong
+    assert cluster.status()["retried"] == 0
+
+
+def test_a_slow_node_gets_fewer_new_connections(cluster):
+    """One that is ten times slower has more open, so that others are chosen."""
+    cluster.start_node("slow", delay=0.1)
+    cluster.start_node("fast", delay=0.01)
+    counts = {"slow": 0, "fast": 0}
+
+    def browse() -> None:
+        for _ in range(30):
+            with Browser(cluster.mongrel2) as browser:
+                counts[browser.get("/x").body.split()[0].decode()] += 1
+
+    gevent.joinall([gevent.spawn(browse) for _ in range(8)], timeout=60, raise_error=True)
+    assert sum(counts.values()) == 240
+    assert counts["fast"] > 3 * counts["slow"], counts
+
+
+def test_pipelined_requests_stay_in_order(cluster):
+    """Over one connection each, of several clients at once."""
+    for name in ("a", "b"):
+        cluster.start_node(name)
+
+    def browse() -> None:
+        paths = [f"/{number}" for number in range(100)]
+        with Browser(cluster.mongrel2) as browser:
+            browser.send("".join(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n" for path in paths))
+            bodies = [browser.receive().body.decode() for _ in paths]
+        assert [body.split()[2] for body in bodies] == paths
+        assert len({body.split()[0] for body in bodies}) == 1
+
+    gevent.joinall([gevent.spawn(browse) for _ in range(6)], timeout=60, raise_error=True)
+
+
+def test_a_rolling_restart_fails_no_request(cluster):
+    """New Nodes first, then the old ones leave in order, under load."""
+    for name in ("a1", "b1", "c1"):
+        cluster.start_node(name, delay=0.005)
+    with clients(cluster, 8) as them, clients(cluster, 4, method="POST") as posts:
+        them.wait_for(100)
+        for letter in "abc":
+            cluster.start_node(f"{letter}2", delay=0.005)
+            cluster.end_node(f"{letter}1")
+            them.wait_for(50)
+        outcomes, posted = them.stop(), posts.stop()
+    assert set(outcomes) == {"ok"} and set(posted) == {"ok"}, (outcomes, posted)
+    assert not them.wrong and not posts.wrong
+    status = cluster.status()
+    assert [status[name] for name in ("retried", "bad_gateway", "unavailable", "closed")] == [0, 0, 0, 0]
+    assert {one["name"] for one in status["nodes"]} == {"a2", "b2", "c2"}
+
+
+def test_without_nodes_requests_wait_and_are_then_answered(cluster):
+    """Whoever comes first gets them; nobody waits forever."""
+    with Browser(cluster.mongrel2, timeout=30) as browser:
+        browser.ask("/early")
+        gevent.sleep(0.2)  # what must not happen has no event
+        cluster.start_node("a")
+        assert re.match(rb"a GET /early", browser.receive().body)
+
+
+def test_with_a_relay_over_ipc_a_killed_node_is_replaced_at_once(tmp_path):
+    """The end of a connection is the end of a process there, so that no lease has to run out."""
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(Cluster(node_addr=f"ipc://{tmp_path}/nodes"))
+        for name in ("a", "b"):
+            cluster.start_node(name, delay=0.05)
+        them = stack.enter_context(clients(cluster, 8))
+        them.wait_for(50)
+        cluster.kill_node("a")
+        them.wait_for(100)
+        assert set(them.stop()) == {"ok"} and not them.wrong
+        assert cluster.status()["retried"] > 0
