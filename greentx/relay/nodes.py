@@ -401,6 +401,10 @@ class Nodes:
     def _end(self, session: NodeSession) -> None:
         if session.over or self._sessions.get(session.identity) is not session:
             return
+        # ZeroMQ knows of its end before we have read all that it said.
+        self._router.drain()
+        if session.over or self._sessions.get(session.identity) is not session:
+            return
         session.over = True
         session.ended = monotonic()
         if self._fences and session.ended - session.heard > _SILENT_SECONDS:

@@ -122,6 +122,11 @@ class Router:
                 self._look_soon()
         return True
 
+    def drain(self) -> None:
+        """Hand on all that has come by now: what a peer said before its end can be read after it."""
+        while self._read():
+            pass
+
     def _look_soon(self) -> None:
         self._checking = True
         self._context.hub.loop.run_callback(self._check)
@@ -131,15 +136,20 @@ class Router:
 
     def _check(self) -> None:
         self._checking = False
+        if self._read():
+            self._look_soon()
+
+    def _read(self) -> bool:
+        """Hand on a batch; returns whether there may be more."""
         receive = self._socket.recv_multipart
         for _ in range(_BATCH):
             # In a forked child the socket is the parent's; the handler of a message may have closed it.
             if not self._context.open or self._socket.closed:
-                return
+                return False
             try:
                 parts = receive(zmq.NOBLOCK)
             except zmq.Again:
-                return
+                return False
             if len(parts) != 2:
                 log.warning("a peer at %s sent a message of %d parts, which is ignored", self.endpoint, len(parts) - 1)
                 continue
@@ -148,7 +158,7 @@ class Router:
                 self._on_message(parts[0], parts[1])
             except Exception:
                 log.exception("a message of %d bytes was not handled", len(parts[1]))
-        self._look_soon()
+        return True
 
     def close(self, *, linger: float) -> None:
         """Close the socket; safe to call twice.
