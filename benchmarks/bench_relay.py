@@ -5,7 +5,7 @@ with one request in flight each: the application in one process; the same applic
 nothing but its relay; and, for an application that computes, one Node and two.
 
 ``python benchmarks/bench_relay.py [--traffic varied|same] [--connections 64] [--rounds 5] [--seconds 2] [--compute 2]
-[--application serve|wsgi] [--ipc] [--json]``
+[--ipc]``
 
 CPU is user and system time of all threads of the server's processes, without mongrel2, for each request. Each ratio is
 the median of those of the rounds. A goal that is missed is said, and is no error; nor is it that wrk is not there.
@@ -85,7 +85,7 @@ def run_node(endpoint: str, milliseconds: str) -> None:
         node.serve(answer(float(milliseconds)))
 
 
-ROLES = {"alone": run_alone, "relay": run_relay, "node": run_node}
+ROLES: dict[str, Any] = {"alone": run_alone, "relay": run_relay, "node": run_node}
 
 
 # -- the side that starts them -----------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def measure(options: argparse.Namespace, wrk: Wrk, folder: str, milliseconds: fl
 def ratio(results: Any, one: str, other: str, figure: str) -> float:
     """Return the median of the rounds' ratios."""
     pairs = zip(results[one], results[other], strict=True)
-    return statistics.median(first[figure] / second[figure] for first, second in pairs)
+    return float(statistics.median(first[figure] / second[figure] for first, second in pairs))
 
 
 def arguments() -> argparse.Namespace:

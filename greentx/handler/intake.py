@@ -27,7 +27,7 @@ from ..protocol.cache import SmallMap
 from ..protocol.fields import CONTROL_ID, batch_conn_ids
 from ..protocol.framing import FramingError, check_framing
 from ..protocol.headers import without
-from ..protocol.kinds import HTTP_FORGERIES, Kind
+from ..protocol.kinds import HTTP_FORGERIES, SOCKETS, Kind
 from ..protocol.life import ENDED
 from ..protocol.replies import KEEP_ALIVE, credits_body
 from ..protocol.request import Request, parse_request
@@ -201,22 +201,28 @@ class Intake:
         if len(inbox.items) >= inbox.limit or inbox.held >= inbox.byte_limit:
             inbox.wait_for_space()
 
-    def accept(self, request: Request) -> None:
-        """One message that came another way, as by a relay, and was looked at there. Never blocks."""
+    def accept(self, request: Request, size: int) -> None:
+        """One message that came another way, as by a relay, and was looked at there. Never blocks.
+
+        Args:
+            size: Bytes of the message.
+        """
         self.requests += 1
         life = self._link.life
-        if request.method in (Kind.JSON, Kind.XML):
-            request.life = life
-            life.sockets[request.conn_id] = None
-            self.emit(request)
-        elif request.method == Kind.UPLOAD_STREAM:
-            request.life = life
-            self._on_piece(request, b"")
-        else:
+        if not request.plain:
+            if request.method in SOCKETS:
+                request.life = life
+                life.sockets[request.conn_id] = None
+                self.emit(request)
+                return
+            if request.method == Kind.UPLOAD_STREAM:
+                request.life = life
+                self._on_piece(request, b"")
+                return
             # Where it was received the names were seen to be Mongrel2's.
             life.uploads.adopt(request)
-            if life.requests.add(request):
-                self.emit(request)
+        if life.requests.add(request):
+            self.inbox.put(self._connection, request, size * WIRE_FACTOR)
 
     def emit(self, request: Request) -> None:
         """Give an event to the application; never blocks."""

@@ -152,7 +152,7 @@ class Answering(Extension):
         if handed is None:
             self._link.tell(b"back %d" % asked)
         else:
-            handed.accept(asked, request, words[1].decode("latin-1"))
+            handed.accept(asked, request, words[1].decode("latin-1"), len(payload))
 
     def _on_event(self, words: list[bytes], payload: bytes) -> None:
         """What no answer is due to."""
@@ -162,7 +162,7 @@ class Answering(Extension):
             request.decode_data()
         handed = self._of_word.get(b"".join(words[:1]))
         if handed is not None:
-            handed.accept(0, request, words[0].decode("latin-1"))
+            handed.accept(0, request, words[0].decode("latin-1"), len(payload))
 
     def _on_notice(self, words: list[bytes], payload: bytes) -> None:
         request = parse_request(payload)
@@ -186,9 +186,14 @@ class Answering(Extension):
         if connection in self._own and not self._link.may_answer():
             return False
         handed = self._handed.get(connection)
-        begun = handed.begins(messages) if handed is not None else None
+        if handed is None or not self._link.in_session:
+            return True
+        begun = handed.begins(messages)
+        if begun:
+            self._link.tell(b"begun " + b" ".join([b"%d" % one for one in begun]))
+        self._reports.leaving(connection, len(messages))
         # Where it cannot be said at once it is said first all the same, and the messages wait.
-        return not begun or self._link.tell(b"begun " + b" ".join(b"%d" % one for one in begun))
+        return self._link.flush()
 
     def _sweep(self) -> None:
         for handed in self._handed.values():

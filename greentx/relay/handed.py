@@ -13,25 +13,13 @@ from collections.abc import Callable, Sequence
 
 from ..handler.connection import Connection
 from ..protocol.bounds import size_of
-from ..protocol.kinds import NO_ANSWER
 from ..protocol.request import Request
 from .messages import MAX_HELD
-from .reports import Reports
+from .reports import Reports, Work
 
 __all__ = ["HandedOn"]
 
 log = logging.getLogger("greentx.relay")
-
-
-class _Work:
-    """A request that is open here."""
-
-    __slots__ = ("begun", "number", "request")
-
-    def __init__(self, number: int, request: Request) -> None:
-        self.number = number
-        self.request = request
-        self.begun = False
 
 
 class HandedOn:
@@ -40,26 +28,26 @@ class HandedOn:
     Args:
         connection: The connection set that answers.
         reports: For what becomes of it.
-        tell: Sends one message to the relay; returns whether it went at once.
+        tell: Sends one message to the relay.
         ask: Asks the relay which lives are valid; :meth:`confirm` is to follow.
 
     Attributes:
         connection: As given.
         word: What the relay calls the present life of the server.
         stale: How many requests came too late, out of an older life of the server.
-        held: What waits for the server, or for the relay's answer: its number (0 for what no answer is due to) and it.
+        held: What waits for the server, or for the relay's answer: its number, it, and its size.
     """
 
     def __init__(
         self,
         connection: Connection,
         reports: Reports,
-        tell: Callable[[bytes], bool],
+        tell: Callable[[bytes], object],
         ask: Callable[[], None],
     ) -> None:
         self.word = ""
         self.stale = 0
-        self.held: deque[tuple[int, Request]] = deque()
+        self.held: deque[tuple[int, Request, int]] = deque()
         self.connection = connection
         self._share = connection.sessions.queued.share()
         self._reports = reports
@@ -67,9 +55,7 @@ class HandedOn:
         self._ask = ask
         # The word is known to be valid since our own connection to the server was made.
         self._sure = False
-        self._works: dict[str, list[_Work]] = {}
-        # Answered, and not known to have begun: what was answered is about to leave.
-        self._late: list[int] = []
+        self._works: dict[str, list[Work]] = {}
 
     @property
     def working(self) -> int:
@@ -78,8 +64,14 @@ class HandedOn:
 
     # -- what comes --------------------------------------------------------------------------------------------------
 
-    def accept(self, number: int, request: Request, word: str) -> None:
-        """One request, or what belongs to one; it waits until it is sure that its connection id means the same here."""
+    def accept(self, number: int, request: Request, word: str, size: int) -> None:
+        """One request, or what belongs to one; it waits until it is sure that its connection id means the same here.
+
+        Args:
+            number: What the relay calls it, 0 for what no answer is due to.
+            word: For the life of the server that it came in.
+            size: Bytes of its message.
+        """
         if word != self.word:
             # The API knows that already: that server has gone, or our word for it is older than this.
             self.stale += 1
@@ -90,18 +82,18 @@ class HandedOn:
                 self._tell(b"back %d" % number)
         # Nothing overtakes what is held: two requests of one connection may be among them.
         elif self._sure and not self.held:
-            self._open(number, request)
+            self._open(number, request, size)
         # A bound, since the server may stay away.
         elif len(self.held) >= MAX_HELD or self._share.add(size_of(request)):
             if number:
                 self._tell(b"back %d" % number)
         else:
-            self.held.append((number, request))
+            self.held.append((number, request, size))
 
-    def _open(self, number: int, request: Request) -> None:
-        if number and request.method not in NO_ANSWER:
-            self._works.setdefault(request.conn_id, []).append(_Work(number, request))
-        self.connection.intake.accept(request)
+    def _open(self, number: int, request: Request, size: int) -> None:
+        if number:
+            self._works.setdefault(request.conn_id, []).append(Work(number, request))
+        self.connection.intake.accept(request, size)
 
     # -- the server --------------------------------------------------------------------------------------------------
 
@@ -119,7 +111,7 @@ class HandedOn:
             # What waits is of the life before.
             self._unsure()
             self.word = word
-            for _, request in self.held:
+            for _, request, _ in self.held:
                 self._share.remove(size_of(request))
                 self.stale += 1
             self.held.clear()
@@ -135,9 +127,9 @@ class HandedOn:
 
     def _go_on(self) -> None:
         while self.held and self._sure:
-            number, request = self.held.popleft()
+            number, request, size = self.held.popleft()
             self._share.remove(size_of(request))
-            self._open(number, request)
+            self._open(number, request, size)
 
     def _unsure(self) -> None:
         if self._sure:
@@ -148,7 +140,7 @@ class HandedOn:
         """Our own connection to the server broke: what is open here is nobody's any more."""
         self._unsure()
         lost = [b"%d" % work.number for works in self._works.values() for work in works]
-        back = [b"%d" % number for number, _ in self.held if number]
+        back = [b"%d" % number for number, _, _ in self.held if number]
         self.forget()
         if lost:
             self._tell(b"lost " + b" ".join(lost))
@@ -158,8 +150,7 @@ class HandedOn:
     def forget(self) -> None:
         """Nothing is open here any more, and nobody is told."""
         self._works.clear()
-        self._late.clear()
-        for _, request in self.held:
+        for _, request, _ in self.held:
             self._share.remove(size_of(request))
         self.held.clear()
 
@@ -182,13 +173,11 @@ class HandedOn:
         if works is not None:
             self._finish(conn_id, works)
 
-    def _finish(self, conn_id: str, works: list[_Work]) -> None:
+    def _finish(self, conn_id: str, works: list[Work]) -> None:
         head = self.connection.link.life.requests.heads.get(conn_id)
         while works and works[0].request is not head:
             work = works.pop(0)
-            if not work.begun:
-                self._late.append(work.number)
-            self._reports.finished(self.connection, conn_id, work.number)
+            self._reports.finished(self.connection, conn_id, work)
         if not works:
             del self._works[conn_id]
 
@@ -198,8 +187,8 @@ class HandedOn:
             self._finish(conn_id, works)
 
     def begins(self, messages: Sequence[bytes]) -> list[int]:
-        """Return the numbers of the requests whose answers begin with *messages*, which are about to go out."""
-        begun, self._late = self._late, []
+        """Return the numbers of the open requests whose answers begin with *messages*, which are about to go out."""
+        begun: list[int] = []
         works_of = self._works
         if works_of:
             for message in messages:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -23,7 +22,7 @@ from ..protocol.fields import shown
 from ..transport import Context, Receiver, SocketKind
 from ..transport.security import Dial
 from .lease import Lease
-from .messages import Hello, Welcome, build_hello, number, numbers, parse_welcome, split
+from .messages import Hello, Welcome, build_hello, join, number, numbers, parse_welcome, parts, split
 
 __all__ = ["ALONE_WARNING_SECONDS", "Link"]
 
@@ -74,7 +73,7 @@ class Link:
         self.bad_messages = 0
         self._hello = hello
         self._context = context
-        self._outbox = _Outbox(context, self._go_on)
+        self._outbox = _Outbox(context, lambda message: self._dealer.send(message))
         self._state = _State(fenced=not endpoint.startswith("ipc:"))
         self._left = Event()
         self._downstream: dict[bytes, Downstream] = {
@@ -112,23 +111,20 @@ class Link:
         assert kind not in self._downstream, kind
         self._downstream[kind] = call
 
-    def tell(self, head: bytes, payload: bytes = b"") -> bool:
-        """Send one message to the relay, behind all that were told before; never blocks.
+    def tell(self, head: bytes, payload: bytes = b"") -> None:
+        """Send one message to the relay, behind all that were told before, at the end of this round of the hub.
+
+        Never blocks. Outside of a session it is dropped.
 
         Args:
             head: Its kind and words.
-
-        Returns:
-            Whether it went at once; else it waits for room, or, outside of a session, is dropped.
         """
-        if not self.in_session:
-            return False
-        message = b"%b\n%b" % (head, payload)
-        if not self._outbox.messages and self._dealer.send(message):
-            return True
-        if not self._outbox.put(message):
+        if self.in_session and not self._outbox.put(b"%b\n%b" % (head, payload)):
             self._let_go(f"more than {_MAX_WAITING} bytes wait for the relay")
-        return False
+
+    def flush(self) -> bool:
+        """Send what was told now. Returns whether all of it went; else it waits for room."""
+        return self._outbox.flush()
 
     def may_answer(self) -> bool:
         """Whether answers of this session may go out now: nobody else can have been given what it has."""
@@ -152,7 +148,7 @@ class Link:
     def stop(self, timeout: float) -> None:
         """End the session, behind what was told; what was answered has left. Safe to call twice."""
         self.tell(b"bye")
-        self._go_on()
+        self.flush()
         for timer in (self._clock, self._warning):
             self._context.unwatch(timer)
         self._outbox.stop()
@@ -207,20 +203,30 @@ class Link:
     def _on_message(self, message: bytes) -> None:
         self._state.feeding = True
         try:
-            kind, words, payload = split(message)
-            call = self._downstream.get(kind)
-            if kind not in _UNCOUNTED:
-                if not self.in_session:
-                    return  # of one that is over
-                self.counted()
-            if call is None:
-                raise RemoteProtocolError(f"{shown(kind)} means nothing here")
-            call(words, payload)
+            for one in parts(message):
+                try:
+                    self._on_one(one)
+                except RemoteProtocolError as error:
+                    self._bad(error)
         except RemoteProtocolError as error:
-            self.bad_messages += 1
-            log.warning("%s: bad message number %d: %s", self._hello.name, self.bad_messages, error)
+            self._bad(error)
         finally:
             self._state.feeding = False
+
+    def _on_one(self, message: bytes) -> None:
+        kind, words, payload = split(message)
+        call = self._downstream.get(kind)
+        if kind not in _UNCOUNTED:
+            if not self.in_session:
+                return  # of one that is over
+            self.counted()
+        if call is None:
+            raise RemoteProtocolError(f"{shown(kind)} means nothing here")
+        call(words, payload)
+
+    def _bad(self, error: RemoteProtocolError) -> None:
+        self.bad_messages += 1
+        log.warning("%s: bad message number %d: %s", self._hello.name, self.bad_messages, error)
 
     def _warn(self) -> None:
         if not self.in_session:
@@ -233,11 +239,6 @@ class Link:
     def _on_clock(self, words: list[bytes], payload: bytes) -> None:
         asked, at = _two(words)
         self._state.lease.compared(asked / 1000, at)
-
-    def _go_on(self) -> None:
-        messages = self._outbox.messages
-        while messages and self._dealer.send(messages[0]):
-            self._outbox.went()
 
     @property
     def why(self) -> str:
@@ -270,32 +271,50 @@ class _State:
 
 
 class _Outbox:
-    """What waits for room in the connection to the relay."""
+    """What is to be sent to the relay, all that one round of the hub has for it in one message.
 
-    def __init__(self, context: Context, go_on: Callable[[], object]) -> None:
-        self.messages: deque[bytes] = deque()
+    Args:
+        context: Owner of the timer.
+        send: Sends one message; returns whether there was room for it.
+    """
+
+    def __init__(self, context: Context, send: Callable[[bytes], bool]) -> None:
+        self._messages: list[bytes] = []
         self._bytes = 0
-        self._go_on = go_on
+        self._send = send
+        self._scheduled = False
         self._context = context
+        # While there is no room.
         self._timer: Any = context.timer(_RETRY_SECONDS, _RETRY_SECONDS)
 
     def put(self, message: bytes) -> bool:
         """Return whether that is within the bound."""
-        self.messages.append(message)
+        self._messages.append(message)
         self._bytes += len(message)
-        if not self._timer.active:
-            # Not start(): it goes on with what was left of the timer's last run.
-            self._timer.again(self._go_on, update=True)
+        if not self._scheduled:
+            self._scheduled = True
+            self._context.hub.loop.run_callback(self._end_round)
         return self._bytes <= _MAX_WAITING
 
-    def went(self) -> None:
-        """The first of them was sent."""
-        self._bytes -= len(self.messages.popleft())
-        if not self.messages:
-            self._timer.stop()
+    def _end_round(self) -> None:
+        self._scheduled = False
+        self.flush()
+
+    def flush(self) -> bool:
+        if not self._messages:
+            return True
+        if not self._context.open:
+            return False
+        if self._send(join(self._messages)):
+            self.clear()
+            return True
+        if not self._timer.active:
+            # Not start(): it goes on with what was left of the timer's last run.
+            self._timer.again(self.flush, update=True)
+        return False
 
     def clear(self) -> None:
-        self.messages.clear()
+        self._messages.clear()
         self._bytes = 0
         self._timer.stop()
 

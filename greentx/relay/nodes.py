@@ -29,7 +29,7 @@ from ..protocol.fields import shown
 from ..transport import Context, PeerGone, Router
 from ..transport.security import Access
 from .forwarded import Forwarded
-from .messages import LEASE_SECONDS, Hello, numbers, parse_hello, split
+from .messages import LEASE_SECONDS, Hello, join, numbers, parse_hello, parts, split
 from .window import Lane
 
 __all__ = ["WRITE_SECONDS", "NodeSession", "Nodes"]
@@ -54,6 +54,11 @@ _FENCE_MARGIN = 0.1
 
 # A Node asks for the clock more often than this.
 _SILENT_SECONDS = 0.75
+
+# Messages that go together, and bytes of one that does not.
+_BATCH_MESSAGES = 64
+_BATCH_BYTES = 16384
+_RETRY_SECONDS = 0.01
 
 # Each costs some kilobytes.
 _MAX_NODES = 10_000
@@ -206,6 +211,7 @@ class Nodes:
             b"unready": lambda session, words, payload: session.ready.discard(_text(words)),
         }
         self._router = Router(context, endpoint, self._on_message, self._look_soon, access)
+        self._batches = _Batches(context, self._router, self._gone)
         self.endpoint = self._router.endpoint
         # The end of a connection is the end of a process there: nobody can answer after it.
         self._fences = not endpoint.startswith("ipc:")
@@ -269,8 +275,9 @@ class Nodes:
             return
         message = b"%b\n%b" % (head, payload)
         lane = session.lane
-        if not lane.queue and not lane.full and self._send_now(session, message):
+        if not lane.queue and not lane.full:
             lane.sent(len(message), item)
+            self._batches.add(session, message)
         elif not lane.put(message, item):
             self._let_go(session, f"more than {lane.queued} bytes wait for it")
 
@@ -279,17 +286,14 @@ class Nodes:
         for session in self:
             self.send(session, head, payload)
 
-    def _send_now(self, session: NodeSession, message: bytes) -> bool:
-        try:
-            return self._router.send(session.identity, message)
-        except PeerGone:
-            # Not from in here: whoever sends is in the middle of something.
-            self._context.hub.loop.run_callback(self._end, session)
-            return False
+    def _gone(self, session: NodeSession) -> None:
+        # Not from in here: whoever sends is in the middle of something.
+        self._context.hub.loop.run_callback(self._end, session)
 
     def _go_on(self, session: NodeSession) -> None:
         lane = session.lane
-        while (waiting := lane.next()) is not None and self._send_now(session, waiting.message):
+        while (waiting := lane.next()) is not None:
+            self._batches.add(session, waiting.message)
             lane.went()
         if not lane.full and not session.over:
             for call in self.room:
@@ -300,24 +304,37 @@ class Nodes:
     def _on_message(self, identity: bytes, message: bytes) -> None:
         session = self._sessions.get(identity) or self._ending.get(identity)
         try:
-            kind, words, payload = split(message)
-            if session is not None:
-                session.heard = monotonic()
-                call = self._upstream.get(kind)
-                if call is None:
-                    raise RemoteProtocolError(f"{shown(kind)} means nothing here")
-                call(session, words, payload)
-            elif kind == b"hello":
-                self._on_hello(identity, parse_hello(words, payload))
-            else:
-                # It was let go of, and does not know.
-                self._refuse(identity)
+            found = parts(message)
         except RemoteProtocolError as error:
-            self.bad_messages += 1
-            name = shown(identity) if session is None else session.name
-            log.warning("%s: bad message number %d, of %s: %s", self.endpoint, self.bad_messages, name, error)
-            if session is None:
-                self._refuse(identity)
+            self._bad(identity, session, error)
+            return
+        if session is not None:
+            session.heard = monotonic()
+        for one in found:
+            try:
+                self._on_one(identity, session, one)
+            except RemoteProtocolError as error:
+                self._bad(identity, session, error)
+
+    def _on_one(self, identity: bytes, session: NodeSession | None, message: bytes) -> None:
+        kind, words, payload = split(message)
+        if session is not None:
+            call = self._upstream.get(kind)
+            if call is None:
+                raise RemoteProtocolError(f"{shown(kind)} means nothing here")
+            call(session, words, payload)
+        elif kind == b"hello":
+            self._on_hello(identity, parse_hello(words, payload))
+        else:
+            # It was let go of, and does not know.
+            self._refuse(identity)
+
+    def _bad(self, identity: bytes, session: NodeSession | None, error: RemoteProtocolError) -> None:
+        self.bad_messages += 1
+        name = shown(identity) if session is None else session.name
+        log.warning("%s: bad message number %d, of %s: %s", self.endpoint, self.bad_messages, name, error)
+        if session is None:
+            self._refuse(identity)
 
     def _refuse(self, identity: bytes) -> None:
         with suppress(PeerGone):  # so it knows
@@ -366,8 +383,9 @@ class Nodes:
         """A Node asks what the time is here; it says what it is there."""
         [asked] = numbers(words[:1]) or [0]
         now = monotonic()
-        if self._send_now(session, b"clock %d %d\n" % (asked, _milliseconds(now))):
-            session.leased = now
+        with suppress(PeerGone):  # which is found out soon enough
+            if self._router.send(session.identity, b"clock %d %d\n" % (asked, _milliseconds(now))):
+                session.leased = now
 
     # -- who is there ------------------------------------------------------------------------------------------------
 
@@ -427,12 +445,75 @@ class Nodes:
     def close(self, *, linger: float) -> None:
         """Let go of all of them; their sessions are over. Safe to call twice."""
         self._context.unwatch(self._timer)
+        self._batches.stop()
         for session in self:
             session.over = True
             if self._context.open:
                 self._refuse(session.identity)
         self._router.close(linger=linger)
         self._sessions.clear()
+
+
+class _Batches:
+    """Sends each Node what one round of the hub has for it in one message.
+
+    Args:
+        context: Owner of the timer.
+        router: Sends.
+        gone: Called with a session that is not connected any more.
+    """
+
+    def __init__(self, context: Context, router: Router, gone: Callable[[NodeSession], object]) -> None:
+        self._context = context
+        self._router = router
+        self._gone = gone
+        self._pending: dict[NodeSession, list[bytes]] = {}
+        self._scheduled = False
+        # While ZeroMQ has no room for one.
+        self._timer: Any = context.timer(_RETRY_SECONDS, _RETRY_SECONDS)
+
+    def add(self, session: NodeSession, message: bytes) -> None:
+        """Send a message, behind those before it."""
+        pending = self._pending.get(session)
+        if pending is None:
+            self._pending[session] = [message]
+            if not self._scheduled:
+                self._scheduled = True
+                self._context.hub.loop.run_callback(self._flush)
+        else:
+            pending.append(message)
+            # Copied once more for the batch: not so many bytes of it.
+            if len(pending) >= _BATCH_MESSAGES or len(message) >= _BATCH_BYTES:
+                self._send(session)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        self._timer.stop()
+        for session in list(self._pending):
+            self._send(session)
+
+    def _send(self, session: NodeSession) -> None:
+        if not self._context.open:
+            return
+        messages = self._pending.pop(session)
+        large = len(messages[-1]) >= _BATCH_BYTES
+        batches = [messages[:-1], messages[-1:]] if large else [messages]
+        for index, batch in enumerate(batches):
+            try:
+                if not batch or self._router.send(session.identity, join(batch)):
+                    continue
+            except PeerGone:
+                self._gone(session)
+                return
+            self._pending[session] = [message for left in batches[index:] for message in left]
+            self._timer.again(self._flush, update=True)
+            return
+
+    def stop(self) -> None:
+        """Send what there is."""
+        self._flush()
+        self._pending.clear()
+        self._context.unwatch(self._timer)
 
 
 def _text(words: list[bytes]) -> str:

@@ -9,9 +9,10 @@ from gevent.pool import Group
 
 from ..handler.connection import Connection
 from ..handler.inbox import Inbox
+from ..protocol.request import Request
 from ..transport import Context
 
-__all__ = ["Reports"]
+__all__ = ["Reports", "Work"]
 
 # While an answer waits to be written it is not done: it is looked at again so often.
 _DONE_SECONDS = 0.002
@@ -20,18 +21,35 @@ _DONE_SECONDS = 0.002
 _SWEEP_SECONDS = 1.0
 
 
+class Work:
+    """A request that a Node has.
+
+    Attributes:
+        number: What the relay calls it.
+        request: As the application has it.
+        begun: The relay knows that something of its answer may have gone out.
+    """
+
+    __slots__ = ("begun", "number", "request")
+
+    def __init__(self, number: int, request: Request) -> None:
+        self.number = number
+        self.request = request
+        self.begun = False
+
+
 class Reports:
     """The reports of one session; many go in one message.
 
     Args:
         context: Owner of the timers.
         inbox: Where requests wait for the application: while it is full the relay keeps what comes.
-        tell: Sends one message to the relay; returns whether it went at once.
+        tell: Sends one message to the relay.
         sweep: Called now and then, to look for what ended in another way.
     """
 
     def __init__(
-        self, context: Context, inbox: Inbox, tell: Callable[[bytes], bool], sweep: Callable[[], object]
+        self, context: Context, inbox: Inbox, tell: Callable[[bytes], object], sweep: Callable[[], object]
     ) -> None:
         self._context = context
         self._inbox = inbox
@@ -40,7 +58,7 @@ class Reports:
         self._accepted = 0
         self._scheduled = False
         self._stopped = False
-        self._finished: list[tuple[Connection, str, int]] = []
+        self._finished: list[tuple[Connection, str, Work]] = []
         self._timer: Any = context.timer(_DONE_SECONDS, _DONE_SECONDS)
         self._sweeper: Any = context.timer(_SWEEP_SECONDS, _SWEEP_SECONDS)
         self._sweeper.start(sweep)
@@ -77,38 +95,57 @@ class Reports:
         self._scheduled = True
         self._context.hub.loop.run_callback(self._flush)
 
-    def finished(self, connection: Connection, conn_id: str, number: int) -> None:
+    def finished(self, connection: Connection, conn_id: str, work: Work) -> None:
         """A request was answered, as far as the application is concerned."""
-        # One message for all that this round of the hub answers, behind the answers themselves.
+        # One message for all that this round of the hub answers.
         if not self._finished:
             self._context.hub.loop.run_callback(self._look)
-        self._finished.append((connection, conn_id, number))
+        self._finished.append((connection, conn_id, work))
+
+    def leaving(self, connection: Connection, messages: int) -> None:
+        """Something of one connection set's goes out: say what is done with it, and what has begun.
+
+        Args:
+            messages: How many go.
+        """
+        if self._finished:
+            pipe = connection.link.writer.pipe
+            is_all = not pipe.line.turns and len(pipe.batch) == messages
+            self._report(connection if is_all else None)
+            begun = []
+            for one, _, work in self._finished:
+                if one is connection and not work.begun:
+                    work.begun = True
+                    begun.append(work.number)
+            if begun:
+                self._tell(b"begun " + b" ".join([b"%d" % number for number in begun]))
 
     def _look(self) -> None:
         """Report what has left."""
         if self._stopped or not self._context.open:
             return
-        waiting: list[tuple[Connection, str, int]] = []
-        done: list[int] = []
-        looked_at: dict[Connection, bool] = {}
-        for item in self._finished:
-            connection, conn_id, number = item
-            writer = connection.link.writer
-            busy = looked_at.get(connection)
-            if busy is None:
-                busy = looked_at[connection] = bool(writer.pipe.batch or writer.pipe.line.turns)
-            if busy or writer.flow.waiting(conn_id):
-                waiting.append(item)
-            else:
-                done.append(number)
-        self._finished = waiting
-        if done:
-            self._tell(b"done " + b" ".join(b"%d" % number for number in done))
-        if not waiting:
+        self._report(None)
+        if not self._finished:
             self._timer.stop()
         elif not self._timer.active:
             # Not start(): it goes on with what was left of the timer's last run.
             self._timer.again(self._look, update=True)
+
+    def _report(self, leaving: Connection | None) -> None:
+        """Say what is done, where all that waits of *leaving* counts as having left."""
+        waiting: list[tuple[Connection, str, Work]] = []
+        done: list[int] = []
+        for item in self._finished:
+            connection, conn_id, work = item
+            writer = connection.link.writer
+            busy = connection is not leaving and (writer.pipe.batch or writer.pipe.line.turns)
+            if busy or writer.flow.waiting(conn_id):
+                waiting.append(item)
+            else:
+                done.append(work.number)
+        self._finished = waiting
+        if done:
+            self._tell(b"done " + b" ".join([b"%d" % number for number in done]))
 
     def stop(self) -> None:
         """Say what there is to say, for the last time."""
