@@ -86,12 +86,14 @@ class Intake:
         inbox: Where events wait for the application.
         taker: Where it is set, called with each HTTP request, piece of a body and message of a JSON or XML socket, and
             the server's own message, in the place of the inbox: none of it is open here. Must not block.
+        raw_taker: Where it is set, called with each message first; True where it was dealt with. Must not block.
     """
 
     def __init__(self, shared: Shared, link: Link, sessions: WebSockets, answers: Answers, connection: Any) -> None:
         self.requests = 0
         self.inbox = shared.inbox
         self.taker: Callable[[Request, bytes], None] | None = None
+        self.raw_taker: Callable[[bytes], bool] | None = None
         self._shared = shared
         self._extensions = shared.extensions
         self._link = link
@@ -124,6 +126,9 @@ class Intake:
 
     def message(self, message: bytes) -> None:
         """One message of the server's. Blocks this greenlet while the inbox is full."""
+        if self.raw_taker is not None and self.raw_taker(message):
+            self.requests += 1
+            return
         flow_control = self._writer.flow.control
         if flow_control.on and message.endswith(_CREDITS_BODY) and not self._extensions:
             # Every second message is one: it takes this short way.
@@ -218,6 +223,11 @@ class Intake:
             if request.method == Kind.UPLOAD_STREAM:
                 request.life = life
                 self._on_piece(request, b"")
+                return
+            try:
+                check_framing(request, apart=request.has(Kind.UPLOAD_STREAM) or request.has(START))
+            except FramingError as error:
+                self.refusals.framing(request, error)
                 return
             # Where it was received the names were seen to be Mongrel2's.
             life.uploads.adopt(request)

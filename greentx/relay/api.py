@@ -33,6 +33,7 @@ from .forwarded import Forwarded
 from .forwarding import Forwarding
 from .messages import Server, Welcome, build_servers, build_welcome, check_annotation, numbers, topic_of
 from .nodes import Nodes, NodeSession
+from .plain import Plain
 from .proofs import Proofs
 from .sticky import Sticky
 
@@ -109,22 +110,22 @@ class Relay(Extension):
         self._later = Group()
         self.sticky = Sticky()
         context = shared.context
-        self._plain = _Plain(context, push_endpoint, pub_endpoint, access)
+        self._others = _Others(context, push_endpoint, pub_endpoint, access)
         try:
             self.nodes = Nodes(context, node_endpoint, self._welcome, access)
         except BaseException:  # raised again: a kill, too, must not leave the other sockets
-            self._plain.close(0)
+            self._others.close(0)
             raise
         self.node_endpoint = self.nodes.endpoint
-        self.push_endpoint = self._plain.push_endpoint
-        self.pub_endpoint = self._plain.pub_endpoint
+        self.push_endpoint = self._others.push_endpoint
+        self.pub_endpoint = self._others.pub_endpoint
         self.proofs = Proofs(context, self.nodes.send)
         self.forwarding = Forwarding(
             context,
             self.nodes,
             self.sticky,
             word=self.words.of,
-            push=None if self._plain.pusher is None else self._plain.pusher.offer,
+            push=None if self._others.pusher is None else self._others.pusher.offer,
             retry=retry,
             send_timeout=send_timeout,
             answered=self._answered,
@@ -153,7 +154,7 @@ class Relay(Extension):
     @property
     def topics(self) -> frozenset[str]:
         """The topics that somebody is subscribed to."""
-        return frozenset(topic.decode(errors="backslashreplace") for topic in self._plain.topics)
+        return frozenset(topic.decode(errors="backslashreplace") for topic in self._others.topics)
 
     @property
     def open(self) -> int:
@@ -187,10 +188,11 @@ class Relay(Extension):
         finally:
             self._serves = False
             for connection in self._transceiver.connections.values():
-                connection.intake.taker = None
+                connection.intake.taker = connection.intake.raw_taker = None
 
     def _take_from(self, connection: Connection) -> None:
         connection.intake.taker = partial(self._take, connection)
+        connection.intake.raw_taker = Plain(connection, self.forwarding).take
 
     def _take(self, connection: Connection, request: Request, message: bytes) -> None:
         if connection.link.writer.flow.control.announced and connection not in self._credited:
@@ -270,7 +272,7 @@ class Relay(Extension):
             self._shared.context.hand_over(self.publish, topic, message)
             return
         self._check()
-        self._plain.publish(topic_of(topic) + (message.encode() if isinstance(message, str) else bytes(message)))
+        self._others.publish(topic_of(topic) + (message.encode() if isinstance(message, str) else bytes(message)))
 
     def close(self) -> None:
         """Let go of the Nodes: what they have is answered 502, or its connection closed. Safe to call twice."""
@@ -298,9 +300,10 @@ class Relay(Extension):
     ) -> None:
         entry = Forwarded(
             connection,
-            stand_in or request,
+            request.conn_id,
             _message_of(request, extra),
             safe=self.forwarding.is_safe(request.method),
+            request=stand_in or request,
             delegated=True,
         )
         if not self.forwarding.hand(entry):
@@ -398,7 +401,7 @@ class Relay(Extension):
         awaited: dict[Connection, list[Request]] = {}
         for entry in entries:
             # Nothing is pipelined behind nearly all of them: then it does not matter when the answer arrives.
-            if entry.request.conn_id in entry.life.requests.behind:
+            if entry.conn_id in entry.life.requests.behind:
                 awaited.setdefault(entry.connection, []).append(entry.request)
             else:
                 self._release(entry.connection, [entry.request])
@@ -457,7 +460,7 @@ class Relay(Extension):
             self.proofs.stop()
         finally:
             self.nodes.close(linger=linger)
-            self._plain.close(linger)
+            self._others.close(linger)
 
     def report(self) -> dict[str, Any]:
         """Add :meth:`status` to the Transceiver's."""
@@ -506,7 +509,7 @@ class Words:
         return life.word
 
 
-class _Plain:
+class _Others:
     """The sockets for those that are no Nodes: PUSH and XPUB.
 
     Attributes:

@@ -8,7 +8,8 @@ from gevent.event import Event
 
 from ..handler.connection import Connection
 from ..handler.life import ServerLife
-from ..protocol.request import Request
+from ..protocol.life import ENDED
+from ..protocol.request import Request, StoredFile, parse_request
 
 if TYPE_CHECKING:
     from .nodes import NodeSession
@@ -23,7 +24,7 @@ class Forwarded:
     Attributes:
         connection: The connection set that it came by.
         life: The life of its server.
-        request: As it came; where an application forwarded it, what stands in its place among the open requests.
+        conn_id: Of its browser connection.
         message: What a Node is sent; ``b""`` once it is not sent to another one.
         delegated: An application forwarded it, so that it is open here, too.
         safe: It may be given to another Node after one had it.
@@ -40,8 +41,11 @@ class Forwarded:
     """
 
     __slots__ = (
+        "_ended",
+        "_request",
         "begun",
         "bound",
+        "conn_id",
         "connection",
         "deadline",
         "delegated",
@@ -51,7 +55,6 @@ class Forwarded:
         "received",
         "redelivered",
         "refused",
-        "request",
         "safe",
         "session",
         "tries",
@@ -59,11 +62,20 @@ class Forwarded:
     )
 
     def __init__(
-        self, connection: Connection, request: Request, message: bytes, *, safe: bool, delegated: bool = False
+        self,
+        connection: Connection,
+        conn_id: str,
+        message: bytes,
+        *,
+        safe: bool,
+        request: Request | None = None,
+        delegated: bool = False,
     ) -> None:
         self.connection = connection
         self.life: ServerLife = connection.link.life
-        self.request = request
+        self.conn_id = conn_id
+        self._request = request
+        self._ended = False
         self.message = message
         self.safe = safe
         self.delegated = delegated
@@ -79,9 +91,39 @@ class Forwarded:
         self.waiter: Event | None = None
 
     @property
+    def request(self) -> Request:
+        """As it came; where an application forwarded it, what stands in its place among the open requests."""
+        # Most are never asked for it: what a Node is sent is the message.
+        request = self._request
+        if request is None:
+            request = self._request = parse_request(self.message)
+            request.life = ENDED if self._ended else self.life
+        return request
+
+    @request.setter
+    def request(self, request: Request) -> None:
+        self._request = request
+
+    @property
+    def stored(self) -> StoredFile | None:
+        """The file of its body, where it is stored in one."""
+        return None if self._request is None else self._request.stored
+
+    @property
     def over(self) -> bool:
         """Its server, or its browser, has gone: nobody waits for the answer."""
-        return self.connection.link.life is not self.life or self.request.life is not self.life
+        request = self._request
+        return (
+            self._ended
+            or self.connection.link.life is not self.life
+            or (request is not None and request.life is not self.life)
+        )
+
+    def end(self) -> None:
+        """Its browser has gone."""
+        self._ended = True
+        if self._request is not None:
+            self._request.life = ENDED
 
     def __repr__(self) -> str:
-        return f"<Forwarded {self.number} {self.request!r}>"
+        return f"<Forwarded {self.number} of connection {self.conn_id}>"

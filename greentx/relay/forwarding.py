@@ -28,7 +28,6 @@ from typing import Any
 from ..handler.connection import Connection
 from ..protocol.bounds import MESSAGE_BYTES
 from ..protocol.kinds import NO_ANSWER
-from ..protocol.life import ENDED
 from ..protocol.pipeline import MAX_PIPELINED
 from ..protocol.request import Request
 from ..transport import Context
@@ -157,7 +156,7 @@ class Forwarding:
         if method in NO_ANSWER:
             self.event(connection, request, message)
             return
-        self.submit(Forwarded(connection, request, message, safe=method in self._retry))
+        self.submit(Forwarded(connection, request.conn_id, message, safe=method in self._retry, request=request))
 
     def is_safe(self, method: str) -> bool:
         """Whether a request may be given to another Node after one had it."""
@@ -193,8 +192,7 @@ class Forwarding:
 
     def hand(self, entry: Forwarded) -> bool:
         """Give a request to whoever is to have it; False where nobody can have it now."""
-        request = entry.request
-        bound = self._sticky.of(entry.connection).get(request.conn_id)
+        bound = self._sticky.of(entry.connection).get(entry.conn_id)
         word = self._word(entry.connection)
         if bound is not None:
             session = bound.session
@@ -214,7 +212,7 @@ class Forwarding:
             return True
         chosen = self._nodes.choose(word)
         if chosen is not None:
-            self._give(entry, self._sticky.bind(entry.connection, request.conn_id, chosen), word)
+            self._give(entry, self._sticky.bind(entry.connection, entry.conn_id, chosen), word)
             return True
         return self._push is not None and not len(self._nodes) and self._push_now(entry, self._push)
 
@@ -244,8 +242,8 @@ class Forwarding:
             return False
         # Whoever has it answers, deletes its file, and tells nobody.
         self.counts.forwarded += 1
-        if entry.request.stored is not None:
-            entry.request.stored.give_away()
+        if entry.stored is not None:
+            entry.stored.give_away()
         if entry.delegated:
             entry.connection.answers.release(entry.request)
         return True
@@ -255,7 +253,7 @@ class Forwarding:
     def _is_behind(self, entry: Forwarded) -> bool:
         if entry.connection not in self._waiting:
             return False
-        bound = self._sticky.of(entry.connection).get(entry.request.conn_id)
+        bound = self._sticky.of(entry.connection).get(entry.conn_id)
         return bound is None or not (bound.open or bound.held)
 
     def wait(self, entry: Forwarded) -> None:
@@ -312,7 +310,7 @@ class Forwarding:
 
     @staticmethod
     def _is_over(entry: Forwarded) -> bool:
-        return entry.over or (not entry.delegated and entry.life.requests.is_closed(entry.request.conn_id))
+        return entry.over or (not entry.delegated and entry.life.requests.is_closed(entry.conn_id))
 
     # -- what becomes of them ----------------------------------------------------------------------------------------
 
@@ -332,11 +330,10 @@ class Forwarding:
                 self.counts.stale += 1
                 continue
             # The Node has deleted the file, or will.
-            if entry.request.stored is not None:
-                entry.request.stored.give_away()
+            if entry.stored is not None:
+                entry.stored.give_away()
             if entry.delegated:
                 delegated.append(entry)
-            entry.message = b""
             session.written.append((now, self._last, entry))
             self._settle(entry)
         if delegated:
@@ -433,13 +430,13 @@ class Forwarding:
     def _cut(self, entry: Forwarded, why: str) -> None:
         """Close the connection of a request."""
         self.counts.closed += 1
-        log.warning("connection %s is closed: %s", entry.request.conn_id, why)
+        log.warning("connection %s is closed: %s", entry.conn_id, why)
         answers = entry.connection.answers
         if entry.delegated:
             answers.close(entry.request)
         else:
             answers.abandon(entry.request)
-        self._forget(entry.connection, entry.request.conn_id)
+        self._forget(entry.connection, entry.conn_id)
 
     def _refuse(self, entry: Forwarded, code: int) -> None:
         """Answer a request that nobody else does; the connection is closed behind that."""
@@ -449,7 +446,7 @@ class Forwarding:
             self.counts.unavailable += 1
         log.warning("%s %s is answered %d", entry.request.method, entry.request.path, code)
         answers = entry.connection.answers
-        self._forget(entry.connection, entry.request.conn_id)
+        self._forget(entry.connection, entry.conn_id)
         if entry.delegated:
             answers.fail(entry.request, code)
         else:
@@ -461,8 +458,8 @@ class Forwarding:
         """The browser has gone: nobody waits for its answers."""
         self._forget(connection, conn_id, gone=True)
         for entry in self._waiting.get(connection, ()):
-            if entry.request.conn_id == conn_id:
-                entry.request.life = ENDED
+            if entry.conn_id == conn_id:
+                entry.end()
 
     def _forget(self, connection: Connection, conn_id: str, *, gone: bool = False) -> None:
         bound = self._sticky.forget(connection, conn_id)
@@ -473,7 +470,7 @@ class Forwarding:
                 entry.session.open.pop(entry.number, None)
             entry.bound = None
             if gone:
-                entry.request.life = ENDED
+                entry.end()
         bound.open = []
         bound.held = []
 
