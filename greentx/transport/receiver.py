@@ -151,6 +151,7 @@ class Receiver:
         self._retry = _Retry(security.retry_max if isinstance(security, Dial) else None)
         self._wanted = _Wanted.MESSAGES
         self._parked = False
+        self._looking = False
         # What came of the last attempt to resolve its name, where it failed.
         self._unresolved = ""
         self._keeper = Supervised(
@@ -233,7 +234,15 @@ class Receiver:
         try:
             return self._incoming.send(message)
         finally:
-            self._wake_soon()  # sending may have used up what the descriptor had to tell
+            # Sending may have used up what the descriptor had to tell: look once before the hub sleeps.
+            if not self._looking:
+                self._looking = True
+                get_hub().loop.run_callback(self._look_once)
+
+    def _look_once(self) -> None:
+        self._looking = False
+        if self._parked and self._context.open and self._incoming is not None and self._incoming.has_message():
+            self._wake()
 
     def look(self) -> None:
         """Receive what has come, in the caller's greenlet, or in the hub.

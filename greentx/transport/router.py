@@ -93,6 +93,7 @@ class Router:
             raise
         # Without pyzmq's Python layer, which serves socket types that this is not.
         self._send = super(zmq.Socket, socket).send
+        self._has_message = context.message_check(socket)
         self._watcher: Any = context.watch(socket, self._check)
 
     def send(self, peer: bytes, message: bytes) -> bool:
@@ -141,10 +142,10 @@ class Router:
 
     def _read(self) -> bool:
         """Hand on a batch; returns whether there may be more."""
-        receive = self._socket.recv_multipart
+        receive, has_message = self._socket.recv_multipart, self._has_message
         for _ in range(_BATCH):
             # In a forked child the socket is the parent's; the handler of a message may have closed it.
-            if not self._context.open or self._socket.closed:
+            if not self._context.open or self._socket.closed or not has_message():
                 return False
             try:
                 parts = receive(zmq.NOBLOCK)
