@@ -9,6 +9,7 @@ import weakref
 
 import gevent
 import pytest
+import zmq.green as zmq
 from free_ports import Server
 from gevent.event import Event
 from relay_chain import LOCAL, SENDER, Chain, delayed, say, wait_until
@@ -22,7 +23,7 @@ from greentx.errors import (
     SendTimeout,
     TransportError,
 )
-from greentx.protocol.request import Request
+from greentx.protocol.request import Request, parse_request
 from greentx.protocol.requests import build_disconnect_notice, build_request
 from greentx.relay import Node, Relay
 from greentx.relay import proofs as proofs_module
@@ -722,3 +723,302 @@ def test_without_a_node_forward_times_out_and_the_api_can_answer(chain):
     assert (response.status, "within 0.1 s" in response.body.decode()) == (503, True)
     assert len(ticks) > 5
     relay.close()
+
+
+def test_plain_handlers_get_what_comes_while_no_node_is_there(chain):
+    """Mongrel2's own message; once a Node is there, that gets it."""
+    relay = Relay(chain.api, (LOCAL, 0), send_timeout=5)
+    serving = gevent.spawn(relay.serve)
+    context = zmq.Context()
+    pull = context.socket(zmq.PULL)
+    pull.connect(relay.push_endpoint)
+    try:
+        client = chain.client()
+        client.send("/a", {"Cookie": "x=y"}, b"x")
+        got = parse_request(pull.recv())
+        assert (got.conn_id, got.path, got.body, got.headers["cookie"]) == (client.conn_id, "/a", b"x", "x=y")
+        chain.api.conn.send(SENDER, client.conn_id, b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\ny")
+        assert client.recv(5000).body == b"y"
+        assert relay.open == 0
+        with Node(relay.node_endpoint, rep_port=False, connect_timeout=5) as node:
+            answering = gevent.spawn(node.serve, say("node"))
+            wait_until(lambda: any(session.ready for session in relay.nodes))
+            client.send("/b")
+            assert client.recv(5000).body == b"node: GET /b "
+            node.stop(2)
+            answering.get(timeout=5)
+    finally:
+        context.destroy(0)
+        chain.api.stop(2)
+        serving.get(timeout=5)
+
+
+def test_more_than_may_wait_is_answered_503_at_once(chain, monkeypatch):
+    """The others wait on, and are answered."""
+    monkeypatch.setattr("greentx.relay.forwarding.MAX_WAITING", 2)
+    chain.relay_all()
+    clients = [chain.client() for _ in range(4)]
+    for client in clients:
+        client.send("/")
+    assert [client.recv(5000).status for client in clients[2:]] == [503, 503]
+    chain.node(say("node"))
+    assert [client.recv(5000).status for client in clients[:2]] == [200, 200]
+    assert chain.relay.status()["unavailable"] == 2
+
+
+def test_status_tells_of_each_node(chain):
+    """Its name, its load, whether it leaves; the same comes with the Transceiver's, and so with STATUS."""
+    chain.relay_all()
+    release = Event()
+    node = chain.node(lambda conn, req: (release.wait(5), conn.reply_http(req, "x")), name="n", capacity=7, what="test")
+    client = chain.client()
+    client.send("/")
+    wait_until(lambda: node.status()["node"]["open"] == 1)
+    wait_until(lambda: chain.relay.status()["nodes"][0]["unreceived"] == 0)
+    told = chain.api.status()["relay"]
+    [one] = told["nodes"]
+    session = next(iter(chain.relay.nodes))
+    assert {name: one[name] for name in ("name", "session", "what", "capacity", "open", "leaving", "ready")} == {
+        "name": "n",
+        "session": session.word,
+        "what": "test",
+        "capacity": 7,
+        "open": 1,
+        "leaving": False,
+        "ready": True,
+    }
+    assert (one["queued_bytes"], one["websockets"]) == (0, 0) and 0 <= one["last_heard_s"] < 5
+    assert (told["open"], told["waiting"], told["forwarded"], told["connections"]) == (1, 0, 1, 1)
+    mine = node.status()["node"]
+    assert (mine["name"], mine["capacity"], mine["connected"], mine["relay"]) == (
+        "n",
+        7,
+        True,
+        chain.relay.node_endpoint,
+    )
+    release.set()
+    assert client.recv(5000).body == b"x"
+
+
+# -- ends of sessions, of servers, of relays ---------------------------------------------------------------------------
+
+
+def unplug(chain, node):
+    """End the connection of a Node as a broken network does; it connects again by itself."""
+    session = next(one for one in chain.relay.nodes if one.name == node.name)
+    chain.relay.nodes.send(session, b"over")
+    wait_until(lambda: session.over)
+
+
+def test_with_a_session_all_ends_that_it_was_given(chain):
+    """The Node's answer goes nowhere; the relay gives the request to another, which is told."""
+    chain.relay_all()
+    began, release = Event(), Event()
+    first = chain.node(lambda conn, req: (began.set(), release.wait(10), conn.reply_http(req, "first")), name="first")
+    client = chain.client()
+    client.send("/")
+    assert began.wait(5)
+    seen = []
+    chain.node(lambda conn, req: (seen.append(req.redelivered), conn.reply_http(req, "second")), name="second")
+    unplug(chain, first)
+    release.set()
+    assert client.recv(10_000).body == b"second"
+    assert seen == [True]
+    assert client.recv(50) is None
+    wait_until(lambda: {session.name for session in chain.relay.nodes if session.ready} == {"first", "second"})
+    assert chain.relay.status()["retried"] == 1
+
+
+def test_a_post_whose_node_has_gone_is_answered_502(chain):
+    """Nobody knows what the Node did; the connection is closed behind that."""
+    chain.relay_all()
+    began, release = Event(), Event()
+    node = chain.node(lambda conn, req: (began.set(), release.wait(10), conn.reply_http(req, "late")))
+    client = chain.client()
+    client.send("/", body=b"x")
+    assert began.wait(5)
+    wait_until(lambda: chain.relay.status()["nodes"][0]["unreceived"] == 0)
+    unplug(chain, node)
+    assert client.recv(10_000).status == 502
+    release.set()
+    wait_until(lambda: client.closed)
+    assert chain.relay.status()["bad_gateway"] == 1
+
+
+def test_other_methods_can_be_called_safe(chain):
+    """As the application knows them to be."""
+    relay = Relay(chain.api, send_timeout=5, retry=("PUT", "POST"))
+    assert [relay.forwarding.is_safe(method) for method in ("GET", "POST")] == [False, True]
+    relay.close()
+
+
+def test_a_relay_that_is_closed_answers_what_is_open(chain):
+    """502 where nothing of an answer has gone out, else the end of the connection; then the API goes on alone."""
+    release = Event()
+
+    def handler(conn, req):
+        if req.path == "/half":
+            conn.reply(req, b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+        release.wait(10)
+
+    chain.forward_all()
+    chain.node(handler)
+    clients = [chain.client() for _ in range(2)]
+    clients[0].send("/none")
+    clients[1].send("/half")
+    wait_until(lambda: sum(entry.begun for one in chain.relay.nodes for entry in one.open.values()) == 1)
+    wait_until(lambda: chain.relay.open == 2)
+    chain.relay.close()
+    assert clients[0].recv(5000).status == 502
+    with pytest.raises(RemoteProtocolError):
+        clients[1].recv(5000)
+    release.set()
+    with pytest.raises(TransportError, match="closed"):
+        chain.relay.forward(Request(SENDER, "1", "/", {"METHOD": "GET"}))
+
+
+def test_a_node_finds_a_relay_that_was_started_anew(chain):
+    """It connects again by itself; what it had of the former one is over."""
+    chain.forward_all()
+    node = chain.node(say("node"))
+    endpoint = chain.relay.node_endpoint
+    chain.relay.close()
+    wait_until(lambda: not node.status()["node"]["connected"])
+    relay = chain.relay = Relay(chain.api, node_addr=endpoint, send_timeout=5)
+    wait_until(lambda: any(session.ready for session in relay.nodes))
+    client = chain.client()
+    client.send("/")
+    assert client.recv(5000).body == b"node: GET / "
+
+
+def test_a_restarted_server_never_gets_an_answer_of_its_former_life(chain):
+    """What a Node works on is dropped; new requests are served."""
+    chain.relay_all()
+    seen, release = [], Event()
+
+    def handler(conn, req):
+        seen.append(req.path)
+        if req.path == "/old":
+            release.wait(10)
+        conn.reply_http(req, req.path)
+
+    node = chain.node(handler)
+    chain.client()
+    old = chain.client()
+    old.send("/old")
+    wait_until(lambda: seen)
+    ports = (chain.server.push_port, chain.server.sub_port)
+    chain.server.stop()
+    connection = node.connections[SENDER]
+    wait_until(lambda: not connection.ready and not chain.api.connections[SENDER].ready)
+    with Server(SENDER, ip=LOCAL, push_port=ports[0], sub_port=ports[1]) as server:
+        wait_until(lambda: connection.ready and chain.api.connections[SENDER].ready)
+        client = server.client("http")
+        assert client.conn_id == "1"
+        client.send("/new")
+        assert client.recv(10_000).body == b"/new"
+        release.set()
+        client.send("/new")
+        assert client.recv(5000).body == b"/new"
+        assert server.unclaimed == server.bad_replies == 0
+        assert client.recv(20) is None
+        assert chain.relay.open == 0
+        node.stop(1)
+        chain.api.stop(1)
+
+
+def test_a_node_that_lost_the_server_for_a_moment_goes_on(chain):
+    """The API says that the life it knew is the present one; what it had meanwhile is given again."""
+    chain.relay_all()
+    node = chain.node(say("node"))
+    client = chain.client()
+    client.send("/1")
+    assert client.recv(5000).status == 200
+    node.connections[SENDER].link.begin_anew()
+    client.send("/2")
+    assert client.recv(5000).body == b"node: GET /2 "
+
+
+# -- what neither side expects -----------------------------------------------------------------------------------------
+
+HOSTILE_DOWN = [
+    b"",
+    b"\n",
+    b"no newline",
+    b"nonsense\n",
+    b"request\n",
+    b"request 1\n",
+    b"request x r.1\nmessage",
+    b"request 1 r.1\nno message",
+    b"request 1 unknown\n" + build_request(SENDER, 1, "/", {"METHOD": "GET"}),
+    b"event r.1\n" + build_request(SENDER, 1, "@a", {"METHOD": "JSON", "PATH": "@a"}, b"[" * 100_000),
+    b"notice r.1\ngarbage",
+    b"servers x\n[]",
+    b"servers 1\n{}",
+    b"prove a\n",
+    b"prove front -1\n",
+    b"lease\n",
+    b"clock 1\n",
+    b"batch 1 1\nx",
+    b"welcome\n",
+]
+
+
+def test_a_hostile_relay_ends_its_own_messages_only(chain, caplog):
+    """Whatever it sends is counted, without a traceback; the next message is served."""
+    chain.relay_all()
+    node = chain.node(say("node"))
+    session = next(iter(chain.relay.nodes))
+    for message in HOSTILE_DOWN:
+        chain.relay.nodes.send(session, *message.partition(b"\n")[::2])
+    client = chain.client()
+    client.send("/")
+    assert client.recv(5000).body == b"node: GET / "
+    assert node.status()["node"]["bad_messages"] >= 12
+    assert not [record for record in caplog.records if record.exc_info]
+    assert max(len(record.getMessage()) for record in caplog.records if "bad message" in record.msg) < 1200
+
+
+HOSTILE_UP = [
+    b"",
+    b"nonsense\n",
+    b"begun x\n",
+    b"done -1\n",
+    b"done 999999\n",
+    b"begun " + b"9" * 5000 + b"\n",
+    b"received 1\n",
+    b"received 99999999 99999999\n",
+    b"back 1 2 3\n",
+    b"lost 17\n",
+    b"ready\n",
+    b"numbers x\n",
+    b"clock x\n",
+    b"batch 5\nx",
+    b"hello 1\n{}",
+]
+
+
+def test_a_hostile_node_ends_its_own_messages_only(chain, caplog):
+    """Before its hello and after it; the other Nodes' requests are answered."""
+    chain.relay_all()
+    chain.node(say("node"))
+    context = zmq.Context()
+    try:
+        dealer = context.socket(zmq.DEALER)
+        dealer.connect(chain.relay.node_endpoint)
+        for message in HOSTILE_UP:
+            dealer.send(message)
+        wait_until(lambda: chain.relay.status()["bad_messages"] >= 2)
+        dealer.send(b'hello 1\n{"name": "spy", "capacity": 1, "what": ""}')
+        wait_until(lambda: "spy" in chain.relay.nodes.names)
+        for message in HOSTILE_UP:
+            dealer.send(message)
+        dealer.send_multipart([b"a", b"b"])
+        wait_until(lambda: "a message of 2 parts" in caplog.text)
+    finally:
+        context.destroy(0)
+    client = chain.client()
+    client.send("/")
+    assert client.recv(5000).body == b"node: GET / "
+    assert not [record for record in caplog.records if record.exc_info]
+    wait_until(lambda: len(chain.relay.nodes) == 1)

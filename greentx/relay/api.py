@@ -129,6 +129,7 @@ class Relay(Extension):
             retry=retry,
             send_timeout=send_timeout,
             answered=self._answered,
+            prove=self.proofs.ask,
         )
         self._send_timeout = send_timeout
         self.nodes.on(b"ask", self._on_ask)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Collection
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import Any
@@ -99,6 +100,7 @@ class Forwarding:
         retry: The methods that are safe.
         send_timeout: Seconds that a request waits for somebody who has room; ``None`` waits forever.
         answered: Called with requests that an application forwarded, once they are answered, and whose Node did that.
+        prove: Calls back once a server has received what a Node sent so far.
 
     Attributes:
         counts: What became of them.
@@ -115,6 +117,7 @@ class Forwarding:
         retry: Collection[str],
         send_timeout: float | None,
         answered: Callable[[NodeSession, list[Forwarded]], object],
+        prove: Callable[[Connection, Callable[[], None], NodeSession], object],
     ) -> None:
         self.counts = _Counts()
         self._nodes = nodes
@@ -124,6 +127,7 @@ class Forwarding:
         self._retry = frozenset(retry)
         self._send_timeout = send_timeout
         self._answered = answered
+        self._prove = prove
         self._last = 0
         self._waiting: dict[Connection, deque[Forwarded]] = {}
         self._waiting_bytes = 0
@@ -345,10 +349,14 @@ class Forwarding:
         if bound is not None and entry in bound.open:
             bound.open.remove(entry)
             if bound.held and not bound.open:
-                self._release(bound)
+                # They may be another Node's, whose answer must not overtake this one.
+                self._prove(entry.connection, partial(self._release, bound), bound.session)
 
     def _release(self, bound: Bound) -> None:
         """Nothing of a browser connection is open: hand on what was held, in its order."""
+        # What is open by now, as it was sent on meanwhile, settles the rest.
+        if bound.open:
+            return
         held, bound.held = bound.held, []
         for entry in held:
             if not self._is_over(entry):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import zmq.green as zmq
 
 import greentx
 from greentx import GreentxError, Transceiver
@@ -44,11 +45,27 @@ def run_relay(options: dict[str, Any]) -> None:
 
 def run_node(options: dict[str, Any]) -> None:
     """Answer until SIGTERM: each request with its name, its method, its path and its body."""
+    uploads: dict[str, tuple[Any, int]] = {}
     delay, busy = options.get("delay", 0.0), options.get("busy", 0.0)
     node = Node(options["endpoint"], rep_port=False, name=options["name"], connect_timeout=20, **options["node"])
 
     def answer(conn: Any, req: Any) -> None:
         if req.method == "DISCONNECT":
+            return
+        # With upload.stream a body comes in pieces, as they are asked for.
+        if req.header("UPLOAD_STREAM") is not None:
+            first, size = uploads.pop(req.conn_id, (req, 0))
+            if req.header("UPLOAD_STREAM_DONE") is None:
+                uploads[req.conn_id] = first, size + len(req.body)
+                conn.grant(req, len(req.body) + 100_000 if req is first else len(req.body))
+                return
+            conn.reply_http(first, f"{node.name} streamed {size + len(req.body)}")
+            return
+        if req.stored is not None:
+            conn.reply_http(req, f"{node.name} stored {len(req.body_file.read())}")
+            return
+        if "size" in req.query:
+            conn.reply_http(req, b"x" * int(req.query["size"][0]))
             return
         seconds = float(req.query.get("sleep", [delay])[0])
         if seconds:
@@ -120,6 +137,8 @@ class Cluster:
             stack.callback(self.relay.kill)
             self.endpoint, rep = self.relay.wait_for_lines(2)[:2]
             self.rep_port = int(rep)
+            self._context = zmq.Context()
+            stack.callback(self._context.destroy, 0)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Cluster:
@@ -152,9 +171,7 @@ class Cluster:
 
     def status(self) -> dict[str, Any]:
         """Return what the relay says of itself, over its control socket."""
-        import zmq.green as zmq
-
-        with zmq.Context() as context, context.socket(zmq.REQ) as req:
+        with contextlib.closing(self._context.socket(zmq.REQ)) as req:
             req.linger = 0
             req.connect(f"tcp://{LOCAL}:{self.rep_port}")
             req.send(b"STATUS")

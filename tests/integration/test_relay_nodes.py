@@ -187,3 +187,62 @@ def test_with_a_relay_over_ipc_a_killed_node_is_replaced_at_once(tmp_path):
         them.wait_for(100)
         assert set(them.stop()) == {"ok"} and not them.wrong
         assert cluster.status()["retried"] > 0
+
+
+@pytest.mark.parametrize("credits_on", [0, 1])
+def test_large_answers_arrive_whole(credits_on):
+    """What Mongrel2 says of what it wrote, and of what it received, reaches the Node that it concerns."""
+    with Cluster(settings={"download.flow_control": credits_on}) as cluster:
+        for name in ("a", "b"):
+            cluster.start_node(name)
+
+        def browse() -> None:
+            with Browser(cluster.mongrel2) as browser:
+                for size in (10, 3_000_000, 102_401, 10):
+                    assert len(browser.get(f"/?size={size}").body) == size
+
+        gevent.joinall([gevent.spawn(browse) for _ in range(4)], timeout=60, raise_error=True)
+        with Browser(cluster.mongrel2) as browser:
+            for _ in range(60):
+                browser.ask("/?size=200")
+            assert [len(browser.receive().body) for _ in range(60)] == [200] * 60
+
+
+def test_all_pieces_of_a_streamed_body_go_to_one_node():
+    """And what is granted comes from there."""
+    with Cluster(settings={"upload.stream": 1, "limits.content_length": 20480}) as cluster:
+        for name in ("a", "b"):
+            cluster.start_node(name)
+
+        def browse(size: int) -> None:
+            with Browser(cluster.mongrel2) as browser:
+                for _ in range(2):
+                    browser.ask("/", method="POST", body=b"x" * size)
+                    assert browser.receive().body.split()[1:] == [b"streamed", b"%d" % size]
+
+        gevent.joinall([gevent.spawn(browse, 300_000 + number) for number in range(6)], timeout=60, raise_error=True)
+
+
+def test_a_stored_body_is_read_by_a_node_and_deleted(tmp_path):
+    """Its file is the Node's, once that has it."""
+    settings = {"upload.temp_store": f"{tmp_path}/body.XXXXXX", "limits.content_length": 20480}
+    with Cluster(settings=settings) as cluster:
+        cluster.start_node("a")
+        with Browser(cluster.mongrel2) as browser:
+            for size in (300_000, 300_001):
+                browser.ask("/", method="POST", body=b"x" * size)
+                assert browser.receive().body == b"a stored %d" % size
+        with gevent.Timeout(10):
+            while list(tmp_path.iterdir()):
+                gevent.sleep(0.01)
+
+
+def test_names_of_files_that_a_client_made_up_are_believed_by_nobody(cluster, tmp_path):
+    """Also where the relay forwards a message as it came."""
+    (tmp_path / "secret").write_text("secret")
+    name = f"{tmp_path}/secret"
+    cluster.start_node("a")
+    with Browser(cluster.mongrel2) as browser:
+        answer = browser.get("/", f"X-Mongrel2-Upload-Start: {name}", f"X-Mongrel2-Upload-Done: {name}")
+        assert answer.body.startswith(b"a GET /")
+    assert (tmp_path / "secret").exists()
