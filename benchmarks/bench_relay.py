@@ -228,7 +228,8 @@ def main() -> None:
     program = find_wrk()
     for number in (signal.SIGINT, signal.SIGTERM):
         gevent.signal_handler(number, sys.exit, 128 + number)
-    told: dict[str, Any] = {"benchmark": "relay", "rounds": options.rounds, "seconds": options.seconds}
+    told: dict[str, Any] = {"benchmark": "relay", "traffic": options.traffic, "rounds": options.rounds}
+    told |= {"seconds": options.seconds}
     told |= {"connections": options.connections, "ipc": options.ipc, **about("gevent", "pyzmq", "msgspec")}
     if program is None:
         print("nothing was measured: wrk is missing (Debian, Ubuntu: apt-get install wrk)", file=sys.stderr)

@@ -28,12 +28,13 @@ TINY = {
     "bench_frames.py": "--sizes 16 --time 0.001 --repeat 1 --json",
     "bench_instructions.py": "--handler floor --count 10 --no-allocations",
     "bench_many_websockets.py": "--count 20 --rounds 1 --ping-timeout 1",
+    "bench_relay.py": "--connections 2 --rounds 1 --seconds 0.1",
     "bench_registry.py": "--entries 300 --interval 0.1 --json",
     "bench_throughput.py": "--count 100 --rounds 1",
     "bench_websocket.py": "--rows recv,serve --sizes 20 --connections 2 --count 20 --rounds 1 --idle 5 --broadcast 5",
     "bench_wsgi.py": "--count 100 --rounds 1 --connections 2 --servers greentx,pywsgi",
 }
-NEED_MONGREL2 = {"bench_websocket.py", "bench_wsgi.py"}
+NEED_MONGREL2 = {"bench_relay.py", "bench_websocket.py", "bench_wsgi.py"}
 #: Those that run without the programs on PATH, as a real valgrind needs minutes on a busy machine.
 ALONE = {"bench_instructions.py"}
 
