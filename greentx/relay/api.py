@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import uuid
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
-from itertools import count
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -20,7 +18,6 @@ from ..errors import GreentxError, LocalProtocolError, SendTimeout, TransportErr
 from ..handler.connection import Connection
 from ..handler.shared import Extension
 from ..handler.transceiver import Transceiver
-from ..protocol.flow import range_of
 from ..protocol.kinds import ENDS, NO_ANSWER, WEBSOCKETS
 from ..protocol.request import Request
 from ..protocol.requests import build_request
@@ -31,20 +28,19 @@ from ..transport.pusher import Pusher
 from ..transport.security import Access
 from .forwarded import Forwarded
 from .forwarding import Forwarding
-from .messages import Server, Welcome, build_servers, build_welcome, check_annotation, numbers, topic_of
-from .nodes import Nodes, NodeSession
+from .messages import check_annotation, topic_of
+from .nodes import Nodes
 from .plain import Plain
 from .proofs import Proofs
+from .servers import Servers, Words
 from .sticky import Sticky
+from .turns import Turns
 
-__all__ = ["Relay", "Words"]
+__all__ = ["Relay"]
 
 log = logging.getLogger("greentx.relay")
 
-# Between an answer of ours and the next request of that connection for a Node, where requests are pipelined.
-_TURN_SECONDS = 0.005
-
-# While an answer of ours waits to be written, the request behind it waits, too: so long at a time.
+# How often the end looks whether all is answered.
 _LOOK_SECONDS = 0.002
 
 
@@ -74,12 +70,10 @@ class Relay(Extension):
         BindError: An address cannot be bound; the message names it. Nothing is left open.
 
     Attributes:
-        node_endpoint: Where Nodes connect to, with the real port.
-        push_endpoint, pub_endpoint: Where plain handlers pull, and topics are subscribed to; ``None`` for nowhere.
         nodes: The Nodes that are there.
         sticky: Which Node each browser connection belongs to.
         words: What the present lives of servers are called.
-        forwarding, proofs: What it works with; not for applications.
+        forwarding, proofs, servers: What it works with; not for applications.
     """
 
     def __init__(
@@ -104,22 +98,18 @@ class Relay(Extension):
         self._shared = shared
         self._closed = False
         self._serves = False
-        self._credited: set[Connection] = set()
-        # By the first of the numbers that its receipts have.
-        self._receipts: dict[int, NodeSession] = {}
         self._later = Group()
         self.sticky = Sticky()
         context = shared.context
         self._others = _Others(context, push_endpoint, pub_endpoint, access)
         try:
-            self.nodes = Nodes(context, node_endpoint, self._welcome, access)
+            self.nodes = Nodes(context, node_endpoint, lambda at: self.servers.welcome(at, self.pub_endpoint), access)
         except BaseException:  # raised again: a kill, too, must not leave the other sockets
             self._others.close(0)
             raise
-        self.node_endpoint = self.nodes.endpoint
-        self.push_endpoint = self._others.push_endpoint
-        self.pub_endpoint = self._others.pub_endpoint
+        self.servers = Servers(transceiver, self.nodes, self.words)
         self.proofs = Proofs(context, self.nodes.send)
+        self._turns = Turns(self.proofs, self._forward_now)
         self.forwarding = Forwarding(
             context,
             self.nodes,
@@ -128,13 +118,10 @@ class Relay(Extension):
             push=None if self._others.pusher is None else self._others.pusher.offer,
             retry=retry,
             send_timeout=send_timeout,
-            answered=self._answered,
+            answered=self._turns.answered,
             prove=self.proofs.ask,
         )
         self._send_timeout = send_timeout
-        self.nodes.on(b"ask", self._on_ask)
-        self.nodes.on(b"numbers", self._on_numbers)
-        self.nodes.gone.append(self._on_gone)
         # Known to the Transceiver only from here on: what it calls needs all of the above.
         shared.extensions.append(self)
         self._drain = _Drain(self.forwarding)
@@ -151,6 +138,21 @@ class Relay(Extension):
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self.nodes)} nodes, {self.forwarding.open} open"
         return f"<Relay {self.node_endpoint}: {state}, {self.forwarding.counts.forwarded} forwarded>"
+
+    @property
+    def node_endpoint(self) -> str:
+        """Where Nodes connect to, with the real port."""
+        return self.nodes.endpoint
+
+    @property
+    def push_endpoint(self) -> str | None:
+        """Where plain handlers pull; ``None`` for nowhere."""
+        return self._others.push_endpoint
+
+    @property
+    def pub_endpoint(self) -> str | None:
+        """Where topics are subscribed to; ``None`` for nowhere."""
+        return self._others.pub_endpoint
 
     @property
     def topics(self) -> frozenset[str]:
@@ -196,14 +198,8 @@ class Relay(Extension):
         connection.intake.raw_taker = Plain(connection, self.forwarding).take
 
     def _take(self, connection: Connection, request: Request, message: bytes) -> None:
-        if connection.link.writer.flow.control.announced and connection not in self._credited:
-            self._tell_credits(connection)
+        self.servers.check_credits(connection)
         self.forwarding.take(connection, request, message)
-
-    def _tell_credits(self, connection: Connection) -> None:
-        # Mongrel2 says it in the first request of a connection only (probed), which any Node may get.
-        self._credited.add(connection)
-        self._tell_servers()
 
     def _forward_or_refuse(self, connection: Connection, request: Request) -> None:
         try:
@@ -243,8 +239,7 @@ class Relay(Extension):
         connection = self._connection_of(req)
         if not connection.answers.is_ours(req):
             return
-        if connection.link.writer.flow.control.announced and connection not in self._credited:
-            self._tell_credits(connection)
+        self.servers.check_credits(connection)
         # No answer is due to these, so there is nothing to wait for, and no order to keep.
         if req.method in NO_ANSWER:
             self.forwarding.event(connection, req, _message_of(req, extra))
@@ -253,11 +248,11 @@ class Relay(Extension):
         if req.answered:
             raise LocalProtocolError(f"{req.method} {req.path} of connection {req.conn_id} was answered already")
         requests = connection.link.life.requests
-        if not requests.wait_turn(req, lambda: self._forward_soon(connection, req, extra)):
+        if not requests.wait_turn(req, lambda: self._turns.forward(connection, req, extra)):
             return
         # Its turn has come, but what was written before it may be under way still, from here or from a Node.
         if req.pipelined:
-            self._forward_soon(connection, req, extra)
+            self._turns.forward(connection, req, extra)
         else:
             self._forward_now(connection, req, extra)
 
@@ -326,102 +321,13 @@ class Relay(Extension):
             entry.request = requests.delegate(request)
             entry.request.stored = request.stored
 
-    def _forward_soon(self, connection: Connection, request: Request, extra: Mapping[str, Any]) -> None:
-        """It is this pipelined request's turn; for this process it has been answered. May be called in the hub."""
-        # At once: what comes behind it meanwhile has to wait for this one, and not for the one before.
-        stand_in = connection.link.life.requests.delegate(request)
-        stand_in.stored = request.stored
-        self._later.spawn(self._forward_later, connection, request, extra, stand_in)
-
-    def _forward_later(
-        self, connection: Connection, request: Request, extra: Mapping[str, Any], stand_in: Request
-    ) -> None:
-        is_done = False
-        try:
-            # Two processes in turn write to one connection, of which neither knows what the other wrote, and Mongrel2
-            # kills it at the 17th message in its queue: give it time. And what is before has to have arrived.
-            gevent.sleep(_TURN_SECONDS)
-            while connection.link.writer.flow.waiting(request.conn_id):
-                gevent.sleep(_LOOK_SECONDS)
-            arrived = Event()
-            self.proofs.ask(connection, arrived.set)
-            arrived.wait()
-            if connection.answers.is_ours(stand_in):
-                self._forward_now(connection, request, extra, stand_in)
-            is_done = True
-        except GreentxError as error:
-            log.warning("%s %s could not be forwarded, closing its connection: %s", request.method, request.path, error)
-        finally:
-            # Also where the relay is closed meanwhile: the browser can try again, waiting would help nobody.
-            if not is_done:
-                connection.close(stand_in)
-
-    # -- what Nodes say, and are told --------------------------------------------------------------------------------
-
-    def _welcome(self, at: int) -> tuple[bytes, bytes]:
-        return build_welcome(Welcome(self.words.relay, at, self.pub_endpoint or "", self._servers()))
-
-    def _servers(self) -> list[Server]:
-        found = []
-        for connection in self._transceiver.connections.values():
-            writer = connection.link.writer
-            # Only stand-ins demand a key, which the Node cannot know otherwise.
-            key = None if writer.dial is None or not connection.link.stand_in else writer.dial.server_key
-            found.append(
-                Server(
-                    connection.sender,
-                    self.words.of(connection),
-                    connection.pub_endpoint,
-                    connection.link.stand_in,
-                    writer.flow.control.announced,
-                    "" if key is None else key.decode(),
-                )
-            )
-        return found
-
-    def _tell_servers(self) -> None:
-        self.nodes.send_all(b"servers 0", build_servers(self._servers()))
-
-    def _on_ask(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
-        """A Node asks which lives are the present ones, since its own connection to a server broke."""
-        for connection in self._transceiver.connections.values():
-            # The server's end may be known to ZeroMQ and not to us.
-            connection.link.writer.pipe.check()
-        self.nodes.send(session, b"servers %b" % b"".join(words[:1]), build_servers(self._servers()))
-
-    def _on_numbers(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
-        for first in numbers(words):
-            self._receipts[first] = session
-
-    def _on_gone(self, session: NodeSession) -> None:
-        self._receipts = {first: one for first, one in self._receipts.items() if one is not session}
-
-    def _answered(self, session: NodeSession, entries: list[Forwarded]) -> None:
-        """A Node answered requests: the next ones of their connections may be, once these answers have arrived."""
-        # One proof for many answers of one server: each costs the server a notice.
-        awaited: dict[Connection, list[Request]] = {}
-        for entry in entries:
-            # Nothing is pipelined behind nearly all of them: then it does not matter when the answer arrives.
-            if entry.conn_id in entry.life.requests.behind:
-                awaited.setdefault(entry.connection, []).append(entry.request)
-            else:
-                self._release(entry.connection, [entry.request])
-        for connection, requests in awaited.items():
-            self.proofs.ask(connection, partial(self._release, connection, requests), session)
-
-    def _release(self, connection: Connection, requests: list[Request]) -> None:
-        for request in requests:
-            # The server may have restarted while the proof was waited for.
-            if request.life is connection.link.life:
-                connection.answers.release(request)
-
     # -- what the Transceiver says ---------------------------------------------------------------------------------
 
     def ready(self, connection: Connection) -> None:
         """A server is there: Nodes connect to it, too."""
         if self._serves:
             self._take_from(connection)
-        self._tell_servers()
+        self.servers.tell()
 
     def notice(self, connection: Connection, request: Request) -> bool:
         """Send it to the Node that it concerns."""
@@ -430,8 +336,7 @@ class Relay(Extension):
         if is_end and self.proofs.arrived(connection, request.conn_id):
             return True
         # Nor a Node's.
-        first = range_of(request.conn_id) if is_end else None
-        session = None if first is None else self._receipts.get(first)
+        session = self.servers.receipt_of(request.conn_id) if is_end else None
         if session is not None:
             self.nodes.send(session, b"notice " + self.words.of(connection).encode(), request.encode())
             return True
@@ -445,8 +350,7 @@ class Relay(Extension):
         """Forget what was forwarded: nobody waits for the answers."""
         self.forwarding.lost(connection)
         self.proofs.forget(connection)
-        self._credited.discard(connection)
-        self._tell_servers()
+        self.servers.lost(connection)
 
     def stop(self, linger: float) -> None:
         """Close the sockets."""
@@ -458,6 +362,7 @@ class Relay(Extension):
             self._shared.extensions.remove(self)
         try:
             self._later.kill()
+            self._turns.kill()
             self.proofs.stop()
         finally:
             self.nodes.close(linger=linger)
@@ -487,27 +392,6 @@ def _message_of(request: Request, extra: Mapping[str, Any]) -> bytes:
         return request.encode()
     headers = {**request.sent_headers, **extra}
     return build_request(request.sender, request.conn_id, request.path, headers, request.body)
-
-
-class Words:
-    """Makes words that no other relay makes, for lives of servers.
-
-    Attributes:
-        relay: The relay's own.
-    """
-
-    def __init__(self) -> None:
-        # Random: after a restart of the API its Nodes must not take the new one's words for the old one's.
-        self.relay = uuid.uuid4().hex[:12]
-        self._numbers = count(1)
-
-    def of(self, connection: Connection) -> str:
-        """Return what the present life of a connection set's server is called."""
-        life = connection.link.life
-        # Made when it is first needed: most lives of most servers are never talked of.
-        if not life.word:
-            life.word = f"{self.relay}.{next(self._numbers)}"
-        return life.word
 
 
 class _Others:
