@@ -755,7 +755,7 @@ def test_plain_handlers_get_what_comes_while_no_node_is_there(chain):
 
 def test_more_than_may_wait_is_answered_503_at_once(chain, monkeypatch):
     """The others wait on, and are answered."""
-    monkeypatch.setattr("greentx.relay.forwarding.MAX_WAITING", 2)
+    monkeypatch.setattr("greentx.relay.waiting.MAX_WAITING", 2)
     chain.relay_all()
     clients = [chain.client() for _ in range(4)]
     for client in clients:

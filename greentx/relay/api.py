@@ -304,11 +304,11 @@ class Relay(Extension):
         )
         if not self.forwarding.hand(entry):
             entry.waiter = Event()
-            self.forwarding.wait(entry)
+            self.forwarding.queue.put(entry)
             try:
                 entry.waiter.wait(self._send_timeout)
             finally:
-                waited_in_vain = self.forwarding.withdraw(entry)
+                waited_in_vain = self.forwarding.queue.withdraw(entry)
             if waited_in_vain:
                 raise SendTimeout(
                     f"no Node had room for the request within {self._send_timeout} s: "

@@ -111,12 +111,13 @@ class Forwarded:
 
     @property
     def over(self) -> bool:
-        """Its server, or its browser, has gone: nobody waits for the answer."""
+        """Its server, or its browser, has gone, or its connection is being closed: nobody waits for the answer."""
         request = self._request
         return (
             self._ended
             or self.connection.link.life is not self.life
             or (request is not None and request.life is not self.life)
+            or (not self.delegated and self.life.requests.is_closed(self.conn_id))
         )
 
     def end(self) -> None:

@@ -19,44 +19,26 @@ something is open, what comes meanwhile is held here until the rest is settled.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
-from math import inf
 from time import monotonic
 from typing import Any
 
 from ..handler.connection import Connection
-from ..protocol.bounds import MESSAGE_BYTES
 from ..protocol.kinds import NO_ANSWER
 from ..protocol.pipeline import MAX_PIPELINED
 from ..protocol.request import Request
 from ..transport import Context
 from .forwarded import Forwarded
 from .messages import REDELIVERED, numbers
-from .nodes import WRITE_SECONDS, Nodes, NodeSession
+from .nodes import Nodes, NodeSession
+from .returns import Returns
 from .sticky import Bound, Sticky
+from .waiting import Waiting
 
-__all__ = ["ALONE_WARNING_SECONDS", "MAX_WAITING", "MAX_WAITING_BYTES", "Forwarding"]
+__all__ = ["Forwarding"]
 
 log = logging.getLogger("greentx.relay")
-
-#: Requests that wait while no Node has room, and their bytes. Those beyond are answered 503 at once.
-MAX_WAITING = 10_000
-MAX_WAITING_BYTES = 128 * 1024 * 1024
-
-#: Seconds after which a WARNING says that requests wait and no Node is connected; said again each minute.
-ALONE_WARNING_SECONDS = 5.0
-_WARNING_AGAIN_SECONDS = 60.0
-
-# How often those that wait are looked at: for a plain handler, and for whether they have waited for too long.
-_LOOK_SECONDS = 0.05
-
-# What a browser that has got such an answer may ask for next has come by then.
-_NEXT_SECONDS = 0.25
-
-# A request that so many Nodes gave back is not given to another one.
-_MAX_TRIES = 3
 
 
 class _Counts:
@@ -104,6 +86,7 @@ class Forwarding:
 
     Attributes:
         counts: What became of them.
+        queue: Those that wait for somebody who has room.
     """
 
     def __init__(
@@ -125,32 +108,25 @@ class Forwarding:
         self._word = word
         self._push = push
         self._retry = frozenset(retry)
-        self._send_timeout = send_timeout
         self._answered = answered
         self._prove = prove
         self._last = 0
-        self._waiting: dict[Connection, deque[Forwarded]] = {}
-        self._waiting_bytes = 0
-        self._warning_due = 0.0
-        self._context = context
-        self._timer = context.timer(_LOOK_SECONDS, _LOOK_SECONDS)
+        self.queue = Waiting(context, nodes, send_timeout, hand=self.hand, refuse=self._refuse)
+        Returns(context, nodes, cut=self._cut, release=self._release, go_on=self.queue.go_on)
         nodes.on(b"begun", self._on_begun)
         nodes.on(b"done", self._on_done)
-        nodes.on(b"back", self._on_back)
-        nodes.on(b"lost", self._on_lost)
-        nodes.leaving.append(lambda session: self.go_on())
-        nodes.room.append(lambda session: self.go_on())
-        nodes.fenced.append(self._on_fenced)
+        nodes.leaving.append(lambda session: self.queue.go_on())
+        nodes.room.append(lambda session: self.queue.go_on())
 
     @property
     def open(self) -> int:
         """How many requests Nodes have."""
-        return sum(len(session.open) for session in self._nodes)
+        return sum(len(session.open) for session in (*self._nodes, *self._nodes.ending))
 
     @property
     def waiting(self) -> int:
         """How many requests wait for somebody who has room."""
-        return sum(map(len, self._waiting.values()))
+        return len(self.queue)
 
     # -- what comes in -----------------------------------------------------------------------------------------------
 
@@ -169,8 +145,14 @@ class Forwarding:
     def submit(self, entry: Forwarded) -> None:
         """Give a request to a Node, now or when one has room; where none has in time it is answered 503."""
         # Behind those that wait already, of the same connection above all.
-        if (self._waiting and self._is_behind(entry)) or not self.hand(entry):
-            self.wait(entry)
+        if (len(self.queue) and self._is_behind(entry)) or not self.hand(entry):
+            self.queue.put(entry)
+
+    def _is_behind(self, entry: Forwarded) -> bool:
+        if not self.queue.has(entry.connection):
+            return False
+        bound = self._sticky.of(entry.connection).get(entry.conn_id)
+        return bound is None or not (bound.open or bound.held)
 
     def event(self, connection: Connection, request: Request, message: bytes) -> None:
         """Send what no answer is due to: a piece of a body, a message of a JSON or XML socket."""
@@ -252,70 +234,6 @@ class Forwarding:
             entry.connection.answers.release(entry.request)
         return True
 
-    # -- while nobody has room ---------------------------------------------------------------------------------------
-
-    def _is_behind(self, entry: Forwarded) -> bool:
-        if entry.connection not in self._waiting:
-            return False
-        bound = self._sticky.of(entry.connection).get(entry.conn_id)
-        return bound is None or not (bound.open or bound.held)
-
-    def wait(self, entry: Forwarded) -> None:
-        """Keep a request until somebody has room."""
-        size = len(entry.message) + MESSAGE_BYTES
-        if self.waiting >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
-            self._refuse(entry, 503)
-            return
-        entry.deadline = inf if self._send_timeout is None else monotonic() + self._send_timeout
-        self._waiting_bytes += size
-        self._waiting.setdefault(entry.connection, deque()).append(entry)
-        if not self._timer.active:
-            self._warning_due = monotonic() + ALONE_WARNING_SECONDS
-            # Not start(): it goes on with what was left of the timer's last run.
-            self._timer.again(self.go_on, update=True)
-
-    def withdraw(self, entry: Forwarded) -> bool:
-        """A request is not to wait any more. Returns whether it did."""
-        queue = self._waiting.get(entry.connection)
-        if queue is None or entry not in queue:
-            return False
-        queue.remove(entry)
-        self._left(entry)
-        return True
-
-    def _left(self, entry: Forwarded) -> None:
-        self._waiting_bytes -= len(entry.message) + MESSAGE_BYTES
-        if entry.waiter is not None:
-            entry.waiter.set()
-
-    def go_on(self) -> None:
-        """Somebody may have room, or time has passed: see to those that wait."""
-        if not self._waiting:
-            self._timer.stop()
-            return
-        now = monotonic()
-        for connection in list(self._waiting):
-            queue = self._waiting[connection]
-            while queue:
-                entry = queue[0]
-                if not self._is_over(entry):
-                    if entry.deadline <= now and entry.waiter is None:
-                        self._refuse(entry, 503)
-                    elif not self.hand(entry):
-                        break
-                queue.popleft()
-                self._left(entry)
-            if not queue:
-                del self._waiting[connection]
-        if self._waiting and not len(self._nodes) and now >= self._warning_due:
-            self._warning_due = now + _WARNING_AGAIN_SECONDS
-            what = f"no Node is connected to {self._nodes.endpoint}, and {self.waiting} requests wait"
-            log.warning("%s: is one running, and is this its relay_addr?", what)
-
-    @staticmethod
-    def _is_over(entry: Forwarded) -> bool:
-        return entry.over or (not entry.delegated and entry.life.requests.is_closed(entry.conn_id))
-
     # -- what becomes of them ----------------------------------------------------------------------------------------
 
     def _on_begun(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
@@ -359,81 +277,8 @@ class Forwarding:
             return
         held, bound.held = bound.held, []
         for entry in held:
-            if not self._is_over(entry):
+            if not entry.over:
                 self.submit(entry)
-
-    def _on_back(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
-        """A Node gives back what its application has not seen."""
-        for number in numbers(words):
-            entry = session.open.get(number)
-            if entry is not None:
-                # For an unsafe one the message is gone where it was received: then that is what it says.
-                entry.received = not entry.message
-                entry.begun = False
-        self._take_back(session, numbers(words))
-
-    def _on_lost(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
-        """A Node lost the connection to the server that it was to answer to."""
-        self._take_back(session, numbers(words))
-
-    def _on_fenced(self, session: NodeSession) -> None:
-        # What was never handed to ZeroMQ was seen by nobody.
-        unsent = {waiting.item.number for waiting in session.lane.queue if waiting.item is not None}
-        for number, entry in session.open.items():
-            if number in unsent:
-                entry.tries -= 1
-            elif not session.sure:
-                entry.begun = True
-        if session.written and not session.finished:
-            timer = self._context.timer(_NEXT_SECONDS)
-            timer.start(self._close_unwritten, timer, session)
-        taken = list(session.open)
-        if taken:
-            log.warning("node %s has gone with %d requests", session.word, len(taken))
-        self._take_back(session, taken, unsent)
-        self.go_on()
-
-    def _close_unwritten(self, timer: Any, session: NodeSession) -> None:
-        """Close the connections whose last answers may not have been written, where nothing has come since then."""
-        self._context.unwatch(timer)
-        for done_at, last, entry in session.written:
-            if done_at < session.ended - WRITE_SECONDS or self._is_over(entry):
-                continue
-            bound = entry.bound
-            # What came since then came in answer to it.
-            if bound is not None and all(0 < one.number <= last for one in (*bound.open, *bound.held)):
-                self._cut(entry, "its Node has gone, and may not have written the answer")
-        session.written.clear()
-
-    def _take_back(self, session: NodeSession, taken: list[int], unsent: Collection[int] = ()) -> None:
-        """Give what a Node had to others, or answer it, as the module says."""
-        bounds: dict[int, tuple[Bound, list[Forwarded]]] = {}
-        for number in taken:
-            entry = session.open.pop(number, None)
-            if entry is None or entry.bound is None:
-                continue
-            bounds.setdefault(id(entry.bound), (entry.bound, []))[1].append(entry)
-            if number not in unsent:
-                entry.redelivered = True
-        for bound, entries in bounds.values():
-            bound.open = [entry for entry in bound.open if entry not in entries]
-            # In front of what came later.
-            bound.held[:0] = entries
-            for entry in entries:
-                if not entry.begun and ((entry.received and not entry.safe) or entry.tries >= _MAX_TRIES):
-                    entry.refused = 502
-            if not bound.open:
-                self._answer_begun(bound)
-                self._release(bound)
-
-    def _answer_begun(self, bound: Bound) -> None:
-        """Close the connection where the answer to its first request has begun, which nobody can end."""
-        for entry in bound.held:
-            if self._is_over(entry):
-                continue
-            if entry.begun:
-                self._cut(entry, "its Node went in the middle of the answer")
-            return
 
     def _cut(self, entry: Forwarded, why: str) -> None:
         """Close the connection of a request."""
@@ -465,9 +310,7 @@ class Forwarding:
     def connection_ended(self, connection: Connection, conn_id: str) -> None:
         """The browser has gone: nobody waits for its answers."""
         self._forget(connection, conn_id, gone=True)
-        for entry in self._waiting.get(connection, ()):
-            if entry.conn_id == conn_id:
-                entry.end()
+        self.queue.connection_ended(connection, conn_id)
 
     def _forget(self, connection: Connection, conn_id: str, *, gone: bool = False) -> None:
         bound = self._sticky.forget(connection, conn_id)
@@ -485,26 +328,19 @@ class Forwarding:
     def lost(self, connection: Connection) -> None:
         """The server of a connection set has gone, and all its browsers with it."""
         self._sticky.forget_all(connection)
-        for session in self._nodes:
+        for session in (*self._nodes, *self._nodes.ending):
             for number, entry in list(session.open.items()):
                 if entry.connection is connection:
                     del session.open[number]
-        for entry in self._waiting.pop(connection, ()):
-            self._left(entry)
+        self.queue.lost(connection)
 
     def stop(self) -> None:
         """Nobody answers any more: what is open is refused, or its connection closed."""
-        self._context.unwatch(self._timer)
-        sessions = list(self._nodes)
-        waiting, self._waiting = self._waiting, {}
-        for queue in waiting.values():
-            for entry in queue:
-                self._left(entry)
-                if not self._is_over(entry) and entry.waiter is None:
-                    self._refuse(entry, 503)
+        sessions = [*self._nodes, *self._nodes.ending]
+        self.queue.stop()
         for session in sessions:
             for entry in list(session.open.values()):
-                if self._is_over(entry) or entry.number not in session.open:
+                if entry.over or entry.number not in session.open:
                     continue
                 if entry.begun:
                     self._cut(entry, "the relay ends in the middle of the answer")

@@ -200,7 +200,7 @@ class Nodes:
         self._welcome = welcome
         self._sessions: dict[bytes, NodeSession] = {}
         # Those that are gone and not fenced: what they said last may be read only now.
-        self._ending: dict[bytes, NodeSession] = {}
+        self._ending: dict[bytes, tuple[NodeSession, Any]] = {}
         self._choices = 0
         self._upstream: dict[bytes, Upstream] = {
             b"leave": self._on_leave,
@@ -229,6 +229,11 @@ class Nodes:
     def names(self) -> frozenset[str]:
         """What they are called."""
         return frozenset(session.name for session in self._sessions.values())
+
+    @property
+    def ending(self) -> list[NodeSession]:
+        """Those that are gone and not fenced."""
+        return [session for session, _ in self._ending.values()]
 
     def on(self, kind: bytes, call: Upstream) -> None:
         """Have ``call(session, words, payload)`` called, in the hub, with what Nodes say that begins with *kind*.
@@ -302,7 +307,9 @@ class Nodes:
     # -- what Nodes say ----------------------------------------------------------------------------------------------
 
     def _on_message(self, identity: bytes, message: bytes) -> None:
-        session = self._sessions.get(identity) or self._ending.get(identity)
+        session = self._sessions.get(identity)
+        if session is None and identity in self._ending:
+            session = self._ending[identity][0]
         try:
             found = parts(message)
         except RemoteProtocolError as error:
@@ -431,14 +438,13 @@ class Nodes:
         log.info("%s: node %s has gone", self.endpoint, session.word)
         for call in self.gone:
             call(session)
-        self._ending[session.identity] = session
         left = session.leased + LEASE_SECONDS + _FENCE_MARGIN - session.ended if self._fences else 0.0
         timer = self._context.timer(max(left, _LAST_WORDS_SECONDS))
-        timer.start(self._fence, timer, session)
+        self._ending[session.identity] = session, timer
+        timer.start(self._fence, session)
 
-    def _fence(self, timer: Any, session: NodeSession) -> None:
-        self._context.unwatch(timer)
-        self._ending.pop(session.identity, None)
+    def _fence(self, session: NodeSession) -> None:
+        self._context.unwatch(self._ending.pop(session.identity)[1])
         for call in self.fenced:
             call(session)
 
@@ -446,6 +452,9 @@ class Nodes:
         """Let go of all of them; their sessions are over. Safe to call twice."""
         self._context.unwatch(self._timer)
         self._batches.stop()
+        for _, timer in self._ending.values():
+            self._context.unwatch(timer)
+        self._ending.clear()
         for session in self:
             session.over = True
             if self._context.open:

@@ -26,7 +26,7 @@ def soon(monkeypatch):
     """Warnings come at once."""
     monkeypatch.setattr(link_module, "READY_WARNING_SECONDS", 0.1)
     monkeypatch.setattr("greentx.transport.pusher.ALONE_WARNING_SECONDS", 0.1)
-    monkeypatch.setattr("greentx.relay.forwarding.ALONE_WARNING_SECONDS", 0.1)
+    monkeypatch.setattr("greentx.relay.waiting.ALONE_WARNING_SECONDS", 0.1)
     monkeypatch.setattr("greentx.relay.link.ALONE_WARNING_SECONDS", 0.1)
 
 
