@@ -157,8 +157,10 @@ class Intake:
         if not request.plain:
             # has(), below, without calling it.
             # Only the first message of a connection says it (probed), so it is looked for until it was found.
-            if not flow_control.announced and (b"DOWNLOAD_CREDITS" in raw or "DOWNLOAD_CREDITS" in raw):
-                self._begin_flow_control()
+            # A stand-in repeats what its clients were told to send; it gives no credits.
+            has_credits = not flow_control.announced and (b"DOWNLOAD_CREDITS" in raw or "DOWNLOAD_CREDITS" in raw)
+            if has_credits and not self._link.stand_in:
+                flow_control.announce(True)
             # A client may send these names, too; see greentx.handler.uploads.
             marked = START_BYTES in raw or DONE_BYTES in raw or START in raw or DONE in raw
         if request.method in HTTP_FORGERIES:
@@ -269,13 +271,6 @@ class Intake:
         # then there is one notice more. Under load nothing comes alone.
         if len(self._link.life.requests.heads) == 1 and random() < _NUDGES:
             self._writer.receipts.nudge()
-
-    def _begin_flow_control(self) -> None:
-        """The server says what it writes (``download.flow_control``)."""
-        # A stand-in repeats what its clients were told to send; it gives no credits.
-        if self._link.stand_in:
-            return
-        self._writer.flow.control.announce(True)
 
     def _admit(self, request: Request, marked: bool = False) -> bool:
         """Check where the request ends, and look after stored uploads; False for what is not for the application."""

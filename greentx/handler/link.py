@@ -283,14 +283,23 @@ class Link:
         if self._user is not None:
             self._user.server_ready()
 
-    def on_lost(self) -> None:
-        """The writer says that the server has gone; in the hub."""
-        log.warning("%s: Mongrel2 at %s has gone, and all its connections", self.sender, self.pub_endpoint)
+    def on_lost(self, *, gone: bool = True) -> None:
+        """The writer says that the server has gone; in the hub.
+
+        Args:
+            gone: False where it is there, and all the same its life is over here.
+        """
+        if gone:
+            log.warning("%s: Mongrel2 at %s has gone, and all its connections", self.sender, self.pub_endpoint)
         # What was pulled and not read yet belongs to the old life: its numbers mean other browsers in the next one.
-        if self._receiver is not None:
+        if self._receiver is not None and gone:
             self._receiver.drop()
-        self._end_life()
-        if not self.stopped:
+        old, self.life = self.life, self._new_life()
+        old.over = True
+        # After the new life is there: what the user does now must not be written into the old one.
+        if self._user is not None:
+            self._user.server_lost(old)
+        if not self.stopped and gone:
             self._await_server()
             self._state_changed()
 
@@ -303,16 +312,9 @@ class Link:
             return
         # What waits first: it must not go out in the new life.
         self.writer.begin_anew()
-        self._end_life()
+        self.on_lost(gone=False)
         if self.subscribed and self._user is not None:
             self._user.server_ready()
-
-    def _end_life(self) -> None:
-        old, self.life = self.life, self._new_life()
-        old.over = True
-        # After the new life is there: what the user does now must not be written into the old one.
-        if self._user is not None:
-            self._user.server_lost(old)
 
     def browser_slow(self, conn_id: str, why: str) -> None:
         """A browser does not read: have its connection ended, for *why*. Never blocks."""

@@ -17,10 +17,8 @@ stood still, or could not be reached, and what it said last, such as that an ans
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from math import inf
 from time import monotonic
 from typing import Any
 
@@ -28,134 +26,17 @@ from ..errors import RemoteProtocolError
 from ..protocol.fields import shown
 from ..transport import Context, PeerGone, Router
 from ..transport.security import Access
+from .batches import Batches, Leases, milliseconds
 from .forwarded import Forwarded
-from .messages import LEASE_SECONDS, Hello, join, numbers, parse_hello, parts, split
-from .window import Lane
+from .messages import Hello, numbers, parse_hello, parts, split
+from .session import NodeSession
 
-__all__ = ["WRITE_SECONDS", "NodeSession", "Nodes"]
+__all__ = ["NodeSession", "Nodes"]
 
 log = logging.getLogger("greentx.relay")
 
-#: A Node says that an answer is done once ZeroMQ has it, whose thread needs a moment to write it. Where the Node ends
-#: within that moment, it may not have been written.
-WRITE_SECONDS = 0.02
-
-# Leases, and looks at who is there.
-_LEASE_INTERVAL = 0.25
-
-# ZeroMQ tells of the end of a connection first, and forgets the peer within some milliseconds then.
-_LOOK_SECONDS = 0.01
-
-# By then everything that a Node said before its end has been read here.
-_LAST_WORDS_SECONDS = 0.05
-
-# For what differs between two clocks within a second, and timers that are late.
-_FENCE_MARGIN = 0.1
-
-# A Node asks for the clock more often than this.
-_SILENT_SECONDS = 0.75
-
-# Messages that go together, and bytes of one that does not.
-_BATCH_MESSAGES = 64
-_BATCH_BYTES = 16384
-_RETRY_SECONDS = 0.01
-
 # Each costs some kilobytes.
 _MAX_NODES = 10_000
-
-
-class NodeSession:
-    """One connection of one Node.
-
-    Attributes:
-        identity: Its routing id: what it is called in messages.
-        name: The Node's.
-        what: What it says that it is.
-        capacity: How many requests it may be given at once, compared to others.
-        open: The requests that it has, by number.
-        websockets: How many WebSockets it has.
-        leaving: It gets nothing new.
-        over: It has ended, here.
-        ready: The words of the servers' lives that it can answer in.
-        lane: What waits for it, and what it was sent.
-        written: Its last answers: when it said so, the last number given then, and the request.
-        ended: When it did.
-        sure: All that it said before its end has come.
-        finished: It has said that it goes, and that nothing of it is under way.
-        heard: When it last said something (``time.monotonic()``).
-        leased: When it was last sent a lease.
-        chosen: When it was last given a new connection: a number that only grows.
-    """
-
-    __slots__ = (
-        "capacity",
-        "chosen",
-        "ended",
-        "finished",
-        "heard",
-        "identity",
-        "lane",
-        "leased",
-        "leaving",
-        "name",
-        "open",
-        "over",
-        "ready",
-        "sure",
-        "websockets",
-        "what",
-        "written",
-    )
-
-    def __init__(self, identity: bytes, hello: Hello, now: float) -> None:
-        self.identity = identity
-        self.name = hello.name
-        self.what = hello.what
-        self.capacity = hello.capacity
-        self.open: dict[int, Forwarded] = {}
-        self.websockets = 0
-        self.leaving = False
-        self.over = False
-        self.ready: set[str] = set()
-        self.lane: Lane[Forwarded] = Lane()
-        self.written: deque[tuple[float, int, Forwarded]] = deque()
-        self.ended = inf
-        self.sure = True
-        self.finished = False
-        self.heard = now
-        self.leased = now
-        self.chosen = 0
-
-    @property
-    def word(self) -> str:
-        """What it is called, other than any other session."""
-        return self.identity.decode("latin-1")
-
-    def forget_written(self, now: float) -> None:
-        """What was done some time ago has been written."""
-        written = self.written
-        while written and written[0][0] < now - WRITE_SECONDS:
-            written.popleft()
-
-    def status(self, now: float) -> dict[str, Any]:
-        """Return what ``STATUS`` shows."""
-        return {
-            "name": self.name,
-            "session": self.word,
-            "what": self.what,
-            "capacity": self.capacity,
-            "open": len(self.open),
-            "websockets": self.websockets,
-            "queued_bytes": self.lane.queued,
-            "unreceived": self.lane.unreceived,
-            "ready": bool(self.ready),
-            "leaving": self.leaving,
-            "last_heard_s": round(now - self.heard, 3),
-        }
-
-    def __repr__(self) -> str:
-        state = "over" if self.over else "leaving" if self.leaving else "there"
-        return f"<NodeSession {self.word}: {state}, {len(self.open)} open>"
 
 
 Upstream = Callable[[NodeSession, list[bytes], bytes], object]
@@ -176,7 +57,6 @@ class Nodes:
         BindError: The address cannot be bound.
 
     Attributes:
-        endpoint: Where it was bound, with the real port.
         came, leaving, gone, fenced: Called with a session each time that it gets there; they must not block. Those in
             *fenced* may give what it had to others.
         room: Called with a session that has room again.
@@ -210,13 +90,9 @@ class Nodes:
             b"ready": lambda session, words, payload: session.ready.add(_text(words)),
             b"unready": lambda session, words, payload: session.ready.discard(_text(words)),
         }
-        self._router = Router(context, endpoint, self._on_message, self._look_soon, access)
-        self._batches = _Batches(context, self._router, self._gone)
-        self.endpoint = self._router.endpoint
-        # The end of a connection is the end of a process there: nobody can answer after it.
-        self._fences = not endpoint.startswith("ipc:")
-        self._timer = context.timer(_LEASE_INTERVAL, _LEASE_INTERVAL)
-        self._timer.start(self._lease)
+        self._router = Router(context, endpoint, self._on_message, lambda: self._leases.look_soon(), access)
+        self._batches = Batches(context, self._router, self._gone)
+        self._leases = Leases(context, self._router, lambda: self, self._end)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -224,6 +100,11 @@ class Nodes:
     def __iter__(self) -> Iterator[NodeSession]:
         """The sessions that are there; a copy."""
         return iter(list(self._sessions.values()))
+
+    @property
+    def endpoint(self) -> str:
+        """Where it was bound, with the real port."""
+        return self._router.endpoint
 
     @property
     def names(self) -> frozenset[str]:
@@ -352,7 +233,7 @@ class Nodes:
             raise RemoteProtocolError(f"there are {_MAX_NODES} Nodes already")
         now = monotonic()
         session = NodeSession(identity, hello, now)
-        head, payload = self._welcome(_milliseconds(now))
+        head, payload = self._welcome(milliseconds(now))
         try:
             # Not counted: it is what a session begins with.
             if not self._router.send(identity, b"%b\n%b" % (head, payload)):
@@ -391,31 +272,10 @@ class Nodes:
         [asked] = numbers(words[:1]) or [0]
         now = monotonic()
         with suppress(PeerGone):  # which is found out soon enough
-            if self._router.send(session.identity, b"clock %d %d\n" % (asked, _milliseconds(now))):
+            if self._router.send(session.identity, b"clock %d %d\n" % (asked, milliseconds(now))):
                 session.leased = now
 
     # -- who is there ------------------------------------------------------------------------------------------------
-
-    def _lease(self) -> None:
-        now = monotonic()
-        message = b"lease %d\n" % _milliseconds(now)
-        for session in self:
-            session.forget_written(now)
-            try:
-                if self._router.send(session.identity, message):
-                    session.leased = now
-            except PeerGone:
-                self._end(session)
-
-    def _look_soon(self) -> None:
-        """Some connection has ended: whose is found out by sending to all."""
-        self._lease()
-        timer = self._context.timer(_LOOK_SECONDS)
-        timer.start(self._look_again, timer)
-
-    def _look_again(self, timer: Any) -> None:
-        self._context.unwatch(timer)
-        self._lease()
 
     def _let_go(self, session: NodeSession, why: str) -> None:
         log.warning("%s: node %s is let go of: %s", self.endpoint, session.word, why)
@@ -432,14 +292,11 @@ class Nodes:
             return
         session.over = True
         session.ended = monotonic()
-        if self._fences and session.ended - session.heard > _SILENT_SECONDS:
-            session.sure = False
         del self._sessions[session.identity]
         log.info("%s: node %s has gone", self.endpoint, session.word)
         for call in self.gone:
             call(session)
-        left = session.leased + LEASE_SECONDS + _FENCE_MARGIN - session.ended if self._fences else 0.0
-        timer = self._context.timer(max(left, _LAST_WORDS_SECONDS))
+        timer = self._context.timer(self._leases.seconds_left(session))
         self._ending[session.identity] = session, timer
         timer.start(self._fence, session)
 
@@ -450,7 +307,7 @@ class Nodes:
 
     def close(self, *, linger: float) -> None:
         """Let go of all of them; their sessions are over. Safe to call twice."""
-        self._context.unwatch(self._timer)
+        self._leases.stop()
         self._batches.stop()
         for _, timer in self._ending.values():
             self._context.unwatch(timer)
@@ -463,73 +320,7 @@ class Nodes:
         self._sessions.clear()
 
 
-class _Batches:
-    """Sends each Node what one round of the hub has for it in one message.
-
-    Args:
-        context: Owner of the timer.
-        router: Sends.
-        gone: Called with a session that is not connected any more.
-    """
-
-    def __init__(self, context: Context, router: Router, gone: Callable[[NodeSession], object]) -> None:
-        self._context = context
-        self._router = router
-        self._gone = gone
-        self._pending: dict[NodeSession, list[bytes]] = {}
-        self._scheduled = False
-        # While ZeroMQ has no room for one.
-        self._timer: Any = context.timer(_RETRY_SECONDS, _RETRY_SECONDS)
-
-    def add(self, session: NodeSession, message: bytes) -> None:
-        """Send a message, behind those before it."""
-        pending = self._pending.get(session)
-        if pending is None:
-            self._pending[session] = [message]
-            if not self._scheduled:
-                self._scheduled = True
-                self._context.hub.loop.run_callback(self._flush)
-        else:
-            pending.append(message)
-            # Copied once more for the batch: not so many bytes of it.
-            if len(pending) >= _BATCH_MESSAGES or len(message) >= _BATCH_BYTES:
-                self._send(session)
-
-    def _flush(self) -> None:
-        self._scheduled = False
-        self._timer.stop()
-        for session in list(self._pending):
-            self._send(session)
-
-    def _send(self, session: NodeSession) -> None:
-        if not self._context.open:
-            return
-        messages = self._pending.pop(session)
-        large = len(messages[-1]) >= _BATCH_BYTES
-        batches = [messages[:-1], messages[-1:]] if large else [messages]
-        for index, batch in enumerate(batches):
-            try:
-                if not batch or self._router.send(session.identity, join(batch)):
-                    continue
-            except PeerGone:
-                self._gone(session)
-                return
-            self._pending[session] = [message for left in batches[index:] for message in left]
-            self._timer.again(self._flush, update=True)
-            return
-
-    def stop(self) -> None:
-        """Send what there is."""
-        self._flush()
-        self._pending.clear()
-        self._context.unwatch(self._timer)
-
-
 def _text(words: list[bytes]) -> str:
     if len(words) != 1:
         raise RemoteProtocolError(f"one word says which server, not {len(words)}")
     return words[0].decode("latin-1")
-
-
-def _milliseconds(now: float) -> int:
-    return int(now * 1000)

@@ -9,7 +9,8 @@ from typing import Any
 from ..transport import Context
 from .forwarded import Forwarded
 from .messages import numbers
-from .nodes import WRITE_SECONDS, Nodes, NodeSession
+from .nodes import Nodes
+from .session import WRITE_SECONDS, NodeSession
 from .sticky import Bound
 
 __all__ = ["Returns"]

@@ -60,7 +60,7 @@ class Incoming:
         on_contact: Called in the hub when :attr:`contact` has changed. Must not block.
         leaving: See :class:`Leaving`.
         security: Who may connect where it binds, or how it connects; see :mod:`greentx.transport.security`.
-        routing_id: What a ROUTER knows it by, which no other may have (DEALER only).
+        opening: Of a DEALER: returns what a ROUTER knows it by, which no other may have, and its first message.
 
     Attributes:
         socket: To receive from.
@@ -79,8 +79,7 @@ class Incoming:
         on_contact: Callable[[], None],
         leaving: Leaving | None = None,
         security: Access | Dial | None = None,
-        *,
-        routing_id: bytes = b"",
+        opening: Callable[[], tuple[bytes, bytes]] | None = None,
     ) -> None:
         self.watching = False
         self.few = True
@@ -98,7 +97,9 @@ class Incoming:
         self.has_message = context.message_check(self.socket)
         if kind == zmq.PULL:
             self.socket.setsockopt(zmq.RCVHWM, _MAX_RECEIVED)
-        elif kind == zmq.DEALER:
+        self._first = b""
+        if opening is not None:
+            routing_id, self._first = opening()
             self.socket.setsockopt(zmq.ROUTING_ID, routing_id)
         if security is not None:
             security.apply(context, self.socket)
@@ -130,6 +131,8 @@ class Incoming:
             beat(socket, endpoint)
         self.contact = Contact(self._context, socket, self._contact_changed)
         self._context.connect(socket, endpoint)
+        if self._first:
+            self.send(self._first)
         self._watch()
 
     def _watch(self) -> None:

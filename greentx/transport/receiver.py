@@ -146,12 +146,10 @@ class Receiver:
         self._endpoint: str | None = None
         self._topics: list[bytes] = []
         self._incoming: Incoming | None = None
-        self._new_incoming = partial(Incoming, context, kind, self._wake, on_state, leaving, security)
-        self._opening = opening
+        self._new_incoming = partial(Incoming, context, kind, self._wake, on_state, leaving, security, opening)
         self._retry = _Retry(security.retry_max if isinstance(security, Dial) else None)
         self._wanted = _Wanted.MESSAGES
         self._parked = False
-        self._looking = False
         # What came of the last attempt to resolve its name, where it failed.
         self._unresolved = ""
         self._keeper = Supervised(
@@ -234,13 +232,10 @@ class Receiver:
         try:
             return self._incoming.send(message)
         finally:
-            # Sending may have used up what the descriptor had to tell: look once before the hub sleeps.
-            if not self._looking:
-                self._looking = True
-                get_hub().loop.run_callback(self._look_once)
+            # Sending may have used up what the descriptor had to tell: look before the hub sleeps.
+            get_hub().loop.run_callback(self._look_once)
 
     def _look_once(self) -> None:
-        self._looking = False
         if self._parked and self._context.open and self._incoming is not None and self._incoming.has_message():
             self._wake()
 
@@ -362,16 +357,10 @@ class Receiver:
             if self._keeper.stopping.is_set() or self._wanted is _Wanted.NOTHING or self._endpoint != endpoint:
                 return
             # Known from here on, so that it is closed whatever fails.
-            if self._opening is None:
-                self._incoming = incoming = self._new_incoming()
-            else:
-                routing_id, first = self._opening()
-                self._incoming = incoming = self._new_incoming(routing_id=routing_id)
+            self._incoming = incoming = self._new_incoming()
             for topic in self._topics:
                 incoming.subscribe(topic)
             incoming.connect(numeric)
-            if self._opening is not None:
-                incoming.send(first)
         except TransportError as error:  # a name that does not resolve, for now
             self._close()
             if self._keeper.stopping.is_set():

@@ -159,6 +159,12 @@ class Cluster:
                 gevent.sleep(0.01)
         return node
 
+    def wait_until_busy(self, name: str) -> None:
+        """Block until a Node has requests, and has told that it received them."""
+        with gevent.Timeout(20):
+            while not any(one["name"] == name and one["open"] > one["unreceived"] for one in self.status()["nodes"]):
+                gevent.sleep(0.001)
+
     def end_node(self, name: str) -> None:
         """Have a Node leave in order, and wait for that."""
         node = self.nodes.pop(name)

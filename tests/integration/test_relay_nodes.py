@@ -43,6 +43,7 @@ def test_a_killed_node_costs_no_request_of_a_safe_method(cluster):
     with clients(cluster, 8) as them:
         for name in ("a", "b"):
             them.wait_for(100)
+            cluster.wait_until_busy(name)
             cluster.kill_node(name)
         them.wait_for(100)
         outcomes = them.stop()
@@ -57,10 +58,7 @@ def test_a_killed_node_answers_each_post_502_or_ends_its_connection(cluster):
         cluster.start_node(name, delay=0.05)
     with clients(cluster, 8, method="POST") as them:
         them.wait_for(50)
-        with gevent.Timeout(20):
-            # Requests that it has, and has told of.
-            while not any(one["name"] == "a" and one["open"] > one["unreceived"] for one in cluster.status()["nodes"]):
-                gevent.sleep(0.001)
+        cluster.wait_until_busy("a")
         cluster.kill_node("a")
         them.wait_for(100)
         outcomes = them.stop()
@@ -183,6 +181,7 @@ def test_with_a_relay_over_ipc_a_killed_node_is_replaced_at_once(tmp_path):
             cluster.start_node(name, delay=0.05)
         them = stack.enter_context(clients(cluster, 8))
         them.wait_for(50)
+        cluster.wait_until_busy("a")
         cluster.kill_node("a")
         them.wait_for(100)
         assert set(them.stop()) == {"ok"} and not them.wrong

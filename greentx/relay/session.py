@@ -1,0 +1,111 @@
+"""One connection of one Node, as its relay knows it; what becomes of it is in :mod:`greentx.relay.nodes`."""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+from typing import Any
+
+from .forwarded import Forwarded
+from .messages import Hello
+from .window import Lane
+
+__all__ = ["WRITE_SECONDS", "NodeSession"]
+
+#: A Node says that an answer is done once ZeroMQ has it, whose thread needs a moment to write it. Where the Node ends
+#: within that moment, it may not have been written.
+WRITE_SECONDS = 0.02
+
+
+class NodeSession:
+    """One connection of one Node.
+
+    Attributes:
+        identity: Its routing id: what it is called in messages.
+        name: The Node's.
+        what: What it says that it is.
+        capacity: How many requests it may be given at once, compared to others.
+        open: The requests that it has, by number.
+        websockets: How many WebSockets it has.
+        leaving: It gets nothing new.
+        over: It has ended, here.
+        ready: The words of the servers' lives that it can answer in.
+        lane: What waits for it, and what it was sent.
+        written: Its last answers: when it said so, the last number given then, and the request.
+        ended: When it did.
+        sure: All that it said before its end has come.
+        finished: It has said that it goes, and that nothing of it is under way.
+        heard: When it last said something (``time.monotonic()``).
+        leased: When it was last sent a lease.
+        chosen: When it was last given a new connection: a number that only grows.
+    """
+
+    __slots__ = (
+        "capacity",
+        "chosen",
+        "ended",
+        "finished",
+        "heard",
+        "identity",
+        "lane",
+        "leased",
+        "leaving",
+        "name",
+        "open",
+        "over",
+        "ready",
+        "sure",
+        "websockets",
+        "what",
+        "written",
+    )
+
+    def __init__(self, identity: bytes, hello: Hello, now: float) -> None:
+        self.identity = identity
+        self.name = hello.name
+        self.what = hello.what
+        self.capacity = hello.capacity
+        self.open: dict[int, Forwarded] = {}
+        self.websockets = 0
+        self.leaving = False
+        self.over = False
+        self.ready: set[str] = set()
+        self.lane: Lane[Forwarded] = Lane()
+        self.written: deque[tuple[float, int, Forwarded]] = deque()
+        self.ended = inf
+        self.sure = True
+        self.finished = False
+        self.heard = now
+        self.leased = now
+        self.chosen = 0
+
+    @property
+    def word(self) -> str:
+        """What it is called, other than any other session."""
+        return self.identity.decode("latin-1")
+
+    def forget_written(self, now: float) -> None:
+        """What was done some time ago has been written."""
+        written = self.written
+        while written and written[0][0] < now - WRITE_SECONDS:
+            written.popleft()
+
+    def status(self, now: float) -> dict[str, Any]:
+        """Return what ``STATUS`` shows."""
+        return {
+            "name": self.name,
+            "session": self.word,
+            "what": self.what,
+            "capacity": self.capacity,
+            "open": len(self.open),
+            "websockets": self.websockets,
+            "queued_bytes": self.lane.queued,
+            "unreceived": self.lane.unreceived,
+            "ready": bool(self.ready),
+            "leaving": self.leaving,
+            "last_heard_s": round(now - self.heard, 3),
+        }
+
+    def __repr__(self) -> str:
+        state = "over" if self.over else "leaving" if self.leaving else "there"
+        return f"<NodeSession {self.word}: {state}, {len(self.open)} open>"
