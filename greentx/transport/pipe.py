@@ -231,6 +231,7 @@ class Pipe:
                 self.line.append(message)
             batch.clear()
             self._poll_timer.again(self.check)
+            self.moved_at = monotonic()
             return
         sent = 0
         try:
