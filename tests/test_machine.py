@@ -32,8 +32,6 @@ from greentx.protocol.websocket.registry import (
     CLOSING,
     CONNECTING,
     OPEN,
-    RAW,
-    RELAYED,
     Entry,
 )
 
@@ -48,13 +46,12 @@ def message(payload: bytes = b"", opcode: int = Opcode.TEXT, rsvd: int = 0, **he
     return Request(*SID, "/", fields, payload)
 
 
-def entry_in(state: str, *, mode: str | None = None, deflate: PerMessageDeflate | None = None) -> Entry:
+def entry_in(state: str, *, raw_bits: int | None = None, deflate: PerMessageDeflate | None = None) -> Entry:
     """A WebSocket that has got so far by the machine's own steps."""
     entry = Entry(SID)
     entry.state = OPEN
     entry.deflate = deflate
-    if mode is not None:
-        entry.mode = mode
+    entry.raw_bits = raw_bits
     machine = Machine(max_size=None)
     if state == CLOSING:
         machine.close(entry, 4000, "ours")
@@ -185,7 +182,7 @@ def test_each_row_of_the_table_of_states(
 )
 def test_of_a_raw_one_only_the_bounds_and_the_end_are_ours(what: str, expected: Step, after: str) -> None:
     """Its library gets the rest as it came."""
-    entry = entry_in(OPEN, mode=RAW)
+    entry = entry_in(OPEN, raw_bits=0)
     entry.awaits_pong = True
     step = look(entry, what)
     assert step._replace(event=None) == expected
@@ -219,8 +216,7 @@ def test_of_a_raw_one_opcodes_that_nobody_has_and_bits_that_were_not_agreed_on_a
     opcode: int, rsvd: int, allowed: set[int], bits: int
 ) -> None:
     """It is 1002, told as any other."""
-    entry = entry_in(OPEN, mode=RAW)
-    entry.allowed_bits = bits
+    entry = entry_in(OPEN, raw_bits=bits)
     step = Machine(max_size=100).message(entry, message(b"x", opcode, rsvd))
     assert step == (DELIVER if bits in allowed else Step(wait=Deadline.FAULT))
     assert (entry.fault is None) is (bits in allowed)
@@ -250,12 +246,12 @@ def test_what_a_library_agrees_on_says_what_the_reserved_bits_may_be(lines: byte
 @pytest.mark.parametrize("what", ["text", "ping", "pong", "close frame", "too long"])
 def test_a_raw_one_that_is_closed_stays_as_it_is(what: str) -> None:
     """Its library is told nothing more."""
-    assert look(entry_in(CLOSED, mode=RAW), what) == NOTHING
+    assert look(entry_in(CLOSED, raw_bits=0), what) == NOTHING
 
 
 def test_a_raw_one_that_is_closing_gets_no_more_messages() -> None:
     """Our close frame is out."""
-    entry = entry_in(CLOSING, mode=RAW)
+    entry = entry_in(CLOSING, raw_bits=0)
     assert look(entry, "text") == NOTHING
     assert look(entry, "close frame")._replace(event=None) == Step(hang_up=True)
 
@@ -479,7 +475,8 @@ def batch(*states: str) -> list[Entry]:
         if state == "waiting":
             entry.awaits_pong = True
         elif state == "relayed":
-            entry.mode = RELAYED
+            carrier: Any = object()
+            entry.carrier = carrier
         else:
             entry.state = state
         entries.append(entry)

@@ -283,7 +283,7 @@ def test_a_held_client_that_is_let_in_after_the_end_began_gets_503(bench: Bench,
 @pytest.mark.parametrize("how", HOW)
 def test_a_held_client_that_has_gone_is_not_let_in(bench: Bench, how: str) -> None:
     """Nor is one that was closed from here. Nothing is sent."""
-    for number, end in enumerate([bench.notice, lambda conn_id: bench.sessions.release((SENDER, conn_id))]):
+    for number, end in enumerate([bench.notice, lambda conn_id: bench.sessions.release(handshake_request(conn_id))]):
         request = handshake_request(str(number))
         bench.sessions.hold(request)
         end(str(number))

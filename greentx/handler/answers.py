@@ -129,6 +129,12 @@ class Answers:
             if complete or data.startswith(HTTP):
                 log.warning("%s: %s was answered as if it were HTTP; this was not sent", self._link.sender, request)
                 return
+            if request.carrier is not None:
+                entry = self._shared.registry.get(request.sid)
+                # Else it is another process's by now.
+                if entry is not None and entry.carrier is request.carrier:
+                    self._sessions.relayed.write(entry, data)
+                return
         elif request.method == Kind.WEBSOCKET_HANDSHAKE and data.startswith(_SWITCHES):
             self._let_in(request, data)
             return
@@ -178,6 +184,10 @@ class Answers:
         Where the answer has begun, the end of the connection is the only way left to say that it failed.
         """
         if self._link.stopped or request.answered or not self.is_ours(request):
+            return
+        if request.carrier is not None:
+            self._sessions.release(request)
+            request.carrier.leave()  # another process may have a handler for it
             return
         requests = self._link.life.requests
         data = b""
@@ -299,6 +309,13 @@ class Answers:
         """Hand *data*, in one piece, to the writer: two pieces could be overtaken while the first one waits."""
         writer = self._writer
         life = self._link.life
+        if request.carrier is not None:
+            # An opening handshake that another process has received: the answer goes back there.
+            if close:
+                life.requests.closed(request.conn_id)
+                self._sessions.release(request)
+            request.carrier.answer(data, close)
+            return
         try:
             if data:
                 writer.write(request.sender, request.conn_id, data, wait=wait)
@@ -308,7 +325,7 @@ class Answers:
             if close:
                 # What the client sent before it sees the close is still coming: it is not for the application.
                 life.requests.closed(request.conn_id)
-                self._sessions.release(request.sid)
+                self._sessions.release(request)
                 writer.close(request.sender, [request.conn_id], wait=wait)
         except BaseException:  # also killed while it waited for the pipe; raised again
             self._break_off(request, life.requests)

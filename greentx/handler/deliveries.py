@@ -92,6 +92,12 @@ class Deliveries:
                     "%s: HTTP for the WebSockets %s was not sent", self._link.sender, ", ".join(websockets[:10])
                 )
                 conn_ids = [conn_id for conn_id in conn_ids if conn_id not in websockets]
+        entries = [registry.get((sender, conn_id)) for conn_id in conn_ids]
+        carried = {entry.sid[1]: entry for entry in entries if entry is not None and entry.carrier is not None}
+        if carried:
+            conn_ids = [conn_id for conn_id in conn_ids if conn_id not in carried]
+            for entry in carried.values():
+                self._sessions.relayed.write(entry, data)
         # From now on their end is told: nobody else would say that a listener has gone.
         sockets.update((conn_id, None) for conn_id in conn_ids if (sender, conn_id) not in registry)
         if conn_ids:

@@ -85,6 +85,7 @@ class Dispatcher:
         self.news.jobs.use_pool(limit=size)
         self._pools += [self.requests.jobs, self.news.jobs]
         # Last: what raises before this leaves nothing behind.
+        shared.dispatching.add(shared.context.caller())
         if self._websockets is not None:
             self._receivers.append(self._websockets.receive)
 
@@ -135,6 +136,9 @@ class Dispatcher:
         except BaseException:  # killed, or sys.exit(), and raised again: nobody else will answer
             self._unavailable(Job(connection, request, request.sid))
             raise
+        # Not where it was killed: another process may go on with this.
+        if request.receipt is not None:
+            request.receipt.done()
 
     def _unavailable(self, job: Job) -> None:
         request = job.request
@@ -268,7 +272,7 @@ class _WebSockets:
         return socket
 
     def _run(self, socket: WebSocket) -> None:
-        code = CloseCode.NORMAL_CLOSURE
+        code, killed = CloseCode.NORMAL_CLOSURE, False
         try:
             self._handler(socket)
         except ConnectionClosed as error:
@@ -277,15 +281,14 @@ class _WebSockets:
             log.exception("the handler of %r failed", socket)
             code = CloseCode.INTERNAL_ERROR
         except BaseException:  # killed, and raised again: the close frame says so
-            code = CloseCode.GOING_AWAY
+            code, killed = CloseCode.GOING_AWAY, True
             raise
         finally:
             # In any case, also where the handler was killed: nobody else would close it.
-            if not socket.closed:
-                try:
-                    socket.begin_close(code)
-                except GreentxError as error:
-                    log.warning("%r could not be closed: %s", socket, error)
+            try:
+                socket.finish(code, killed=killed)
+            except GreentxError as error:
+                log.warning("%r could not be closed: %s", socket, error)
 
     def greenlets(self) -> list[Any]:
         """Return those that run."""

@@ -94,6 +94,11 @@ class Established:
         entry = Entry((sender, conn_id), path)
         entry.state = OPEN
         self._registry.add(entry)
+        carrier = request.carrier
+        if carrier is not None:
+            for group in carrier.groups:
+                self._registry.join(entry.sid, group)
+            entry.carrier = carrier  # last: of those groups it need not be told
         return entry
 
     def replay(self, entry: Entry, messages: Iterable[Request]) -> None:
@@ -144,10 +149,11 @@ class Established:
         if step.hang_up and self._lives_over == lives:
             self.hang_up(sid)
 
-    def end(self, entry: Entry, code: int, reason: str) -> None:
-        """End one without sending anything."""
+    def end(self, entry: Entry, code: int, reason: str, *, moved: bool = False) -> None:
+        """End one without sending anything; *moved*: it goes on in another process."""
         event = self._machine.end(entry, code, reason)
         if event is not None:
+            event.moved = moved
             self.report_end(entry, event)
 
     def report_end(self, entry: Entry, event: Request) -> None:
@@ -203,9 +209,13 @@ class Established:
         self._closed.clear()
         # Those of a sender, not all of the registry: other connection sets have their own servers.
         for entry in self.entries():
-            self.end(entry, CloseCode.ABNORMAL_CLOSURE, "the server restarted")
+            # Of those of another process that one has a connection of its own to the server, and will say.
+            if entry.carrier is None:
+                self.end(entry, CloseCode.ABNORMAL_CLOSURE, "the server restarted")
         # They may be another server's when this one is back.
-        self.senders.clear()
+        for sender in list(self.senders):
+            if not self._registry.batches(sender):
+                del self.senders[sender]
 
     def stop(self) -> None:
         """Let go of the timers."""

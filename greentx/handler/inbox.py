@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,10 @@ class Inbox:
 
     Attributes:
         items: ``(sid, connection, request)``, as ``Transceiver.recv`` yields them; receivers add them at the right (and
-            :meth:`wake`), consumers take them from the left, by :meth:`pop` while :attr:`receivers_wait`.
+            :meth:`wake`), consumers take them from the left, by :meth:`pop` while :attr:`by_pop`.
+        by_pop: Somebody has to know of each event that is taken out: :attr:`receivers_wait`, or :attr:`watch` is set.
+        watch: Where it is set, called by a consumer that asks for an event: with the one that it gets, or ``None``
+            where it has to wait. Set it by :meth:`watch_consumers`.
         consumers_wait: The greenlets that wait for an event, the longest first.
         receivers_wait: Receivers wait for space, so they have to be told when an event was taken out.
         held: No more bytes than this wait here. To count those that are taken out would cost each event something: so
@@ -55,6 +58,8 @@ class Inbox:
         self.ended = False
         self.consumers_wait: deque[Waiter] = deque()
         self.receivers_wait = False
+        self.by_pop = False
+        self.watch: Callable[[Request | None], object] | None = None
         self._space = Event()
         self._warn_after = 0.0
 
@@ -78,7 +83,7 @@ class Inbox:
         """Block this greenlet while the inbox is full."""
         # A loop, as several receivers wake at once and the first of them may fill it again.
         while self._is_full() and not self.ended:
-            self.receivers_wait = True
+            self.receivers_wait = self.by_pop = True
             self._space.clear()
             self._space.wait()
 
@@ -108,7 +113,14 @@ class Inbox:
         if self.receivers_wait:
             self.held -= size_of(item[2])
             self.fetched()
+        if self.watch is not None:
+            self.watch(item[2])
         return item
+
+    def watch_consumers(self, watch: Callable[[Request | None], object]) -> None:
+        """Have *watch* called as the attribute says, from now on."""
+        self.watch = watch
+        self.by_pop = True
 
     def fetched(self) -> None:
         """A consumer popped an event while :attr:`receivers_wait`: let them go on once half of the inbox is free."""
@@ -117,10 +129,13 @@ class Inbox:
             self.held = 0
         if len(self.items) <= self.limit // 2 and self.held <= self.byte_limit // 2:
             self.receivers_wait = False
+            self.by_pop = self.watch is not None
             self._space.set()
 
     def wait(self, timeout: float | None) -> bool:
         """Block this greenlet until something is there or the inbox has ended; False after *timeout* seconds."""
+        if self.watch is not None:
+            self.watch(None)
         deadline = None if timeout is None else monotonic() + timeout
         while not self.items and not self.ended:
             left = None if deadline is None else max(0.0, deadline - monotonic())

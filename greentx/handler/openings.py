@@ -7,6 +7,9 @@ they keep a flood of clients from filling the memory while a callable hangs.
 
 An application may answer handshakes itself (``handshake_events``): :meth:`Openings.hold` keeps what the client sends
 meanwhile, :meth:`Openings.let_in` lets it in.
+
+A handshake that another process has received (``request.carrier``) is decided about here all the same; the answer goes
+back there.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from ..protocol.websocket.frames import CloseCode
 from ..protocol.websocket.handshake import Accepted, Handshake, Refused
 from ..protocol.websocket.machine import Machine
 from ..protocol.websocket.opening import Opening
-from ..protocol.websocket.registry import RAW, Entry, Sid
+from ..protocol.websocket.registry import Entry, Sid
 from ..transport import Writer
 from .established import Established
 
@@ -179,14 +182,18 @@ class Openings:
         if isinstance(answer, Refused):
             self._refuse(opening, answer)
             return
+        carrier = request.carrier
         entry = self._established.enter(request)
-        entry.deflate = answer.deflate
-        entry.subprotocol = answer.subprotocol
+        if carrier is None:
+            entry.deflate = answer.deflate
+            entry.subprotocol = answer.subprotocol
+        else:
+            entry.subprotocol = carrier.accept(answer.head, answer.subprotocol, own=False)
         event = opening.connected(entry)
         # Told first: the writer may find that the server has gone, which is the end of this one, too. Nothing of the
         # application's runs before the 101 is written.
         self._emit(event)
-        if not opening.adopted:
+        if carrier is None and not opening.adopted:
             self._writer.write(sid[0], sid[1], answer.head, wait=False)
         self._established.replay(entry, opening.early)
 
@@ -220,6 +227,13 @@ class Openings:
     def _refuse(self, opening: Opening, answer: Refused) -> None:
         sender, conn_id = sid = opening.request.sid
         log.info("%s: handshake of connection %s refused with %d", self._established.name, conn_id, answer.status)
+        carrier = opening.request.carrier
+        if carrier is not None:
+            if self._stopping:
+                carrier.leave()  # another process may let it in
+            else:
+                carrier.answer(answer.build(), True)
+            return
         if not opening.adopted:
             self._writer.write(sender, conn_id, answer.build(), wait=False)
         # Mongrel2 goes on with frames behind any answer (probed): the connection has to end.
@@ -245,15 +259,18 @@ class Openings:
         subprotocol: str | None = None,
         deflate: PerMessageDeflate | None = None,
         raw_bits: int | None = None,
+        own: bool = True,
     ) -> Entry:
         """Let a held client in: send *head*; its messages and its end go to what *receiver* returns. Never blocks.
 
         Args:
-            raw_bits: Given, the frames are raw, and these their ``allowed_bits``.
+            raw_bits: As for an ``Entry``.
+            own: The application wrote *head* itself.
 
         Raises:
             ConnectionClosed: The client has gone, or was answered otherwise; or the server stops, and the client has
                 been answered with 503.
+            LocalProtocolError: As ``Carrier.accept``.
         """
         sid = request.sid
         opening = self._connecting.get(sid)
@@ -266,14 +283,18 @@ class Openings:
             request.life = ENDED
             self._refuse(opening, _GOING_AWAY)
             raise ConnectionClosed(CloseCode.GOING_AWAY, "the server is going away")
+        carrier = request.carrier
+        if carrier is not None:
+            # First, as it may raise. Who runs the protocol checks and compresses: nothing is raw here.
+            subprotocol = carrier.accept(head, subprotocol, own=own)
         entry = self._established.enter(request)
         entry.subprotocol = subprotocol
-        entry.deflate = deflate
-        if raw_bits is not None:
-            entry.mode = RAW
-            entry.allowed_bits = raw_bits
+        if carrier is None:
+            entry.deflate = deflate
+            entry.raw_bits = raw_bits
         entry.on_event = None if receiver is None else receiver(entry)
-        self._writer.write(sid[0], sid[1], head, wait=False)
+        if carrier is None:
+            self._writer.write(sid[0], sid[1], head, wait=False)
         self._established.replay(entry, opening.early)
         return entry
 

@@ -1,16 +1,23 @@
-"""WebSockets that another process let in, and whose protocol it runs: here are their messages and their ends."""
+"""WebSockets whose protocol another process runs: here are their messages and their ends.
+
+What is done with one goes to its carrier (:class:`greentx.protocol.carrier.Carrier`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..errors import LocalProtocolError, RemoteProtocolError
 from ..protocol.kinds import Kind
 from ..protocol.request import Request
-from ..protocol.websocket.frames import CloseCode
-from ..protocol.websocket.registry import OPEN, RELAYED, Registry, Sid
+from ..protocol.websocket.frames import CloseCode, FrameParser, Opcode, build_head, parse_close
+from ..protocol.websocket.registry import OPEN, Entry
 from .established import Established
 
-__all__ = ["Relayed"]
+__all__ = ["MOVED", "Relayed"]
+
+#: What the application is told of one that goes on in another process.
+MOVED = "moved to another process"
 
 
 class Relayed:
@@ -18,38 +25,64 @@ class Relayed:
 
     Args:
         established: All that were let in.
-        registry: Where they are kept.
         emit: As for :class:`greentx.handler.websockets.WebSockets`.
     """
 
-    def __init__(self, established: Established, registry: Registry, emit: Callable[[Request], None]) -> None:
+    def __init__(self, established: Established, emit: Callable[[Request], None]) -> None:
         self._established = established
-        self._registry = registry
         self._emit = emit
 
-    def message(self, request: Request) -> None:
-        """An event of one of them. Never blocks."""
-        entry = self._registry.get(request.sid)
-        # A second connect: the number is another client's by now, and the news of the first one's end was lost.
-        if entry is not None and request.method == Kind.WEBSOCKET_CONNECT:
-            self._established.end(entry, CloseCode.ABNORMAL_CLOSURE, "")
-            entry = None
-        # Without a connect it was let in before this process came: the application hears of it from here on.
-        if entry is None:
-            entry = self._established.enter(request)
-            entry.mode = RELAYED
-            request.entry = entry
+    def open(self, request: Request, subprotocol: str | None) -> None:
+        """One begins here that was let in there; never blocks.
+
+        Args:
+            request: Its opening handshake, with its ``carrier``; it becomes the event.
+        """
+        self._established.begins(request.sid)
+        entry = self._established.enter(request)
+        entry.subprotocol = subprotocol
+        request.become(Kind.WEBSOCKET_CONNECT.value)
+        request.entry = entry
+        self._emit(request)
+
+    def message(self, entry: Entry, request: Request) -> None:
+        """A message of one of them; never blocks."""
         if entry.state == OPEN:  # else closed from here: nobody reads what comes before its end
             (entry.on_event or self._emit)(request)
 
-    def ended(self, sid: Sid, code: int, reason: str) -> None:
-        """That process says that one has ended."""
-        entry = self._registry.get(sid)
-        if entry is not None and entry.mode == RELAYED:
-            self._established.end(entry, code, reason)
+    def write(self, entry: Entry, data: bytes) -> None:
+        """The application sends frames that it has built itself.
 
-    def end_all(self, code: int, reason: str) -> None:
-        """Report the end of all of them; nothing is sent."""
+        Raises:
+            LocalProtocolError: These are not whole messages, of which the other process could make frames.
+        """
+        parser = FrameParser(require_mask=False)
+        try:
+            frames = parser.feed(data)
+            parser.check()
+        except RemoteProtocolError as error:
+            raise LocalProtocolError(f"not the frames of a server: {error}") from error
+        size = sum(len(build_head(len(frame.payload), frame.opcode)) + len(frame.payload) for frame in frames)
+        if size != len(data) or not all(frame.fin for frame in frames):
+            raise LocalProtocolError("a part of a message cannot be sent through a relay: send it whole")
+        for frame in frames:
+            if entry.carrier is None or entry.state != OPEN:
+                return
+            if frame.opcode == Opcode.CLOSE:
+                entry.carrier.close(*parse_close(frame.payload))
+            else:
+                entry.carrier.send(frame.payload, frame.opcode, frame.rsvd)
+
+    def ended(self, entry: Entry, code: int, reason: str) -> None:
+        """One has ended there."""
+        self._established.end(entry, code, reason)
+
+    def moved(self, entry: Entry) -> None:
+        """One goes on in another process; nothing is sent."""
+        self._established.end(entry, CloseCode.SERVICE_RESTART, MOVED, moved=True)
+
+    def leave(self) -> None:
+        """Let all of them go, each between two of its messages."""
         for entry in self._established.entries():
-            if entry.mode == RELAYED:
-                self._established.end(entry, code, reason)
+            if entry.carrier is not None:
+                entry.carrier.leave()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -10,7 +10,7 @@ from weakref import WeakSet
 from ..protocol.bounds import MAX_PENDING_BYTES, MAX_QUEUE_BYTES, Queued
 from ..protocol.flow import DEFAULT_BOUNDS, Bounds
 from ..protocol.request import Request
-from ..protocol.websocket.registry import Registry
+from ..protocol.websocket.registry import Registry, Sid
 from ..transport import Context
 from .inbox import Inbox
 from .running import RunningJobs
@@ -61,6 +61,13 @@ class Extension:
         """Return what it adds to ``Transceiver.status()``."""
         return {}
 
+    def broadcast(self, payload: bytes, opcode: int, group: str | None, excluded: Collection[Sid]) -> int:
+        """Send a message to the WebSockets of other processes, too, as ``Transceiver.broadcast`` says.
+
+        May block this greenlet. Returns how many it goes to.
+        """
+        return 0
+
     def before_leave(self, connection: Connection, busy: bool) -> bool:
         """The server is about to be told that *connection* pulls no more. Returns True to be asked again.
 
@@ -99,6 +106,7 @@ class Shared:
             ``None`` waits forever.
         bounds: What one browser that reads slowly may hold up.
         readers: The greenlets that read events, which must not wait for one browser.
+        dispatching: Those of them that hand events on to handlers.
         pools: The pools of handlers, in which those that wait for their browsers keep no place.
         extensions: What else works on the messages.
         websocket_receivers: The last one is called where a WebSocket begins, with its connection set and event; what it
@@ -134,6 +142,7 @@ class Shared:
         self.bounds = bounds
         # Weak: a loop of the application's own ends with its greenlet, and tells nobody.
         self.readers: WeakSet[Any] = WeakSet()
+        self.dispatching: WeakSet[Any] = WeakSet()
         self.pools: list[RunningJobs[Any]] = []
         # Empty for nearly everybody: the path of a request asks only whether there is one.
         self.extensions: list[Extension] = []

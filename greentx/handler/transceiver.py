@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 import gevent
 from gevent.pool import Pool
 
-from ..errors import ConnectTimeout, SendTimeout, TransportError
+from ..errors import ConnectTimeout, TransportError
 from ..protocol.bounds import MAX_PENDING_BYTES, MAX_QUEUE_BYTES
 from ..protocol.fields import check_sender
 from ..protocol.flow import DEFAULT_BOUNDS, Bounds
@@ -28,13 +28,14 @@ from ..protocol.websocket.frames import CloseCode, Opcode
 from ..protocol.websocket.handshake import Handshake, HeaderMap, Refused
 from ..protocol.websocket.origins import Allowed
 from ..protocol.websocket.registry import Registry, Sid
-from ..transport import Context, Placed
+from ..transport import Context
 from ..transport.context import MAX_MESSAGE_SIZE
 from ..transport.endpoints import Address, connect_endpoint
 from ..transport.idle import idle_limit
 from ..transport.keys import KeyFile, load_keys
 from ..transport.security import Dial, make_dial
 from ..version import __version__
+from .broadcasts import place_broadcast, wait_for_all
 from .connection import Connection
 from .dispatcher import Dispatcher, Handler, WebSocketHandler
 from .ending import Ending, Worker
@@ -568,8 +569,8 @@ class Transceiver:
                     if context.forked:
                         context.check()  # a forked child leaves with an error, not with its parent's events
                     # Not by names of this frame, which would hold the event until the next one comes. And without a
-                    # call where no receiver waits, as for nearly every event.
-                    yield inbox.pop() if inbox.receivers_wait else items.popleft()
+                    # call where nobody has to know, as for nearly every event.
+                    yield inbox.pop() if inbox.by_pop else items.popleft()
                 # Behind what is still there: an end does not lose what came before it.
                 if inbox.ended:
                     return
@@ -672,30 +673,10 @@ class Transceiver:
         excluded = frozenset(exclude)
         if any(not isinstance(sid, tuple) for sid in excluded):
             raise TypeError(f"exclude holds sids, which are (sender, conn_id) each; not {exclude!r}")
-        by_sender: dict[str, list[Any]] = {}
-        # Each server's go out through its own writer, in messages of 128 ids.
-        if group is None and not excluded:
-            by_sender = {sender: self._registry.of_sender(sender) for sender in self._registry.senders()}
-        else:
-            for entry in self._registry.members(group):
-                if entry.sid not in excluded:
-                    by_sender.setdefault(entry.sid[0], []).append(entry)
-        placed: list[Placed] = []
-        # To all before any wait: a server whose pipe is full holds up no other, and two broadcasts keep their order.
-        for sender, entries in by_sender.items():
-            for connection in self._sets:
-                if sender in connection.sessions.senders:
-                    placed.append(connection.sessions.broadcast(entries, payload, opcode))
-                    break
-        failed: SendTimeout | None = None
-        for one in placed:
-            try:
-                one.wait(to_all=len(placed) > 1)
-            except SendTimeout as error:
-                failed = failed or error
-        if failed is not None:
-            raise failed
-        return sum(one.reached for one in placed)
+        placed = place_broadcast(self._registry, self._sets, payload, opcode, group, excluded)
+        elsewhere = [] if self._shared is None else [one.broadcast for one in self._shared.extensions]
+        reached = sum(broadcast(payload, opcode, group, excluded) for broadcast in elsewhere)
+        return reached + wait_for_all(placed)
 
     @property
     def pending(self) -> int:

@@ -9,15 +9,17 @@ from sys import getsizeof
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from gevent.event import AsyncResult, Event
+from gevent.event import Event
 
 from ..errors import ConnectionClosed, LocalProtocolError
 from ..protocol.bounds import MESSAGE_BYTES
 from ..protocol.kinds import Kind
 from ..protocol.packed import PackedHeaders
 from ..protocol.request import Request
-from ..protocol.websocket.frames import CloseCode, Opcode, build_frame
+from ..protocol.websocket.frames import CloseCode, Opcode
 from ..protocol.websocket.registry import CLOSED, OPEN, Entry, Registry
+from .pings import Pings
+from .state import State
 from .waiter import Waiter
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ class WebSocket:
         sid: ``(sender, conn_id)``.
         path: What the handshake asked for.
         subprotocol: What was agreed on, ``None`` for none.
+        redelivered: Behind a relay: the message that :meth:`receive` returned last was given to a Node before that
+            ended, and may have been handled there.
     """
 
     def __init__(self, conn: Connection, entry: Entry, request: Request, registry: Registry) -> None:
@@ -77,6 +81,8 @@ class WebSocket:
         # Its state is asked for each time and never copied: it is CLOSED before the event of its end comes here.
         self._entry = entry
         self._registry = registry
+        self.redelivered = False
+        self._state: State | None = None
         self._share = conn.sessions.queued.share()
         # Of many WebSockets nearly all are idle, so what one needs then only is there: a gevent Queue, a deque or an
         # Event each cost more than all the rest. What is received is a plain popleft(), which needs no lock for another
@@ -86,8 +92,9 @@ class WebSocket:
         # Apart from the state: the entry is CLOSED when the end comes, the application may still have messages to read.
         self._has_ended = False
         self._end: Event | None = None
-        # The pings that are out, in order.
-        self._pings: dict[bytes, AsyncResult[float | None]] | None = None
+        self._pings: Pings | None = None
+        if entry.carrier is not None:
+            entry.carrier.receives = True
 
     @property
     def closed(self) -> bool:
@@ -107,30 +114,57 @@ class WebSocket:
         return self._entry.ending[1] if self._entry.state == CLOSED else ""
 
     @property
+    def adopted(self) -> bool:
+        """Behind a relay, True where another Node's application had it before: this is not its beginning."""
+        carrier = self._entry.carrier
+        return carrier is not None and carrier.adopted
+
+    @property
+    def moved(self) -> bool:
+        """Behind a relay, True where :attr:`closed` means that it goes on at another Node: its browser is there."""
+        carrier = self._entry.carrier
+        return carrier is not None and carrier.moved
+
+    @property
+    def state(self) -> State:
+        """What the application keeps of it: a dict that is JSON of at most 64 KiB.
+
+        Behind a relay the Node that goes on with it has it as it was: each item is written through as it is set, which
+        never blocks. Setting what is not JSON, or too much, raises ``LocalProtocolError`` and changes nothing.
+        """
+        if self._state is None:
+            carrier = self._entry.carrier
+            self._state = State() if carrier is None else State(carrier.state, carrier.write_state)
+        return self._state
+
+    @property
     def pending(self) -> int:
         """How many messages wait to be received."""
         return len(self._messages or ())
 
     def on_end(self, callback: Callable[[], object]) -> None:
         """Have *callback* called, in the hub, when the connection has ended; it must not block."""
-        self._end_event().rawlink(lambda _: callback())
-
-    def _end_event(self) -> Event:
         event = self._end
         if event is None:
             event = self._end = Event()
             if self._has_ended:
                 event.set()
-        return event
+        event.rawlink(lambda _: callback())
 
     def receive(self, timeout: float | None = None) -> str | bytes | None:
         """Return the next message: ``str`` for text, ``bytes`` for binary; ``None`` once the connection has ended.
 
-        Messages that came before the end are returned first. Blocks this greenlet.
+        Messages that came before the end are returned first. Blocks this greenlet. Behind a relay, what was returned
+        before counts as handled from this call on.
 
         Raises:
             TimeoutError: Nothing came for *timeout* seconds.
         """
+        carrier = self._entry.carrier
+        if carrier is not None:
+            if not self.conn.answers.in_hub_thread():
+                return self.conn.answers.hand_over(self.receive, timeout)
+            carrier.ask()
         while not (messages := self._messages):
             if self._has_ended:
                 return None
@@ -148,6 +182,10 @@ class WebSocket:
                 raise
             message: str | bytes = waiter.value
             if message is not None:
+                if carrier is not None:
+                    if carrier.moved:
+                        return None  # the other process has it
+                    self.redelivered = carrier.give()
                 return message
             # What came together with the timeout is not waited for any more.
             if not waiter.woken:
@@ -156,6 +194,8 @@ class WebSocket:
                     raise TimeoutError(f"no message for {timeout} s")
         message = messages.popleft()
         self._share.remove(getsizeof(message) + MESSAGE_BYTES)
+        if carrier is not None:
+            self.redelivered = carrier.give()
         return message
 
     def _pass_on(self, waiter: Waiter) -> None:
@@ -222,30 +262,22 @@ class WebSocket:
         data = urandom(8) if payload is None else _as_payload(payload)
         pings = self._pings
         if pings is None:
-            pings = self._pings = {}
-        if data in pings:
-            raise LocalProtocolError(f"a ping with the payload {data!r} is under way already")
-        answer = pings[data] = AsyncResult()
+            pings = self._pings = Pings()
+        answer = pings.add(data)
         started = monotonic()
         try:
-            self.conn.answers.run(self._send_ping, build_frame(data, Opcode.PING))
+            self.conn.answers.run(self.conn.sessions.ping_one, self._entry, data, pings.on_pong)
             # Not get(timeout): its gevent.Timeout could not be told from one that the caller has set around this.
             answer.wait(timeout)
             if not answer.ready():
                 raise TimeoutError(f"no pong for {timeout} s")
         finally:
             # Also where it was not answered: its payload may be used again.
-            pings.pop(data, None)
+            pings.forget(data)
         arrived: float | None = answer.get()
         if arrived is None:
             raise ConnectionClosed(*self._entry.ending)
         return arrived - started
-
-    def _send_ping(self, frame: bytes) -> None:
-        self._check_open()
-        # Not before the first ping: of an entry without it a pong costs nothing more than a flag.
-        self._entry.on_pong = self._on_pong
-        self.conn.link.writer.write(self.sid[0], self.sid[1], frame)
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Close with a closing handshake; a closed one stays as it is.
@@ -260,11 +292,25 @@ class WebSocket:
             return
         # The end comes in any case, by the peer's answer or when close_timeout has passed: nothing else bounds this.
         self.begin_close(code, reason)
-        self._end_event().wait()
+        ended = Event()
+        self.on_end(ended.set)
+        ended.wait()
 
     def begin_close(self, code: int, reason: str = "") -> None:
         """As :meth:`close`, without waiting for the peer."""
         self.conn.answers.run(self.conn.sessions.close, self._entry, code, reason)
+
+    def finish(self, code: int, *, killed: bool = False) -> None:
+        """Its handler has ended: close it, if that was not done; never waits for the peer.
+
+        Args:
+            killed: The handler was. Behind a relay another Node's goes on with it then.
+        """
+        carrier = self._entry.carrier
+        if carrier is not None:
+            carrier.finish(killed)
+        if not self.closed:
+            self.begin_close(code)
 
     def join(self, group: str) -> None:
         """Join a group for ``Transceiver.broadcast``; raises ``ConnectionClosed`` after the end."""
@@ -287,6 +333,10 @@ class WebSocket:
     def feed(self, request: Request) -> None:
         """An event of this connection has come; never blocks."""
         if request.method == Kind.WEBSOCKET_CLOSE:
+            if request.moved:
+                # These come there: nobody has seen them here.
+                self._messages = None
+                self._share.remove(self._share.held)
             self.end()
         else:
             # Text was decoded when it was checked, and is not decoded again.
@@ -312,22 +362,8 @@ class WebSocket:
             self._end.set()
         while self._receivers:
             self._wake()
-        # None stands for the end; a ping that was answered just before keeps its time.
-        for answer in (self._pings or {}).values():
-            if not answer.ready():
-                answer.set(None)
-
-    def _on_pong(self, payload: bytes) -> None:
-        pings = self._pings
-        if not pings or payload not in pings:
-            return
-        # A peer that has several pings to answer may answer the last one alone (RFC 6455, section 5.5.3).
-        now = monotonic()
-        for sent, answer in list(pings.items()):
-            if not answer.ready():
-                answer.set(now)
-            if sent == payload:
-                return
+        if self._pings is not None:
+            self._pings.end()
 
     def __repr__(self) -> str:
         state = self._entry.state if self.close_code is None else f"{self._entry.state} {self.close_code}"

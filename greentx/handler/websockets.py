@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from ..errors import GreentxError
+from ..errors import ConnectionClosed, GreentxError
 from ..protocol.bounds import Queued
 from ..protocol.flow import SLOW_POLICIES
 from ..protocol.request import Request
@@ -119,7 +119,7 @@ class WebSockets:
             queued=queued,
             emit=emit,
         )
-        self.relayed = Relayed(self._established, registry, emit)
+        self.relayed = Relayed(self._established, emit)
         # The same dict: the pinger walks through it for each round.
         self.senders = self._established.senders
 
@@ -161,7 +161,9 @@ class WebSockets:
         Raises ``ConnectionClosed`` when it has gone, or was answered otherwise, and when the Transceiver stops: then
         the client has been answered with 503.
         """
-        self._openings.let_in(request, answer.head, receiver, subprotocol=answer.subprotocol, deflate=answer.deflate)
+        self._openings.let_in(
+            request, answer.head, receiver, subprotocol=answer.subprotocol, deflate=answer.deflate, own=False
+        )
 
     def accept_raw(self, request: Request, head: bytes, receive: Callable[[Request], None]) -> Entry:
         """Let a held client in with the 101 that a library of the application's wrote; its frames are raw from now on.
@@ -193,10 +195,10 @@ class WebSockets:
                 request, head, lambda entry: receive, subprotocol=subprotocol, raw_bits=allowed_bits(head)
             )
 
-    def release(self, sid: Sid) -> None:
+    def release(self, request: Request) -> None:
         """The application closes a held client's connection, without letting it in; others stay as they are."""
-        if self._openings.forget(sid):
-            self._established.expect_end(sid)
+        if self._openings.forget(request.sid) and request.carrier is None:
+            self._established.expect_end(request.sid)
 
     # -- what comes in -----------------------------------------------------------------------------------------------
 
@@ -226,7 +228,7 @@ class WebSockets:
         was_opening = self._openings.forget(sid)
         was_over = self._established.has_gone(sid)
         entry = self._registry.get(sid)
-        if entry is None:
+        if entry is None or entry.carrier is not None:
             return was_opening or was_over
         event = self._machine.gone(entry)
         if event is not None:
@@ -267,17 +269,25 @@ class WebSockets:
         """
         if len(entries) == 1:
             self.send_to(entries[0], payload, opcode, rsvd)
-        else:
-            self.broadcast(entries, payload, opcode, rsvd).wait()
+            return
+        for entry in entries:
+            if entry.carrier is not None:
+                self.send_to(entry, payload, opcode, rsvd)
+        self.broadcast(entries, payload, opcode, rsvd).wait()
 
-    def send_to(self, entry: Entry, payload: bytes, opcode: int, rsvd: int = 0) -> None:
-        """As :meth:`send` to a single one."""
+    def send_to(self, entry: Entry, payload: bytes, opcode: int, rsvd: int = 0, *, wait: bool = True) -> None:
+        """As :meth:`send` to a single one; with *wait* false it never blocks."""
         if entry.state != OPEN:
             return
         sender, conn_id = entry.sid
+        if entry.carrier is not None:
+            if rsvd or opcode not in (_TEXT, _BINARY):
+                build_head(len(payload), opcode, rsvd)  # which says whether it can be sent
+            entry.carrier.send(payload, opcode, rsvd)
+            return
         deflate = entry.deflate
         if deflate is None or rsvd or opcode not in (_TEXT, _BINARY):
-            self._writer.write(sender, conn_id, payload, head=build_head(len(payload), opcode, rsvd))
+            self._writer.write(sender, conn_id, payload, head=build_head(len(payload), opcode, rsvd), wait=wait)
             return
         # See deflate.reset_encoder(): forgetting is allowed at any time, and costs some bytes only.
         if self._writer.pipe_full:
@@ -288,7 +298,7 @@ class WebSockets:
         data, is_compressed = deflate.encode(payload)
         try:
             head = build_head(len(data), opcode, 4 if is_compressed else 0)
-            self._writer.write(sender, conn_id, data, head=head)
+            self._writer.write(sender, conn_id, data, head=head, wait=wait)
         except BaseException:  # also killed while it waited; raised again
             deflate.reset_encoder()  # the peer may not have got what the context now refers to
             raise
@@ -317,11 +327,19 @@ class WebSockets:
 
         Raises ``LocalProtocolError`` for a code or reason that may not travel.
         """
-        self._established.carry_out(entry, self._machine.close(entry, code, reason))
+        step = self._machine.close(entry, code, reason)
+        if entry.carrier is None:
+            self._established.carry_out(entry, step)
+        elif step is not NOTHING:  # the close frame, its deadline and the answer are the other process's
+            entry.carrier.close(code, reason)
 
     def fail(self, entry: Entry, code: int, reason: str) -> None:
         """End a connection whose peer broke the protocol, or a bound of ours, with a close frame that says so."""
-        self._established.carry_out(entry, self._machine.fail(entry, code, reason))
+        if entry.carrier is None:
+            self._established.carry_out(entry, self._machine.fail(entry, code, reason))
+        else:
+            entry.carrier.fail(code, reason)
+            self._established.end(entry, code, reason)
 
     def ping(
         self,
@@ -363,21 +381,40 @@ class WebSockets:
             self._established.carry_out(entry, self._machine.silent(entry))
         return len(silent)
 
+    def ping_one(self, entry: Entry, payload: bytes, on_pong: Callable[[bytes], None]) -> None:
+        """Send one a ping of the application's; *on_pong* gets the payload of each pong of it from now on.
+
+        Blocks this greenlet while the pipe to the server is full. Raises ``ConnectionClosed`` where it is not OPEN.
+        """
+        frame = build_frame(payload, Opcode.PING)
+        if entry.state != OPEN:
+            raise ConnectionClosed(*entry.ending)
+        # Not before the first ping: of an entry without it a pong costs nothing more than a flag.
+        entry.on_pong = on_pong
+        if entry.carrier is None:
+            self._writer.write(entry.sid[0], entry.sid[1], frame)
+        else:
+            entry.carrier.ping(payload)
+
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def close_all(self, code: int, reason: str = "") -> None:
         """Send every client a close frame and have the server close behind it; report each end with that code.
 
+        Those whose protocol another process runs are let go, to go on elsewhere.
+
         From then on handshakes are refused, with 503. Blocks this greenlet while the pipe to the server is full.
         """
         # First of all nobody new, or the walk below would miss those that come while the pipe is full.
         self._openings.refuse_all()
-        self.relayed.end_all(code, reason)
+        self.relayed.leave()
         frame = build_frame(build_close(code, reason), Opcode.CLOSE)
         waits: list[tuple[Placed, int]] = []
         for sender in list(self.senders):
             for batch in self._registry.batches(sender):
-                entries = batch[:]
+                entries = [entry for entry in batch if entry.carrier is None]
+                if not entries:
+                    continue
                 conn_ids = [entry.conn_id for entry in entries if entry.state == OPEN]
                 # Reported before it is sent: a pipe that stays full must not keep the application from its end.
                 for entry in entries:

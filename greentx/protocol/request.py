@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Protocol
 
 from ..errors import RemoteProtocolError
 from .cache import SmallMap
+from .carrier import Carrier, Receipt
 from .fields import CONN_ID, MAX_SHOWN, shown
 from .headers import Headers, LateHeaders, text_headers, text_lines, text_value
 from .http1 import should_close
@@ -75,6 +76,9 @@ class Request:
         life: The life of the server that it came in: where ``life.over``, no answer goes out. ``None`` for one that
             came no such way.
         opcode: The RFC 6455 opcode of a WebSocket message, else ``None``.
+        adopted: Behind a relay, of the event with which a WebSocket begins: another Node's application had it before.
+        moved: Behind a relay, of ``WEBSOCKET_CLOSE``: it has not ended, but goes on at another Node.
+        redelivered: Behind a relay: a Node that ended was given this before, and may have done some of it.
         close_code, close_reason: Why a WebSocket ended, on ``WEBSOCKET_CLOSE``; else ``None`` and ``""``.
     """
 
@@ -98,8 +102,15 @@ class Request:
     opcode: int | None = None
     close_code: int | None = None
     close_reason: str = ""
+    adopted = False
+    moved = False
     # The registry's entry, on the event with which a WebSocket begins.
     entry: Any = None
+    #: Where another process has received it, an opening handshake or an event of a WebSocket, what carries the answer
+    #: there.
+    carrier: Carrier | None = None
+    #: Behind a relay: who is to be told that this message of a WebSocket is handled.
+    receipt: Receipt | None = None
     # A text message as text, where it was decoded already to see that it is UTF-8.
     text: str | None = None
     # The decoded JSON, once it was asked for.

@@ -46,7 +46,7 @@ unchecked but for their size, their opcode and the reserved bits, and the librar
 pings and their pongs stay here, and close frames are looked at in both directions, so that liveness and the end are the
 same for all.
 
-*Relayed* ones belong to another process, which runs this protocol: here they are sent to and are never pinged.
+Those with a *carrier* belong to another process, which runs this protocol: here they are sent to and never pinged.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ from .frames import (
     parse_flags,
     validate_message,
 )
-from .registry import CLOSED, CLOSING, OPEN, RAW, RELAYED, Entry
+from .registry import CLOSED, CLOSING, OPEN, Entry
 
 __all__ = [
     "DELIVER",
@@ -205,8 +205,9 @@ class Machine:
         # What follows a fault may be the rest of it: after a stream that did not inflate nothing can be trusted.
         if entry.fault is not None:
             return NOTHING
-        if entry.mode is RAW:
-            return self._raw_message(entry, request)
+        bits = entry.raw_bits
+        if bits is not None:
+            return self._raw_message(entry, request, bits)
         # A client's own header of that name is in lower case (probed), so this is the server's. One that is missing
         # is a fault as any other.
         try:
@@ -232,9 +233,8 @@ class Machine:
             return NOTHING if entry.on_pong is None else _PONGED
         return _pong(data)
 
-    def _raw_message(self, entry: Entry, request: Request) -> Step:
+    def _raw_message(self, entry: Entry, request: Request, bits: int) -> Step:
         body = request.body
-        bits = entry.allowed_bits
         limit = self.max_size
         try:
             opcode, rsvd = parse_flags(_flags(request))
@@ -371,9 +371,9 @@ class Machine:
         again: list[str] = []
         silent: list[Entry] = []
         # Locals, and identity: a round over a million entries comes through here.
-        is_open, relayed = OPEN, RELAYED
+        is_open = OPEN
         for entry in entries:
-            if entry.state is not is_open or entry.mode is relayed:
+            if entry.state is not is_open or entry.carrier is not None:
                 continue
             if not entry.awaits_pong:
                 entry.awaits_pong = True
@@ -451,7 +451,7 @@ def pack(
     """Build what sends one message to many WebSockets of one sender: frames, each with the ids that are sent it.
 
     Text and binary messages (with *rsvd* 0) are compressed where that was agreed on, once for all with the same
-    parameters. Those that are not OPEN are left out.
+    parameters. Those that are not OPEN are left out, as those that another process sends to.
 
     Returns:
         The sender (``""`` where nobody is OPEN), and the frames.
@@ -459,7 +459,7 @@ def pack(
     Raises:
         LocalProtocolError: A frame that RFC 6455 does not allow.
     """
-    entries = [entry for entry in entries if entry.state == OPEN]
+    entries = [entry for entry in entries if entry.state == OPEN and entry.carrier is None]
     # Nearly always all are alike, or nobody has asked for compression.
     may_deflate = opcode in (_TEXT, _BINARY) and not rsvd
     if entries and (not may_deflate or {entry.deflate for entry in entries} == {None}):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..carrier import Carrier
 from ..fields import MAX_CONN_IDS
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ __all__ = [
     "CLOSING",
     "CONNECTING",
     "OPEN",
-    "OURS",
-    "RAW",
-    "RELAYED",
     "Batch",
     "Entry",
     "Registry",
@@ -35,9 +33,6 @@ BATCH_SIZE = MAX_CONN_IDS
 
 #: States of a WebSocket, RFC 6455's words.
 CONNECTING, OPEN, CLOSING, CLOSED = "CONNECTING", "OPEN", "CLOSING", "CLOSED"
-
-#: Says by whom the protocol of a WebSocket is run.
-OURS, RAW, RELAYED = "OURS", "RAW", "RELAYED"
 
 Sid = tuple[str, str]
 
@@ -74,28 +69,29 @@ class Entry:
         deflate: The negotiated compression, or ``None``.
         on_pong: Called with the payload of each pong, or ``None``.
         on_event: Called with each message and with the end; ``None`` where these go to the inbox. Must not block.
-        mode: ``OURS``; ``RAW``: the application's own library reads and writes the frames, only their first byte, their
-            bounds and the end are ours; ``RELAYED``: another process runs the protocol, here messages are sent and
-            received.
-        allowed_bits: Of a ``RAW`` one, the reserved bits that its messages may have, as in ``parse_flags()``.
+        raw_bits: Where the application's own library reads and writes the frames, the reserved bits that its messages
+            may have, as in ``parse_flags()``: only their first byte, their bounds and the end are ours then. ``None``
+            where the frames are ours.
+        carrier: Where another process runs the protocol, what stands for that: here messages are sent and received.
+            ``None`` where this one does.
         subprotocol: What the opening handshake agreed on, or ``None``.
         ending: Close code and reason: while CLOSING, what we sent; when CLOSED, what the application is told.
         batch, groups: Where the registry has it; to be changed by the registry alone.
     """
 
     __slots__ = (
-        "allowed_bits",
         "awaits_pong",
         "batch",
+        "carrier",
         "confirmed",
         "deflate",
         "ending",
         "fault",
         "groups",
-        "mode",
         "on_event",
         "on_pong",
         "path",
+        "raw_bits",
         "sid",
         "state",
         "subprotocol",
@@ -113,8 +109,8 @@ class Entry:
         self.deflate: PerMessageDeflate | None = None
         self.on_pong: Callable[[bytes], None] | None = None
         self.on_event: Callable[[Any], None] | None = None
-        self.mode = OURS
-        self.allowed_bits = 0
+        self.raw_bits: int | None = None
+        self.carrier: Carrier | None = None
         self.subprotocol: str | None = None
         self.ending = _NO_STATUS
         self.batch: Batch | None = None
@@ -233,6 +229,8 @@ class Registry:
         if group not in entry.groups:
             entry.groups += (group,)
             self._groups.setdefault(group, {})[sid] = entry
+            if entry.carrier is not None:
+                entry.carrier.group(group, True)
 
     def leave(self, sid: Sid, group: str) -> None:
         """Remove a WebSocket from *group*. Nothing happens when it is not in it, or has gone."""
@@ -240,6 +238,8 @@ class Registry:
         if entry is not None and group in entry.groups:
             entry.groups = tuple(one for one in entry.groups if one != group)
             self._leave(entry, group)
+            if entry.carrier is not None:
+                entry.carrier.group(group, False)
 
     def _leave(self, entry: Entry, group: str) -> None:
         # An empty group is forgotten: applications make one for each chat room that ever was.

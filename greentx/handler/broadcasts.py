@@ -1,0 +1,59 @@
+"""One message to many WebSockets, over all connection sets of a Transceiver."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from ..errors import SendTimeout
+from ..protocol.websocket.registry import Entry, Registry, Sid
+from ..transport import Placed
+from .connection import Connection
+
+__all__ = ["place_broadcast", "wait_for_all"]
+
+
+def place_broadcast(
+    registry: Registry,
+    connections: Iterable[Connection],
+    payload: bytes,
+    opcode: int,
+    group: str | None,
+    excluded: Collection[Sid],
+) -> list[Placed]:
+    """Give a message its places with all that are to get it, without waiting; the results are to be waited for.
+
+    It is encoded once and goes out to 128 of them in a message. Those whose protocol another process runs are left out.
+    """
+    by_sender: dict[str, list[Entry]] = {}
+    # Each server's go out through its own writer, in messages of 128 ids.
+    if group is None and not excluded:
+        by_sender = {sender: registry.of_sender(sender) for sender in registry.senders()}
+    else:
+        for entry in registry.members(group):
+            if entry.sid not in excluded:
+                by_sender.setdefault(entry.sid[0], []).append(entry)
+    placed: list[Placed] = []
+    # To all before any wait: a server whose pipe is full holds up no other, and two broadcasts keep their order.
+    for sender, entries in by_sender.items():
+        for connection in connections:
+            if sender in connection.sessions.senders:
+                placed.append(connection.sessions.broadcast(entries, payload, opcode))
+                break
+    return placed
+
+
+def wait_for_all(placed: Sequence[Placed]) -> int:
+    """Block this greenlet while a pipe is full; return how many it goes to.
+
+    Raises:
+        SendTimeout: A pipe stayed full; others may have got the message. All were waited for.
+    """
+    failed: SendTimeout | None = None
+    for one in placed:
+        try:
+            one.wait(to_all=len(placed) > 1)
+        except SendTimeout as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return sum(one.reached for one in placed)
