@@ -57,6 +57,21 @@ from greentx.relay.messages import (
     topic_of,
 )
 from greentx.relay.messages import Server as RelayServer
+from greentx.relay.socket_messages import (
+    Cast,
+    Opened,
+    build_accept,
+    parse_accept,
+    parse_cast,
+    parse_done,
+    parse_group,
+    parse_number,
+    parse_numbers,
+    parse_open,
+    parse_reason,
+    parse_state,
+    split_flags,
+)
 from greentx.relay.window import Lane
 from greentx.standin.client import HTTPClient, Mongrel2Client, WebSocketClient
 from greentx.standin.router import Router
@@ -654,6 +669,54 @@ RELAY = Target(
     factor=80,
 )
 
+
+def read_socket_message(data: bytes) -> None:
+    """What a relay and its Nodes tell each other about WebSockets; what is read is written as it was."""
+    head, _, payload = data.partition(b"\n")
+    words = head.split(b" ")[1:]
+    for read in (parse_number, parse_done, lambda words: parse_numbers(words, 3)):
+        with contextlib.suppress(RemoteProtocolError):
+            found = read(words)
+            split_flags(found if isinstance(found, int) else 0)
+    for parse in (parse_group, parse_reason, parse_state):
+        with contextlib.suppress(RemoteProtocolError):
+            parse(payload)
+    with contextlib.suppress(RemoteProtocolError):
+        opened = parse_open(payload)
+        assert parse_open(opened.build()) == opened
+    with contextlib.suppress(RemoteProtocolError):
+        cast = parse_cast(payload)
+        assert parse_cast(cast.build()) == cast
+    with contextlib.suppress(RemoteProtocolError):
+        accepted = parse_accept(payload)
+        assert parse_accept(build_accept(*accepted)) == accepted
+
+
+SOCKETS = Target(
+    "sockets",
+    read_socket_message,
+    lambda: [
+        b"ws-open 1\n"
+        + Opened("U", True, True, "chat", ("a", "b"), 7, b'{"n":1}', build_request("U", 1, "/", {})).build(),
+        b"ws-cast 1 1\n" + Cast("group", frozenset({("U", "1")}), b"message").build(),
+        b"ws-accept 1\n" + build_accept("chat", [("name", "value")]),
+        b"ws-msg 1 17 129\nmessage",
+        b"ws-done 1 2 3 4\n",
+        b'ws-state 1\n{"a":[1]}',
+        b"ws-join 1\ngroup",
+    ],
+    {
+        "words": lambda piece, size: b"ws-done " + times(b"1 ", size) + b"1\n",
+        "digits": lambda piece, size: b"ws-done " + times(b"9", size) + b" 1\n",
+        "depth": lambda piece, size: b"ws-state 1\n" + times(b"[", size),
+        "list": lambda piece, size: b"ws-state 1\n[" + times(b"[],", size) + b"1]",
+        "message": lambda piece, size: b"ws-cast 1 1\n" + Cast(None, frozenset(), times(piece, size)).build(),
+        "length": lambda piece, size: b"ws-open 1\n" + times(b"9", size) + b":",
+        "raw": times,
+    },
+    factor=80,
+)
+
 # -- what handlers write, as a stand-in for Mongrel2 and its clients read it -------------------------------------------
 
 
@@ -730,5 +793,6 @@ TARGETS = {
         MESSAGES,
         CONTROL,
         RELAY,
+        SOCKETS,
     )
 }
