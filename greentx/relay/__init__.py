@@ -23,6 +23,9 @@ answers. What is guaranteed:
 * **A life.** An answer never reaches a stranger: connection ids begin at 1 again when Mongrel2 restarts, so each
   request carries a word for the server's present life. A Node whose own connection to Mongrel2 broke asks the API which
   word is valid. (Left open: a request that the API forwards after Mongrel2 died and before it saw that.)
+* **WebSockets** stay the API's, which runs their protocol; a Node's application has what is behind it. Each message is
+  kept until the application has handled it; what was not goes on at the next Node, marked where somebody may have begun
+  with it (:mod:`greentx.relay.socket_table`, :mod:`greentx.relay.socket_backlog`).
 * **An end in order.** A Node that stops says so, gets nothing new, finishes, and goes.
 
 Where the API answers some requests itself, pipelined ones wait until Mongrel2 has the answer to the one before: it says
@@ -36,8 +39,8 @@ request's are Mongrel2's own message. Down: ``welcome`` (the relay's word, its c
 be answered, by its word), ``numbers`` (which receipts are the Node's), ``received`` (how many messages; for how many
 there is room again), ``begun`` (before the first byte of an answer leaves), ``done``, ``back`` (not seen by the
 application), ``lost`` (the server is out of reach), ``ask`` (which lives are valid?), ``clock``, ``leave``, ``bye``
-(nothing is under way any more). XPUB carries a topic as a netstring behind a ``T``, and
-a message.
+(nothing is under way any more). Those of WebSockets begin with ``ws-`` (:mod:`greentx.relay.socket_messages`). XPUB
+carries a topic as a netstring behind a ``T``, and a message.
 """
 
 from __future__ import annotations

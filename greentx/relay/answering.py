@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,11 @@ from ..handler.transceiver import Transceiver
 from ..protocol.fields import shown
 from ..protocol.kinds import Kind
 from ..protocol.request import Request, parse_request
+from ..protocol.websocket.registry import Sid
 from .handed import HandedOn
 from .link import Link
 from .messages import REDELIVERED, Server, Welcome, check_number, number, parse_servers
+from .node_sockets import NodeSockets
 from .reach import reachable
 from .reports import Reports
 
@@ -34,9 +36,14 @@ class Answering(Extension):
         transceiver: The Node's, started.
         shared: Its connection sets'.
         link: To the relay.
+
+    Attributes:
+        sockets: The WebSockets that are here.
     """
 
     def __init__(self, transceiver: Transceiver, shared: Shared, link: Link) -> None:
+        # First: its end of a session comes before that of the requests.
+        self.sockets = NodeSockets(transceiver, shared, link)
         self._transceiver = transceiver
         self._shared = shared
         self._link = link
@@ -227,6 +234,10 @@ class Answering(Extension):
             handed.connection_ended(request.conn_id)
         return False
 
+    def broadcast(self, payload: bytes, opcode: int, group: str | None, excluded: Collection[Sid]) -> int:
+        """Have the API send a message to all that it has."""
+        return self.sockets.broadcast(payload, opcode, group, excluded)
+
     def settled(self, connection: Connection, request: Request) -> None:
         """Something was answered."""
         handed = self._handed.get(connection)
@@ -245,6 +256,7 @@ class Answering(Extension):
             self._shared.extensions.remove(self)
         self._group.kill()
         self._reports.stop()
+        self.sockets.stop()
         self._link.stop(linger)
 
     def stale(self, sender: str) -> int:
@@ -253,4 +265,4 @@ class Answering(Extension):
 
     def status(self) -> dict[str, Any]:
         """Return what ``STATUS`` shows."""
-        return {"open": sum(one.working for one in self._handed.values())}
+        return {"open": sum(one.working for one in self._handed.values()), "websockets": len(self.sockets)}

@@ -18,7 +18,7 @@ from ..errors import GreentxError, LocalProtocolError, SendTimeout, TransportErr
 from ..handler.connection import Connection
 from ..handler.shared import Extension
 from ..handler.transceiver import Transceiver
-from ..protocol.kinds import ENDS, NO_ANSWER, WEBSOCKETS
+from ..protocol.kinds import ENDS, NO_ANSWER, WEBSOCKETS, Kind
 from ..protocol.request import Request
 from ..protocol.requests import build_request
 from ..transport import Context, Publisher
@@ -33,6 +33,7 @@ from .nodes import Nodes
 from .plain import Plain
 from .proofs import Proofs
 from .servers import Servers, Words
+from .sockets import Sockets
 from .sticky import Sticky
 from .turns import Turns
 
@@ -122,6 +123,7 @@ class Relay(Extension):
             prove=self.proofs.ask,
         )
         self._send_timeout = send_timeout
+        self.sockets = Sockets(transceiver, shared, self.nodes, self.sticky, send_timeout)
         # Known to the Transceiver only from here on: what it calls needs all of the above.
         shared.extensions.append(self)
         self._drain = _Drain(self.forwarding)
@@ -183,13 +185,19 @@ class Relay(Extension):
         self._serves = True
         for connection in self._transceiver.connections.values():
             self._take_from(connection)
+        receivers = self._shared.websocket_receivers
+        receivers.append(self.sockets.receive)
         try:
             for _sid, connection, request in self._transceiver.recv():
                 # What came before, and what is not forwarded as it is.
-                if request.method not in ENDS and request.method not in WEBSOCKETS:
+                if request.method in WEBSOCKETS:
+                    self.forward(request)
+                elif request.method not in ENDS:
                     self._later.spawn(self._forward_or_refuse, connection, request)
+                del request  # this frame must not hold it until the next one comes
         finally:
             self._serves = False
+            receivers.remove(self.sockets.receive)
             for connection in self._transceiver.connections.values():
                 connection.intake.taker = connection.intake.raw_taker = None
 
@@ -213,8 +221,11 @@ class Relay(Extension):
         """Forward *req* to a Node, which answers it.
 
         For this process it has then been answered. Where it came while an earlier request of its connection was open,
-        it is forwarded as soon as the answer to that has arrived, and this returns at once. ``DISCONNECT`` and
-        ``WEBSOCKET_CLOSE`` are ignored: a Node is told of ends anyway. So is a request whose connection has ended.
+        it is forwarded as soon as the answer to that has arrived, and this returns at once. ``DISCONNECT`` is ignored:
+        a Node is told of ends anyway. So is a request whose connection has ended.
+
+        Of a WebSocket forward each event: the first one gives it to a Node, where the application has it. An opening
+        handshake (with ``handshake_events``) is answered by a Node's application.
 
         Blocks this greenlet while no Node has room for it.
 
@@ -233,11 +244,17 @@ class Relay(Extension):
             return
         self._check()
         extra = check_annotation(headers)
+        if req.method == Kind.WEBSOCKET_CLOSE:
+            self.sockets.ended(req)
+            return
         # A loop that forwards everything forwards these as well; their Node has them from notice() already.
         if req.method in ENDS:
             return
         connection = self._connection_of(req)
         if not connection.answers.is_ours(req):
+            return
+        if req.method in WEBSOCKETS or req.method == Kind.WEBSOCKET_HANDSHAKE:
+            self.sockets.forward(connection, req, extra)
             return
         self.servers.check_credits(connection)
         # No answer is due to these, so there is nothing to wait for, and no order to keep.
@@ -343,14 +360,24 @@ class Relay(Extension):
         if self.sticky.owner(connection, request.conn_id) is not None:
             self.forwarding.notice(connection, request.conn_id, request.encode())
         if is_end:
+            self.sockets.client_gone(request)
             self.forwarding.connection_ended(connection, request.conn_id)
         return False
+
+    def websocket_ended(self, connection: Connection, event: Request) -> None:
+        """A Node may have it."""
+        self.sockets.websocket_ended(event)
 
     def lost(self, connection: Connection) -> None:
         """Forget what was forwarded: nobody waits for the answers."""
         self.forwarding.lost(connection)
+        self.sockets.lost(connection)
         self.proofs.forget(connection)
         self.servers.lost(connection)
+
+    def stop_intake(self, timeout: float) -> None:
+        """Opening handshakes that Nodes decide about are refused."""
+        self.sockets.refuse_held()
 
     def stop(self, linger: float) -> None:
         """Close the sockets."""
@@ -364,6 +391,7 @@ class Relay(Extension):
             self._later.kill()
             self._turns.kill()
             self.proofs.stop()
+            self.sockets.stop()
         finally:
             self.nodes.close(linger=linger)
             self._others.close(linger)
@@ -381,6 +409,7 @@ class Relay(Extension):
             "pub": self.pub_endpoint,
             **self.forwarding.status(),
             "connections": len(self.sticky),
+            "websockets": self.sockets.status(),
             "bad_messages": self.nodes.bad_messages,
             "nodes": [session.status(now) for session in self.nodes],
         }

@@ -250,8 +250,8 @@ class Nodes:
             session.leaving = True
             for call in self.leaving:
                 call(session)
-            # Behind all that it was sent: it has all then.
-            self.send(session, b"left")
+        # Behind all that it was sent: it has all then.
+        self.send(session, b"left")
 
     def _on_bye(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
         session.finished = True

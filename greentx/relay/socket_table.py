@@ -1,0 +1,314 @@
+"""The API's WebSockets: which Node has which, and what goes to it.
+
+The protocol is run here, by the Transceiver's own connection sets; a Node's application has what is behind it::
+
+    browser --frames--> Transceiver --messages--> Backlog --> its Node --handled--> forgotten
+
+==========  ================================================================  =========================================
+state       meaning                                                           goes on
+==========  ================================================================  =========================================
+held        its opening handshake waits for an application's answer           accepted: open. Refused, or it went: over
+open        its messages go to its Node, or wait for one                      it ended: ended
+ended       messages are left that no application has handled                 they are, or its server has gone: over
+==========  ================================================================  =========================================
+
+In each state it has a Node, or waits for one. When its Node lets it go, or is gone, the next one gets all that was not
+handled (:mod:`greentx.relay.socket_backlog`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from sys import getsizeof
+
+from ..handler.connection import Connection
+from ..protocol.bounds import MESSAGE_BYTES
+from ..protocol.kinds import Kind
+from ..protocol.request import Request
+from ..protocol.websocket.frames import CloseCode
+from ..protocol.websocket.registry import Entry, Sid
+from .nodes import Nodes, NodeSession
+from .socket_backlog import Backlog
+from .socket_messages import (
+    DONE,
+    END,
+    MESSAGE,
+    MOVE,
+    OPEN,
+    REDELIVERED,
+    STATE,
+    Opened,
+    parse_done,
+    parse_number,
+    parse_numbers,
+    parse_state,
+)
+from .sticky import Sticky
+
+__all__ = ["Socket", "SocketTable"]
+
+
+class Socket:
+    """One WebSocket.
+
+    Attributes:
+        number: What it is called in messages.
+        connection: The connection set that it came by.
+        sid: ``(sender, conn_id)``.
+        request: The message of its opening handshake.
+        held: The handshake itself, while it waits for an answer.
+        entry: The registry's, while it is open.
+        ending: Its close code and reason, once it has ended.
+        session: Of the Node that has it.
+        adopted: A Node has had it.
+        state: What the application keeps of it, JSON or empty.
+        backlog: Its messages.
+        share: What counts them.
+        life: Of its server.
+        left: Bytes that its Node has sent, and has not been told to have left.
+    """
+
+    __slots__ = (
+        "adopted",
+        "backlog",
+        "connection",
+        "ending",
+        "entry",
+        "held",
+        "left",
+        "life",
+        "number",
+        "request",
+        "session",
+        "share",
+        "sid",
+        "state",
+    )
+
+    def __init__(self, number: int, connection: Connection, sid: Sid, request: bytes) -> None:
+        self.number = number
+        self.connection = connection
+        self.sid = sid
+        self.request = request
+        self.held: Request | None = None
+        self.entry: Entry | None = None
+        self.ending: tuple[int, str] | None = None
+        self.session: NodeSession | None = None
+        self.adopted = False
+        self.state = b""
+        self.backlog = Backlog()
+        self.share = connection.sessions.queued.share()
+        self.life = connection.link.life
+        self.left = 0
+
+
+class SocketTable:
+    """All WebSockets of one relay.
+
+    All methods belong to the hub's thread, and none blocks.
+
+    Args:
+        nodes: The Nodes.
+        sticky: Whose browser connections are whose.
+
+    Attributes:
+        adopted: How many have gone on at another Node.
+        redelivered: How many messages were given to a Node again.
+        by_sid: Those that have not ended.
+        waiting: Those that wait for a Node, by number.
+    """
+
+    def __init__(self, nodes: Nodes, sticky: Sticky) -> None:
+        self.adopted = 0
+        self.redelivered = 0
+        self.by_sid: dict[Sid, Socket] = {}
+        self.waiting: dict[int, Socket] = {}
+        self._nodes = nodes
+        self._sticky = sticky
+        self._numbers = count(1)
+        self._sockets: dict[int, Socket] = {}
+        self._of: dict[NodeSession, dict[int, Socket]] = {}
+        for kind, call in ((STATE, self._on_state), (DONE, self._on_done), (MOVE, self._on_move)):
+            nodes.on(kind, call)
+        nodes.came.append(self._on_room)
+        nodes.room.append(self._on_room)
+        nodes.gone.append(self._on_gone)
+
+    def __len__(self) -> int:
+        return len(self._sockets)
+
+    def __iter__(self) -> Iterator[Socket]:
+        # A copy: what walks over it may end some.
+        return iter(list(self._sockets.values()))
+
+    def find(self, session: NodeSession, number: int) -> Socket | None:
+        """Return the one that a Node means; ``None`` where it has not got it any more, and does not know yet."""
+        socket = self._sockets.get(number)
+        return socket if socket is not None and socket.session is session else None
+
+    def add(self, connection: Connection, sid: Sid, handshake: bytes) -> Socket:
+        """One begins, which no Node has yet.
+
+        Args:
+            handshake: The message of its opening handshake.
+        """
+        socket = Socket(next(self._numbers), connection, sid, handshake)
+        self._sockets[socket.number] = self.by_sid[sid] = socket
+        return socket
+
+    # -- to a Node ---------------------------------------------------------------------------------------------------
+
+    def give(self, socket: Socket) -> None:
+        """Have a Node go on with one; where none is there it waits."""
+        connection, conn_id = socket.connection, socket.sid[1]
+        session = self._sticky.owner(connection, conn_id)
+        if session is None or session.leaving:
+            session = self._choose()
+        if session is None:
+            self.waiting[socket.number] = socket
+            return
+        # All that is of interest of this connection comes here from now on, and not to its Node by what it is bound to.
+        self._sticky.forget(connection, conn_id)
+        socket.session = session
+        socket.left = 0
+        session.websockets += 1
+        self._of.setdefault(session, {})[socket.number] = socket
+        entry = socket.entry
+        opened = Opened(
+            server=connection.sender,
+            decided=socket.held is None,
+            adopted=socket.adopted,
+            subprotocol=None if entry is None else entry.subprotocol,
+            groups=() if entry is None else entry.groups,
+            done=socket.backlog.handled,
+            state=socket.state,
+            request=socket.request,
+        )
+        self._nodes.send(session, b"%b %d" % (OPEN, socket.number), opened.build())
+        if socket.adopted:
+            self.adopted += 1
+        self._push(socket)
+
+    def _choose(self) -> NodeSession | None:
+        """Return the session with the fewest WebSockets for its capacity, then with the fewest requests."""
+        # The other way round than for a request: all that a Node loses go on at once, and what HTTP it has to do in
+        # this moment says nothing of the hours to come.
+        there = [one for one in self._nodes if not one.leaving and not one.lane.full]
+        if not there:
+            return None
+        return min(there, key=lambda one: (one.websockets / one.capacity, len(one.open) / one.capacity))
+
+    # -- what comes from the browser ---------------------------------------------------------------------------------
+
+    def feed(self, socket: Socket, request: Request) -> None:
+        """An event of one has come."""
+        if request.method == Kind.WEBSOCKET_CLOSE:
+            self.ended(socket, request.close_code or CloseCode.ABNORMAL_CLOSURE, request.close_reason)
+            return
+        payload = request.body
+        why = socket.share.add(getsizeof(payload) + MESSAGE_BYTES)
+        if why:
+            if socket.entry is not None:
+                socket.connection.sessions.fail(socket.entry, CloseCode.TRY_AGAIN_LATER, why)
+            return
+        socket.backlog.add(request.opcode or 0, payload)
+        self._push(socket)
+
+    def _push(self, socket: Socket) -> None:
+        """Give the Node what it has room for; one that leaves gets nothing more."""
+        session = socket.session
+        if session is None or session.leaving:
+            return
+        for number, flags, payload in socket.backlog.due(all_of_them=socket.ending is not None):
+            if flags & REDELIVERED:
+                self.redelivered += 1
+            self._nodes.send(session, b"%b %d %d %d" % (MESSAGE, socket.number, number, flags), payload)
+        if socket.ending is not None:
+            code, reason = socket.ending
+            self._nodes.send(session, b"%b %d %d" % (END, socket.number, code), reason.encode())
+            if not socket.backlog:
+                self.forget(socket)
+
+    def ended(self, socket: Socket, code: int, reason: str) -> None:
+        """One has ended; its Node is told behind all messages. Twice is once."""
+        if socket.ending is not None:
+            return
+        socket.ending = (int(code), reason)
+        socket.entry = socket.held = None
+        if self.by_sid.get(socket.sid) is socket:
+            del self.by_sid[socket.sid]
+        self._push(socket)
+        if socket.session is None and not socket.backlog:
+            self.forget(socket)
+
+    def forget(self, socket: Socket) -> None:
+        """Nothing is left to do for one."""
+        self._take_back(socket)
+        self._sockets.pop(socket.number, None)
+        self.waiting.pop(socket.number, None)
+        if self.by_sid.get(socket.sid) is socket:
+            del self.by_sid[socket.sid]
+
+    def _take_back(self, socket: Socket) -> None:
+        session, socket.session = socket.session, None
+        if session is not None:
+            session.websockets -= 1
+            self._of.get(session, {}).pop(socket.number, None)
+
+    # -- what Nodes say ----------------------------------------------------------------------------------------------
+
+    def _on_done(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
+        for number, done in parse_done(words):
+            socket = self.find(session, number)
+            if socket is None:
+                continue
+            self._confirm(socket, done)
+            if socket.ending is not None and not socket.backlog:
+                self.forget(socket)
+            elif socket.ending is None:  # else all of it went with its end
+                self._push(socket)
+
+    @staticmethod
+    def _confirm(socket: Socket, done: int) -> None:
+        for payload in socket.backlog.confirm(done):
+            socket.share.remove(getsizeof(payload) + MESSAGE_BYTES)
+
+    def _on_move(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
+        number, done, seen = parse_numbers(words, 3)
+        socket = self.find(session, number)
+        if socket is None:
+            return
+        self._confirm(socket, done)
+        socket.backlog.let_go(seen)
+        self._take_back(socket)
+        self._go_on(socket)
+
+    def _go_on(self, socket: Socket) -> None:
+        """Its Node has not got it any more: another one is to go on with it."""
+        is_over = socket.life is not socket.connection.link.life
+        if socket.ending is not None and (is_over or not socket.backlog):
+            self.forget(socket)
+            return
+        socket.adopted = socket.held is None
+        self.give(socket)
+
+    def _on_state(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
+        socket = self.find(session, parse_number(words))
+        if socket is not None:
+            socket.state = parse_state(payload)
+
+    def _on_room(self, session: NodeSession) -> None:
+        """Somebody may have room again for those that wait."""
+        while self.waiting:
+            socket = self.waiting.pop(next(iter(self.waiting)))
+            self.give(socket)
+            if socket.session is None:
+                return
+
+    def _on_gone(self, session: NodeSession) -> None:
+        # No need to wait for its lease to run out: all that it sends to a WebSocket came by the session that is over.
+        for socket in self._of.pop(session, {}).values():
+            socket.session = None
+            socket.backlog.lost()
+            self._go_on(socket)
