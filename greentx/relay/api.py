@@ -191,7 +191,7 @@ class Relay(Extension):
             for _sid, connection, request in self._transceiver.recv():
                 # What came before, and what is not forwarded as it is.
                 if request.method in WEBSOCKETS:
-                    self.forward(request)
+                    self._forward_or_refuse(connection, request)
                 elif request.method not in ENDS:
                     self._later.spawn(self._forward_or_refuse, connection, request)
                 del request  # this frame must not hold it until the next one comes
