@@ -79,7 +79,7 @@ def test_a_node_has_no_more_than_its_window() -> None:
     backlog = filled(WINDOW_MESSAGES + 3)
     assert len(backlog.due()) == WINDOW_MESSAGES
     assert backlog.due() == []
-    assert backlog.confirm(2) == [b"1", b"2"]
+    assert backlog.confirm(2) == [(1, b"1"), (1, b"2")]
     assert numbers(backlog.due()) == [WINDOW_MESSAGES + 1, WINDOW_MESSAGES + 2]
     assert len(backlog.due(all_of_them=True)) == 1
     large = Backlog()

@@ -503,8 +503,8 @@ def test_all_go_on_where_one_node_is_left(sockets):
     assert sum(ws.adopted for ws in talks[2].sockets) == 6
 
 
-def test_an_end_between_two_nodes_is_no_adoption(sockets):
-    """The browser went while nobody had it."""
+def test_the_next_node_is_told_of_an_end_between_two(sockets):
+    """The first one's application took it for moved, so that nobody else could clean up behind it."""
     talk = Talk("a")
     node = sockets.node(websocket=talk)
     client = sockets.browser()
@@ -512,12 +512,64 @@ def test_an_end_between_two_nodes_is_no_adoption(sockets):
     assert sockets.heard(client) == "a x"
     sockets.leave(node).join(10)
     wait_until(lambda: sockets.relay.status()["websockets"]["waiting"] == 1)
-    client.disconnect()
-    nothing = {"open": 0, "waiting": 0, "adopted": 0, "redelivered": 0}
-    wait_until(lambda: sockets.relay.status()["websockets"] == nothing)
+    client.send("y")
+    client.close(4000, "bye")
+    wait_until(lambda: sockets.relay.status()["websockets"]["open"] == 0)
     second = Talk("b")
     sockets.node(websocket=second)
-    assert second.sockets == []
+    wait_until(lambda: second.ended)
+    [ws] = second.ended
+    assert (ws.adopted, ws.moved, ws.close_code, second.heard) == (True, False, 4000, [("y", False)])
+    wait_until(lambda: sockets.relay.status()["websockets"]["waiting"] == 0)
+    assert [one["websockets"] for one in sockets.relay.status()["nodes"]] == [0]
+
+
+def test_one_that_nobody_has_seen_may_go_unseen(sockets):
+    """It said nothing, so that there is nothing to tell."""
+    client = sockets.browser()
+    wait_until(lambda: sockets.relay.status()["websockets"]["waiting"] == 1)
+    client.disconnect()
+    wait_until(lambda: sockets.relay.status()["websockets"]["waiting"] == 0)
+
+
+def test_an_end_that_meets_a_move_is_told_by_the_next_node(sockets):
+    """The browser goes while its Node finishes the last message."""
+    release, began = Event(), Event()
+    ended = []
+
+    def slow(ws):
+        for _ in ws:
+            began.set()
+            release.wait()
+        ended.append(ws.moved)
+
+    node = sockets.node(websocket=slow)
+    client = sockets.browser()
+    client.send("x")
+    assert began.wait(10)
+    talk = Talk("b")
+    sockets.node(websocket=talk)
+    sockets.leave(node)
+    wait_until(lambda: any(session.leaving for session in sockets.relay.nodes))
+    client.close(4001)
+    wait_until(lambda: not len(sockets.api.websockets))
+    release.set()
+    wait_until(lambda: talk.ended)
+    assert ended == [True] and (talk.heard, talk.ended[0].close_code, talk.ended[0].adopted) == ([], 4001, True)
+
+
+def test_the_end_of_one_in_dead_hands_is_told_by_the_next_node(sockets):
+    """With the message that was in them."""
+    node = sockets.node(websocket=lambda ws: ws.receive() and Event().wait())
+    client = sockets.browser()
+    client.send("x")
+    client.close(4002)
+    wait_until(lambda: not len(node.websockets))
+    talk = Talk("b")
+    sockets.node(websocket=talk)
+    sockets.cut(node)
+    wait_until(lambda: talk.ended)
+    assert (talk.heard, talk.ended[0].close_code) == ([("x", True)], 4002)
 
 
 def test_the_end_of_the_relay_ends_all(sockets):
@@ -630,8 +682,9 @@ def test_what_a_node_says_that_means_nothing_ends_that_message(sockets, head, pa
         (b"ws-msg 1 3 1", b"a gap"),
         (b"ws-msg 1 1 1", b"once more"),
         (b"ws-msg 1 2", b""),
-        (b"ws-end 1 x", b""),
-        (b"ws-end 1 1000", b"\xff"),
+        (b"ws-end 1 2 x", b""),
+        (b"ws-end 1 2 1000", b"\xff"),
+        (b"ws-end 1 3 1000", b"a gap"),
         (b"ws-ack 1", b""),
         (b"ws-pong x", b""),
         (b"ws-count 1 x", b""),
@@ -655,7 +708,7 @@ def test_what_a_relay_says_that_means_nothing_ends_that_message(sockets, head, p
         assert sockets.heard(client) == "a y"
 
 
-@pytest.mark.parametrize("words", [b"ws-msg 9 1 1", b"ws-end 9 1000", b"ws-ack 9 1", b"ws-pong 9", b"ws-count 9 1"])
+@pytest.mark.parametrize("words", [b"ws-msg 9 1 1", b"ws-end 9 1 1000", b"ws-ack 9 1", b"ws-pong 9", b"ws-count 9 1"])
 def test_what_is_said_of_one_that_has_gone_is_ignored(sockets, words):
     """It was on its way when the other side heard of that."""
     node = sockets.node(websocket=Talk("a"))

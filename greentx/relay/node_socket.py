@@ -206,6 +206,8 @@ class NodeSocket(Carrier):
         hand = self.hand
         if hand.handle(number) and hand.place is not Place.GONE:
             self._reports.handled(self)
+            if hand.is_done:
+                self._remove()
             if hand.place is Place.LEAVING and hand.may_go():
                 self.move()
 
@@ -233,9 +235,24 @@ class NodeSocket(Carrier):
     def forget(self) -> None:
         """Nothing more is told of it, or comes."""
         self.hand.place = Place.GONE
+        self._remove()
+        self.window.close()
+
+    def _remove(self) -> None:
         if self._reports.sockets.get(self.number) is self:
             del self._reports.sockets[self.number]
+
+    def end(self, code: int, reason: str) -> None:
+        """It has ended; what came before may still be handled here."""
         self.window.close()
+        entry = self.entry
+        if entry is not None:
+            self.connection.sessions.relayed.ended(entry, code, reason)
+        elif self.early is not None:
+            self.end_handshake()
+            self.handle(self.hand.came)  # nobody receives what came before
+        if self.hand.is_done:
+            self.handle(self.hand.came)
 
     def end_handshake(self) -> None:
         """Its client has gone, or is another Node's."""
@@ -248,8 +265,8 @@ class NodeSocket(Carrier):
         entry = self.entry
         was_held = self.hand.place is Place.HELD or (entry is None and self.early is not None)
         self.forget()
-        self.moved = True
         if entry is not None:
+            self.moved = True
             self.connection.sessions.relayed.moved(entry)
         elif was_held:
             self.end_handshake()

@@ -20,7 +20,6 @@ from ..protocol.websocket.handshake import Refused
 from ..protocol.websocket.registry import Sid
 from .link import Link
 from .node_socket import NodeSocket
-from .socket_hand import Place
 from .socket_messages import (
     ACK,
     ANSWER,
@@ -154,19 +153,18 @@ class NodeSockets:
             socket.window.left(size)
 
     def _on_end(self, words: list[bytes], payload: bytes) -> None:
-        number, code = parse_numbers(words, 2)
+        number, which, code = parse_numbers(words, 3)
         reason = parse_reason(payload)
-        # What came before it may still be handled here, and is told.
-        socket = self.reports.sockets.pop(number, None)
+        socket = self.reports.sockets.get(number)
         if socket is None:
-            return
-        socket.window.close()
-        entry = socket.entry
-        if entry is not None:
-            socket.connection.sessions.relayed.ended(entry, code, reason)
-        elif socket.early is not None:
-            socket.hand.place = Place.GONE
-            socket.end_handshake()
+            return  # let go meanwhile
+        if not which:
+            socket.end(code, reason)
+            socket.forget()
+        elif socket.hand.end(which):
+            socket.end(code, reason)
+        else:
+            raise RemoteProtocolError(f"{which} is not the end of WebSocket {number}")
 
     def _on_count(self, words: list[bytes], payload: bytes) -> None:
         number, reached = parse_numbers(words, 2)

@@ -24,6 +24,9 @@ the Node handles     *handled* grows; what was before is forgotten
 the Node lets go     it says how far its application has seen: *seen*. All others go on as if they had never been there
 the Node is gone     all that was sent may have been seen; *sent* falls back to *handled*
 ===================  ===============================================================================================
+
+The end of the WebSocket is the last message: an application that was not told of it, because its Node went in that
+moment, could not tell others.
 """
 
 from __future__ import annotations
@@ -85,20 +88,20 @@ class Backlog:
             found.append((self._sent, flags | REDELIVERED if self._sent <= self._seen else flags, payload))
         return found
 
-    def confirm(self, number: int) -> list[bytes]:
-        """All up to *number* are handled: forget them, and return their payloads.
+    def confirm(self, number: int) -> list[tuple[int, bytes]]:
+        """All up to *number* are handled: forget them, and return their flags and payloads.
 
         Raises:
             RemoteProtocolError: The Node was not given that one.
         """
         if number > self._sent:
             raise RemoteProtocolError(f"message {number} is handled, and {self._sent} were sent")
-        found: list[bytes] = []
+        found: list[tuple[int, bytes]] = []
         while self.handled < number:
-            payload = self._messages.popleft()[1]
+            message = self._messages.popleft()
             self.handled += 1
-            self._sent_bytes -= len(payload)
-            found.append(payload)
+            self._sent_bytes -= len(message[1])
+            found.append(message)
         return found
 
     def let_go(self, seen: int) -> None:

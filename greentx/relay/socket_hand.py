@@ -8,15 +8,16 @@ state      meaning                                                             g
 =========  ==================================================================  =========================================
 HELD       its opening handshake waits for the application                     accepted: HERE. Answered otherwise, or
                                                                                this Node leaves: GONE
-HERE       messages come                                                       it ended: GONE. This Node leaves, and
-                                                                               nothing is in hand: GONE, else LEAVING
-LEAVING    this Node leaves, and the application works on a message            that is handled, its handler ended, or
-                                                                               the WebSocket did: GONE
+HERE       messages come, the end as the last of them                          This Node leaves, and nothing is in hand:
+                                                                               GONE, else LEAVING
+LEAVING    this Node leaves, and the application works on a message            that is handled, or its handler ended:
+                                                                               GONE. The WebSocket ended: HERE
 GONE       nothing of it is told any more
 =========  ==================================================================  =========================================
 
 A message is *given* when the application has received it, and *handled* when it asks for the next one, or its handler
-returns. Nothing is in hand where all that was given is handled.
+returns. Nothing is in hand where all that was given is handled. The end is not given: it is handled with the message
+before it.
 """
 
 from __future__ import annotations
@@ -45,12 +46,14 @@ class Hand:
     Attributes:
         place: Where it is.
         came, given, handled: The numbers of the last messages that did, were.
+        ended: The last that came was the end.
     """
 
-    __slots__ = ("_seen", "came", "given", "handled", "place")
+    __slots__ = ("_seen", "came", "ended", "given", "handled", "place")
 
     def __init__(self, done: int, place: Place) -> None:
         self.place = place
+        self.ended = False
         self.came = self.given = self.handled = done
         # Up to here they may have been given to an application elsewhere.
         self._seen = done
@@ -64,13 +67,29 @@ class Hand:
             self._seen = number
         return True
 
+    def end(self, number: int) -> bool:
+        """The end has come. Returns whether it is the next."""
+        if not self.arrive(number, False):
+            return False
+        self.ended = True
+        if self.place is Place.LEAVING:
+            self.place = Place.HERE
+        return True
+
+    @property
+    def is_done(self) -> bool:
+        """It has ended, and all that came before that is handled."""
+        return self.ended and self.handled >= self.came - 1
+
     def give(self) -> bool:
         """The application is given the next one. Returns whether it may have been given it elsewhere."""
-        self.given = min(self.given + 1, self.came)
+        self.given = min(self.given + 1, self.came - self.ended)
         return self.given <= self._seen
 
     def handle(self, number: int) -> bool:
         """Messages up to *number* are handled. Returns whether that is news."""
+        if self.ended and number >= self.came - 1:
+            number = self.came
         if number <= self.handled:
             return False
         self.handled = number

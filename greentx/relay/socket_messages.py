@@ -13,11 +13,11 @@ head                payload                        meaning
 ``ws-msg N SEQ F``  the message                    from the browser
 ``ws-pong N``       the pong's                     likewise
 ``ws-ack N BYTES``                                 so many bytes of what was sent have left
-``ws-end N CODE``   the reason                     it has ended; nothing more comes
+``ws-end N SEQ C``  the reason                     it has ended with the code C; counted and handled as a message
 ``ws-count ID N``   empty, or why not              what a broadcast reached
 ==================  =============================  =================================================================
 
-From a Node:
+A handshake that ends before it was decided about has 0 for SEQ. From a Node:
 
 ==================  =============================  =================================================================
 head                payload                        meaning

@@ -87,15 +87,16 @@ class SocketOpenings:
             )
             answer = handshake.check(text_headers(request.raw), request.body)
             if isinstance(answer, Refused):
-                self._refuse(socket, answer.build())
+                self._refuse(socket, answer.build(), accepted=True)
                 return
             connection.answers.take_out(request)
             connection.sessions.accept(request, answer, partial(self._let_in, socket))
         except ConnectionClosed:
+            socket.held = None
             self._table.ended(socket, CloseCode.ABNORMAL_CLOSURE, "")
         except GreentxError as error:
             log.warning("the answer of node %s to a handshake will not do: %s", session.name, error)
-            self._refuse(socket, Refused(500, body="the server failed\n").build())
+            self._refuse(socket, Refused(500, body="the server failed\n").build(), accepted=True)
 
     def _let_in(self, socket: Socket, entry: Entry) -> Callable[[Request], None]:
         socket.held = None
@@ -111,9 +112,13 @@ class SocketOpenings:
         elif socket.entry is not None:
             socket.connection.sessions.close(socket.entry, CloseCode.POLICY_VIOLATION)
 
-    def _refuse(self, socket: Socket, answer: bytes) -> None:
+    def _refuse(self, socket: Socket, answer: bytes, *, accepted: bool = False) -> None:
         request, socket.held = socket.held, None
-        self._table.ended(socket, CloseCode.ABNORMAL_CLOSURE, "refused")
+        if accepted:
+            # Its Node has let it in, and is to be told.
+            self._table.ended(socket, CloseCode.ABNORMAL_CLOSURE, "refused")
+        else:
+            self._table.forget(socket)
         if request is not None:
             self._later.spawn(_send, socket.connection, request, answer)
 

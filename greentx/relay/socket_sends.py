@@ -168,7 +168,9 @@ class SocketSends:
         reason = parse_reason(payload)
         socket = self._find(session, number)
         if socket is not None and socket.entry is not None:
-            socket.connection.sessions.fail(socket.entry, code, reason)
+            entry = socket.entry
+            self._table.forget(socket)  # there it has ended already
+            socket.connection.sessions.fail(entry, code, reason)
 
     # -- groups ------------------------------------------------------------------------------------------------------
 

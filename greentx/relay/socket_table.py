@@ -9,7 +9,7 @@ state       meaning                                                           go
 ==========  ================================================================  =========================================
 held        its opening handshake waits for an application's answer           accepted: open. Refused, or it went: over
 open        its messages go to its Node, or wait for one                      it ended: ended
-ended       messages are left that no application has handled                 they are, or its server has gone: over
+ended       its end, or messages before it, are left to be handled            they are, or its server has gone: over
 ==========  ================================================================  =========================================
 
 In each state it has a Node, or waits for one. When its Node lets it go, or is gone, the next one gets all that was not
@@ -26,7 +26,7 @@ from ..handler.connection import Connection
 from ..protocol.bounds import MESSAGE_BYTES
 from ..protocol.kinds import Kind
 from ..protocol.request import Request
-from ..protocol.websocket.frames import CloseCode
+from ..protocol.websocket.frames import CloseCode, Opcode
 from ..protocol.websocket.registry import Entry, Sid
 from .nodes import Nodes, NodeSession
 from .socket_backlog import Backlog
@@ -48,6 +48,9 @@ from .sticky import Sticky
 
 __all__ = ["Socket", "SocketTable"]
 
+# WebSockets that have ended wait for a Node to be told of it, where no more wait than these.
+_MAX_WAITING = 10_000
+
 
 class Socket:
     """One WebSocket.
@@ -59,7 +62,7 @@ class Socket:
         request: The message of its opening handshake.
         held: The handshake itself, while it waits for an answer.
         entry: The registry's, while it is open.
-        ending: Its close code and reason, once it has ended.
+        ending: Its close code, once it has ended.
         session: Of the Node that has it.
         adopted: A Node has had it.
         state: What the application keeps of it, JSON or empty.
@@ -93,7 +96,7 @@ class Socket:
         self.request = request
         self.held: Request | None = None
         self.entry: Entry | None = None
-        self.ending: tuple[int, str] | None = None
+        self.ending: int | None = None
         self.session: NodeSession | None = None
         self.adopted = False
         self.state = b""
@@ -220,27 +223,35 @@ class SocketTable:
         session = socket.session
         if session is None or session.leaving:
             return
+        # The end of one is not held up by the window: what is sent after it goes nowhere, and nobody would say so.
         for number, flags, payload in socket.backlog.due(all_of_them=socket.ending is not None):
+            if socket.ending is not None and flags & 15 == Opcode.CLOSE:
+                self._nodes.send(session, b"%b %d %d %d" % (END, socket.number, number, socket.ending), payload)
+                continue
             if flags & REDELIVERED:
                 self.redelivered += 1
             self._nodes.send(session, b"%b %d %d %d" % (MESSAGE, socket.number, number, flags), payload)
-        if socket.ending is not None:
-            code, reason = socket.ending
-            self._nodes.send(session, b"%b %d %d" % (END, socket.number, code), reason.encode())
-            if not socket.backlog:
-                self.forget(socket)
 
     def ended(self, socket: Socket, code: int, reason: str) -> None:
-        """One has ended; its Node is told behind all messages. Twice is once."""
-        if socket.ending is not None:
+        """One has ended; an application is told behind all messages. Twice is once."""
+        if socket.ending is not None or self._sockets.get(socket.number) is not socket:
             return
-        socket.ending = (int(code), reason)
+        was_held = socket.held is not None
+        socket.ending = int(code)
         socket.entry = socket.held = None
         if self.by_sid.get(socket.sid) is socket:
             del self.by_sid[socket.sid]
-        self._push(socket)
-        if socket.session is None and not socket.backlog:
+        if was_held:
+            if socket.session is not None:
+                self._nodes.send(socket.session, b"%b %d 0 %d" % (END, socket.number, code), reason.encode())
             self.forget(socket)
+            return
+        nobody_knows = socket.session is None and not socket.adopted and not socket.backlog
+        socket.backlog.add(Opcode.CLOSE, reason.encode())
+        if nobody_knows or (socket.session is None and len(self.waiting) > _MAX_WAITING):
+            self.forget(socket)
+        else:
+            self._push(socket)
 
     def forget(self, socket: Socket) -> None:
         """Nothing is left to do for one."""
@@ -266,13 +277,14 @@ class SocketTable:
             self._confirm(socket, done)
             if socket.ending is not None and not socket.backlog:
                 self.forget(socket)
-            elif socket.ending is None:  # else all of it went with its end
+            else:
                 self._push(socket)
 
     @staticmethod
     def _confirm(socket: Socket, done: int) -> None:
-        for payload in socket.backlog.confirm(done):
-            socket.share.remove(getsizeof(payload) + MESSAGE_BYTES)
+        for flags, payload in socket.backlog.confirm(done):
+            if flags & 15 != Opcode.CLOSE:
+                socket.share.remove(getsizeof(payload) + MESSAGE_BYTES)
 
     def _on_move(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
         number, done, seen = parse_numbers(words, 3)
