@@ -140,6 +140,26 @@ def test_a_handshake_is_let_go_at_any_time() -> None:
     assert not gone.leave() and "GONE" in repr(gone)
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_the_end_is_handled_with_the_message_before_it(leaves: bool) -> None:
+    """It is not given; a Node that leaves does not let go of what has ended here."""
+    idle = Hand(3, Place.HERE)
+    assert idle.end(4) and idle.is_done and idle.handle(4) and not idle.handle(4)
+    busy = Hand(0, Place.HERE)
+    for number in (1, 2):
+        assert busy.arrive(number, False)
+    busy.give()
+    if leaves:
+        assert not busy.leave()
+    assert not busy.end(4) and busy.end(3)
+    assert busy.place is Place.HERE and not busy.is_done
+    assert busy.handle(busy.given) and (busy.handled, busy.is_done) == (1, False)
+    for _ in range(2):
+        busy.give()
+    assert busy.given == 2
+    assert busy.handle(busy.given) and (busy.handled, busy.is_done) == (3, True)
+
+
 def test_what_is_not_the_next_message_does_not_arrive() -> None:
     """A gap, or a message that came already, is a mistake of the sender."""
     hand = Hand(2, Place.HERE)
