@@ -569,7 +569,7 @@ def test_a_port_in_use_is_named_and_nothing_is_left_open(chain):
     for addresses in ((taken, free, free), (free, taken, free), (free, free, taken)):
         with pytest.raises(BindError, match=str(taken[1])):
             Relay(chain.api, *addresses[:2], node_addr=addresses[2])
-    assert chain.api.shared().extensions == [chain.relay]
+    assert chain.api.shared().extensions == [chain.relay, chain.relay.sockets]
 
 
 def test_a_relay_needs_a_running_transceiver(chain):

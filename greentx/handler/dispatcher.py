@@ -85,7 +85,7 @@ class Dispatcher:
         self.news.jobs.use_pool(limit=size)
         self._pools += [self.requests.jobs, self.news.jobs]
         # Last: what raises before this leaves nothing behind.
-        shared.dispatching.add(shared.context.caller())
+        shared.inbox.dispatching.add(shared.context.caller())
         if self._websockets is not None:
             self._receivers.append(self._websockets.receive)
 

@@ -6,7 +6,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from gevent.event import Event
 
@@ -41,6 +42,7 @@ class Inbox:
         by_pop: Somebody has to know of each event that is taken out: :attr:`receivers_wait`, or :attr:`watch` is set.
         watch: Where it is set, called by a consumer that asks for an event: with the one that it gets, or ``None``
             where it has to wait. Set it by :meth:`watch_consumers`.
+        dispatching: Greenlets that hand on to handlers what they take out.
         consumers_wait: The greenlets that wait for an event, the longest first.
         receivers_wait: Receivers wait for space, so they have to be told when an event was taken out.
         held: No more bytes than this wait here. To count those that are taken out would cost each event something: so
@@ -56,6 +58,7 @@ class Inbox:
         self.byte_limit = byte_limit
         self.held = 0
         self.ended = False
+        self.dispatching: WeakSet[Any] = WeakSet()
         self.consumers_wait: deque[Waiter] = deque()
         self.receivers_wait = False
         self.by_pop = False

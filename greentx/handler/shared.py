@@ -106,7 +106,6 @@ class Shared:
             ``None`` waits forever.
         bounds: What one browser that reads slowly may hold up.
         readers: The greenlets that read events, which must not wait for one browser.
-        dispatching: Those of them that hand events on to handlers.
         pools: The pools of handlers, in which those that wait for their browsers keep no place.
         extensions: What else works on the messages.
         websocket_receivers: The last one is called where a WebSocket begins, with its connection set and event; what it
@@ -142,7 +141,6 @@ class Shared:
         self.bounds = bounds
         # Weak: a loop of the application's own ends with its greenlet, and tells nobody.
         self.readers: WeakSet[Any] = WeakSet()
-        self.dispatching: WeakSet[Any] = WeakSet()
         self.pools: list[RunningJobs[Any]] = []
         # Empty for nearly everybody: the path of a request asks only whether there is one.
         self.extensions: list[Extension] = []

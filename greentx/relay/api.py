@@ -98,7 +98,6 @@ class Relay(Extension):
         self._transceiver = transceiver
         self._shared = shared
         self._closed = False
-        self._serves = False
         self._later = Group()
         self.sticky = Sticky()
         context = shared.context
@@ -125,7 +124,7 @@ class Relay(Extension):
         self._send_timeout = send_timeout
         self.sockets = Sockets(transceiver, shared, self.nodes, self.sticky, send_timeout)
         # Known to the Transceiver only from here on: what it calls needs all of the above.
-        shared.extensions.append(self)
+        shared.extensions += [self, self.sockets]
         self._drain = _Drain(self.forwarding)
         transceiver.attach(self._drain)
 
@@ -182,7 +181,6 @@ class Relay(Extension):
             context.hand_over(self.serve)
             return
         self._check()
-        self._serves = True
         for connection in self._transceiver.connections.values():
             self._take_from(connection)
         receivers = self._shared.websocket_receivers
@@ -196,7 +194,6 @@ class Relay(Extension):
                     self._later.spawn(self._forward_or_refuse, connection, request)
                 del request  # this frame must not hold it until the next one comes
         finally:
-            self._serves = False
             receivers.remove(self.sockets.receive)
             for connection in self._transceiver.connections.values():
                 connection.intake.taker = connection.intake.raw_taker = None
@@ -342,7 +339,7 @@ class Relay(Extension):
 
     def ready(self, connection: Connection) -> None:
         """A server is there: Nodes connect to it, too."""
-        if self._serves:
+        if self.sockets.receive in self._shared.websocket_receivers:  # serve() runs
             self._take_from(connection)
         self.servers.tell()
 
@@ -364,20 +361,11 @@ class Relay(Extension):
             self.forwarding.connection_ended(connection, request.conn_id)
         return False
 
-    def websocket_ended(self, connection: Connection, event: Request) -> None:
-        """A Node may have it."""
-        self.sockets.websocket_ended(event)
-
     def lost(self, connection: Connection) -> None:
         """Forget what was forwarded: nobody waits for the answers."""
         self.forwarding.lost(connection)
-        self.sockets.lost(connection)
         self.proofs.forget(connection)
         self.servers.lost(connection)
-
-    def stop_intake(self, timeout: float) -> None:
-        """Opening handshakes that Nodes decide about are refused."""
-        self.sockets.refuse_held()
 
     def stop(self, linger: float) -> None:
         """Close the sockets."""
@@ -391,7 +379,7 @@ class Relay(Extension):
             self._later.kill()
             self._turns.kill()
             self.proofs.stop()
-            self.sockets.stop()
+            self.sockets.stop(linger)
         finally:
             self.nodes.close(linger=linger)
             self._others.close(linger)

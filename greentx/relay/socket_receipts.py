@@ -43,7 +43,7 @@ class Receipts:
         last = self._last.pop(who, None)
         if last is not None:
             last.done()
-        if request is not None and request.receipt is not None and who not in self._shared.dispatching:
+        if request is not None and request.receipt is not None and who not in self._shared.inbox.dispatching:
             self._last[who] = request.receipt
 
 

@@ -163,7 +163,7 @@ class SocketTable:
     # -- to a Node ---------------------------------------------------------------------------------------------------
 
     def give(self, socket: Socket) -> None:
-        """Have a Node go on with one; where none is there it waits."""
+        """Have a Node go on with one; without one it waits."""
         connection, conn_id = socket.connection, socket.sid[1]
         session = self._sticky.owner(connection, conn_id)
         if session is None or session.leaving:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ..handler.connection import Connection
-from ..handler.shared import Shared
+from ..handler.shared import Extension, Shared
 from ..handler.transceiver import Transceiver
 from ..protocol.carrier import Receipt
 from ..protocol.kinds import Kind
@@ -23,7 +23,7 @@ from .sticky import Sticky
 __all__ = ["Sockets"]
 
 
-class Sockets:
+class Sockets(Extension):
     """All of one relay.
 
     All methods belong to the hub's thread, and none blocks.
@@ -82,7 +82,7 @@ class Sockets:
         if socket is not None:
             self._table.feed(socket, request)
 
-    def websocket_ended(self, event: Request) -> None:
+    def websocket_ended(self, connection: Connection, event: Request) -> None:
         """The end is told behind all that came before: where the application hands that on, when it drops *event*."""
         socket = self._table.by_sid.get(event.sid)
         if socket is not None:
@@ -116,8 +116,15 @@ class Sockets:
                 socket.connection.answers.fail(socket.held, 503)
                 self._table.ended(socket, CloseCode.GOING_AWAY, "")
 
-    def stop(self) -> None:
+    def stop_intake(self, timeout: float) -> None:
+        """Nobody is let in any more."""
+        self.refuse_held()
+
+    def stop(self, linger: float) -> None:
         """End what has not ended; safe to call twice."""
+        if self not in self._shared.extensions:
+            return
+        self._shared.extensions.remove(self)
         self._openings.stop()
         self._sends.stop()
         self.refuse_held()
