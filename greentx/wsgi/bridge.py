@@ -25,19 +25,9 @@ from gevent import socket
 from gevent.event import Event
 
 from ..errors import ConnectionClosed, GreentxError, ProtocolError
-from ..handler.websockets import MAX_CLOSE_REASON
 from ..protocol.bounds import MESSAGE_BYTES
-from ..protocol.websocket.frames import (
-    CloseCode,
-    FrameParser,
-    MessageAssembler,
-    Opcode,
-    build_close,
-    build_frame,
-    is_valid_close_code,
-    parse_close,
-    parse_flags,
-)
+from ..protocol.websocket.frames import CloseCode, Frame, Opcode, parse_close, parse_flags
+from ..protocol.websocket.library import Library, LibraryState, Switched, client_close, client_frame
 from ..protocol.websocket.registry import OPEN, Entry
 
 if TYPE_CHECKING:
@@ -48,11 +38,7 @@ __all__ = ["Bridge", "BridgeSocket"]
 
 log = logging.getLogger("greentx.wsgi.websocket")
 
-# The longest head of an answer that a library may write.
-_MAX_HEAD = 65536
 _READ_SIZE = 65536
-_MASK = b"\0\0\0\0"
-_SWITCHED = b"HTTP/1.1 101 "
 
 
 class BridgeSocket:
@@ -119,9 +105,8 @@ class Bridge:
         self._ended = False
         # What the application's end is told as, once it has ended and left its socket open.
         self._code: int | None = None
-        # Servers do not mask (RFC 6455, section 5.1), and the library is one.
-        self._parser = FrameParser(require_mask=False)
-        self._assembler = MessageAssembler()
+        self._library = Library()
+        self._answered = False
         self._reader = gevent.spawn(self._read)
         self._writer = gevent.spawn(self._write)
 
@@ -130,12 +115,16 @@ class Bridge:
     def _read(self) -> bool:
         """Read until the library has closed its socket; return whether its application left the WebSocket open."""
         try:
-            rest = self._read_head()
-            while rest and self._entry is not None:
-                self._send(self._entry, rest)
-                rest = self._ours.recv(_READ_SIZE)
+            while data := self._ours.recv(_READ_SIZE):
+                for written in self._library.read(data):
+                    self._pass_on(written)
+            self._library.end()
+            if self._library.state is LibraryState.ANSWER:
+                self._connection.close(self._exchange.request)
         except ProtocolError as error:
             log.warning("%r: the application's library broke the protocol: %s", self, error)
+            if self._entry is None:
+                self._hang_up()
             self.begin_close(CloseCode.INTERNAL_ERROR)
         except (ConnectionClosed, OSError) as error:
             log.debug("%r: %s", self, error)
@@ -149,50 +138,37 @@ class Bridge:
         self.begin_close(CloseCode.NORMAL_CLOSURE if self._code is None else self._code)
         return left_open
 
-    def _read_head(self) -> bytes:
-        """Read the library's answer and pass it on; return what came behind it, ``b""`` where nothing will."""
-        data = b""
-        while (end := data.find(b"\r\n\r\n") + 4) < 4:
-            more = self._ours.recv(_READ_SIZE)
-            # A library that goes on without an end of its head would fill the memory.
-            if not more or len(data) > _MAX_HEAD:
-                if data:
-                    log.warning("%r: %d bytes of the application's library are not an answer", self, len(data))
-                    self._answer_plainly(b"")
-                return b""
-            data += more
-        if not data.startswith(_SWITCHED):
-            self._answer_plainly(data)
-            return b""
-        self._switch(data, end)
-        request = self._exchange.request
-        # From here on it is not an open HTTP request: answers to it would go into the frames.
-        self._connection.answers.take_out(request)
-        self._entry = self._connection.sessions.accept_raw(request, data[:end], self._receive)
-        return data[end:] or self._ours.recv(_READ_SIZE)
-
-    def _answer_plainly(self, data: bytes) -> None:
-        """The library does not let the client in, and says so itself."""
-        self._switch(data or b"HTTP/1.1 000 \r\n", len(data))
-        while data:
-            self._connection.answers.part(self._exchange.request, data)
-            data = self._ours.recv(_READ_SIZE)
-        self._connection.close(self._exchange.request)
-
-    def _switch(self, data: bytes, length: int) -> None:
-        self._on_switch(length, data[len(b"HTTP/1.1 ") : data.index(b"\r\n")])
-
-    def _send(self, entry: Entry, data: bytes) -> None:
-        for frame in self._parser.feed(data):
-            message = self._assembler.add(frame)
-            if message is None:
-                continue
+    def _pass_on(self, written: Switched | Frame | bytes) -> None:
+        if isinstance(written, Frame):
+            assert self._entry is not None
             # Closing is the core's: it has timeouts, and tells the registry.
-            if message.opcode == Opcode.CLOSE:
-                code, reason = parse_close(message.payload)
-                self._connection.sessions.close(entry, code if message.payload else None, reason)
+            if written.opcode == Opcode.CLOSE:
+                code, reason = parse_close(written.payload)
+                self._connection.sessions.close(self._entry, code if written.payload else None, reason)
             else:
-                self._connection.sessions.send_to(entry, message.payload, message.opcode, message.rsvd)
+                self._connection.sessions.send_to(self._entry, written.payload, written.opcode, written.rsvd)
+        elif isinstance(written, Switched):
+            self._switch(written.head)
+            request = self._exchange.request
+            # From here on it is not an open HTTP request: answers to it would go into the frames.
+            self._connection.answers.take_out(request)
+            self._entry = self._connection.sessions.accept_raw(request, written.head, self._receive)
+        else:
+            # The library does not let the client in, and says so itself.
+            if not self._answered:
+                self._switch(written)
+            self._connection.answers.part(self._exchange.request, written)
+
+    def _switch(self, data: bytes) -> None:
+        self._answered = True
+        self._on_switch(len(data), data[len(b"HTTP/1.1 ") : data.index(b"\r\n")])
+
+    def _hang_up(self) -> None:
+        """Close without an answer, where the library wrote none that could be passed on."""
+        if not self._answered:
+            self._answered = True
+            self._on_switch(0, b"000 ")
+        self._connection.close(self._exchange.request)
 
     # -- to the library --------------------------------------------------------------------------------------------
 
@@ -201,12 +177,9 @@ class Bridge:
         if request.method == "WEBSOCKET_CLOSE":
             code = request.close_code
             assert code is not None
-            # 1006 and the like are never on the wire (RFC 6455, section 7.4.1): only the stream ends then.
-            if is_valid_close_code(code):
-                reason = request.close_reason.encode()[:MAX_CLOSE_REASON].decode(errors="ignore")
-                self._incoming.append((build_frame(build_close(code, reason), Opcode.CLOSE, mask=_MASK), 0))
-            elif code == CloseCode.NO_STATUS_RECEIVED:
-                self._incoming.append((build_frame(b"", Opcode.CLOSE, mask=_MASK), 0))
+            frame = client_close(code, request.close_reason)
+            if frame:
+                self._incoming.append((frame, 0))
             self._stop_writing()
             self._exchange.lose()
         elif not self._ended:
@@ -218,7 +191,7 @@ class Bridge:
                 assert self._entry is not None
                 self._connection.sessions.fail(self._entry, CloseCode.TRY_AGAIN_LATER, why)
                 return
-            self._incoming.append((build_frame(request.body, opcode, rsvd, mask=_MASK), size))
+            self._incoming.append((client_frame(request.body, opcode, rsvd), size))
             self._work.set()
 
     def _stop_writing(self) -> None:

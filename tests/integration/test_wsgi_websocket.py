@@ -1227,7 +1227,7 @@ def test_a_library_may_refuse(serve, connect):
     assert len(peer.rest()) == 100000
 
 
-@pytest.mark.parametrize("written", [b"no answer at all", b"x" * 70000])
+@pytest.mark.parametrize("written", [b"no answer at all", b"x" * 70000, b"a head of no answer\r\n\r\n"])
 def test_what_is_no_answer_closes(serve, connect, written):
     """Bytes that are no head are not passed on."""
 
