@@ -1,0 +1,57 @@
+"""Sessions of Engine.IO over polling, which are claimed for their Node with the answer that opens them.
+
+Such a session is in the memory of the application, and its requests come over many connections; see
+:mod:`greentx.relay.claims`. Engine.IO makes its id in the application, and tells it to the client in the body of the
+first answer: ``0{"sid":"...","upgrades":["websocket"],...}``. So that body is looked into before it goes out. One that
+is opened by a WebSocket is that WebSocket's alone, and has no need of it.
+
+Source: Engine.IO's protocol, version 4, sections "Handshake" and "HTTP long-polling"; python-engineio compresses an
+answer from 1,024 bytes on, and wraps it for JSONP, where quotes are escaped.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from urllib.parse import parse_qs
+
+__all__ = ["SESSION_NAME", "is_of_a_session", "opened_session", "opens_session"]
+
+#: The parameter of the query that says whose a request is.
+SESSION_NAME = "sid"
+
+# The open packet is the first one, and its id the first of its fields.
+_LOOKED_INTO = 1024
+_ID = re.compile(rb'\\?"sid\\?"\s*:\s*\\?"([A-Za-z0-9_-]{1,256})\\?"')
+
+
+def opens_session(query: str) -> bool:
+    """Return whether a request with that query asks for a new session, over polling."""
+    # Nearly all requests have none of this.
+    if "EIO=" not in query:
+        return False
+    values = parse_qs(query)
+    return "EIO" in values and SESSION_NAME not in values and values.get("transport", ["polling"])[0] == "polling"
+
+
+def is_of_a_session(query: str) -> bool:
+    """Return whether a request with that query is one of Engine.IO, whatever its transport."""
+    return "EIO=" in query and "EIO" in parse_qs(query)
+
+
+def opened_session(body: bytes, coding: str = "") -> str | None:
+    """Return the id of the session that an answer opens, ``None`` where it opens none.
+
+    Args:
+        body: Of the answer, or how it begins.
+        coding: Its ``Content-Encoding``.
+    """
+    start = body[:_LOOKED_INTO]
+    if coding in ("gzip", "x-gzip", "deflate"):
+        try:
+            # 32: whichever of the two it is, by its head.
+            start = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, _LOOKED_INTO)
+        except zlib.error:
+            return None
+    found = _ID.search(start)
+    return None if found is None else found[1].decode()
