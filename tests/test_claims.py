@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from greentx.errors import LocalProtocolError, RemoteProtocolError
-from greentx.relay.claims import CLAIM_BYTES, MAX_KEY, Claims, StickyNames, make_key, parse_key
+from greentx.relay.claims import CLAIM_BYTES, MAX_KEY, Claims, OwnClaims, StickyNames, make_key, parse_key
 
 KEYS = [
     pytest.param("sid", "AbC_-12", b"sid=AbC_-12", id="as Engine.IO makes them"),
@@ -63,17 +63,15 @@ def test_a_query_says_which_session_it_belongs_to(query, keys):
     names = StickyNames(["sid", "room"])
     assert names.keys_of(query) == keys
     assert [parse_key(key) for key in keys] == keys
-    if keys:
-        assert names.occur_in(query, len(query))
+    for known in (names, StickyNames(["sid"])):
+        assert known.occur_in(b"3 /x %b," % query) or not known.keys_of(query)
 
 
-def test_a_name_is_looked_for_in_the_head_alone():
-    """What stands behind it, in a body, is not searched."""
-    names = StickyNames(["sid"])
-    assert names.occur_in(b"head sid=1", 10)
-    assert not names.occur_in(b"head      sid=1", 10)
-    assert not StickyNames().occur_in(b"sid=1", 5)
-    assert names and not StickyNames()
+def test_a_relay_may_know_no_names():
+    """Then no query says anything."""
+    assert StickyNames(["sid"]) and not StickyNames()
+    assert StickyNames().keys_of(b"sid=1") == []
+    assert not StickyNames().occur_in(b"sid=1") and not StickyNames(["sid"]).occur_in(b"id=1")
 
 
 @pytest.mark.parametrize("names", ["sid", [""], ["x" * MAX_KEY]])
@@ -125,3 +123,25 @@ def test_the_bytes_of_a_nodes_claims_are_bounded():
     assert len(claims) == 2
     claims.forget("one")
     assert len(claims) == 0
+
+
+def test_a_node_tells_its_claims_again():
+    """In messages of a bounded size, and no more than a relay keeps."""
+    own = OwnClaims(max_claims=1200)
+    for number in range(1300):
+        own.add(b"sid=%d" % number)
+    own.add(b"sid=100")
+    heads = list(own.heads())
+    assert len(own) == 1200 and [head.count(b" ") for head in heads] == [500, 500, 200]
+    keys = [key for head in heads for key in head.split(b" ")[1:]]
+    assert keys == [b"sid=%d" % number for number in range(101, 1300)] + [b"sid=100"]
+    assert {head.split(b" ")[0] for head in heads} == {b"claims"}
+
+
+def test_the_bytes_of_what_a_node_tells_again_are_bounded():
+    """As at the relay."""
+    own = OwnClaims(max_bytes=4 * (CLAIM_BYTES + 10))
+    for number in range(100):
+        own.add(b"sid=%06d" % number)
+    assert len(own) == 4
+    assert list(OwnClaims().heads()) == []

@@ -165,16 +165,21 @@ class WebSockets:
             request, answer.head, receiver, subprotocol=answer.subprotocol, deflate=answer.deflate, own=False
         )
 
-    def accept_raw(self, request: Request, head: bytes, receive: Callable[[Request], None]) -> Entry:
+    def accept_raw(
+        self, request: Request, head: bytes, receive: Callable[[Request], None], *, subprotocol: str | None = None
+    ) -> Entry:
         """Let a held client in with the 101 that a library of the application's wrote; its frames are raw from now on.
 
         Args:
             head: The whole answer, up to the first frame.
             receive: Called with each message (FLAGS and body as they came) and with the end. Must not block.
+            subprotocol: What the head agrees on.
 
         Raises ``ConnectionClosed`` as :meth:`accept` does.
         """
-        return self._openings.let_in(request, head, lambda entry: receive, raw_bits=allowed_bits(head))
+        return self._openings.let_in(
+            request, head, lambda entry: receive, subprotocol=subprotocol, raw_bits=allowed_bits(head)
+        )
 
     def accept_own(
         self, request: Request, head: bytes, subprotocol: str | None, receive: Callable[[Request], None] | None

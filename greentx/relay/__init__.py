@@ -26,6 +26,8 @@ answers. What is guaranteed:
 * **WebSockets** stay the API's, which runs their protocol; a Node's application has what is behind it. Each message is
   kept until the application has handled it; what was not goes on at the next Node, marked where somebody may have begun
   with it (:mod:`greentx.relay.socket_table`, :mod:`greentx.relay.socket_backlog`).
+* **Sessions of applications.** Where a Node claims one by a parameter of the query (:meth:`Node.claim`), all requests
+  with that go there, whatever their connection. A Node's claims go with it (:mod:`greentx.relay.claims`).
 * **An end in order.** A Node that stops says so, gets nothing new, finishes, and goes.
 
 Where the API answers some requests itself, pipelined ones wait until Mongrel2 has the answer to the one before: it says
@@ -38,9 +40,9 @@ request's are Mongrel2's own message. Down: ``welcome`` (the relay's word, its c
 ``notice``, ``prove``, ``lease``, ``clock``, ``left``, ``over``. Up: ``hello``, ``ready`` and ``unready`` (a server can
 be answered, by its word), ``numbers`` (which receipts are the Node's), ``received`` (how many messages; for how many
 there is room again), ``begun`` (before the first byte of an answer leaves), ``done``, ``back`` (not seen by the
-application), ``lost`` (the server is out of reach), ``ask`` (which lives are valid?), ``clock``, ``leave``, ``bye``
-(nothing is under way any more). Those of WebSockets begin with ``ws-`` (:mod:`greentx.relay.socket_messages`). XPUB
-carries a topic as a netstring behind a ``T``, and a message.
+application), ``lost`` (the server is out of reach), ``claims`` (keys of sessions), ``ask`` (which lives are valid?),
+``clock``, ``leave``, ``bye`` (nothing is under way any more). Those of WebSockets begin with ``ws-``
+(:mod:`greentx.relay.socket_messages`). XPUB carries a topic as a netstring behind a ``T``, and a message.
 """
 
 from __future__ import annotations

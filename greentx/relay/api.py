@@ -26,6 +26,7 @@ from ..transport.endpoints import Address, bind_endpoint
 from ..transport.keys import KeyFile, load_keys, public_keys
 from ..transport.pusher import Pusher
 from ..transport.security import Access
+from .claims import StickyNames
 from .forwarded import Forwarded
 from .forwarding import Forwarding
 from .messages import check_annotation, topic_of
@@ -60,6 +61,10 @@ class Relay(Extension):
         node_addr: Where to bind ROUTER, for Nodes. By default a free port on the host of *push_addr*, of *pub_addr*, or
             of this machine alone.
         send_timeout: Seconds that a request waits while nobody has room for it; ``None`` waits forever.
+        sticky: Names of query parameters. A Node may claim a session by such a name and a value
+            (:meth:`Node.claim <greentx.relay.Node.claim>`), and gets all requests with these from then on. One with an
+            unknown value, of a name that is claimed by, waits 50 ms for a claim. Engine.IO's ``sid`` is claimed by
+            Nodes with a WSGI server, by themselves.
         retry: Methods of which a request may be given to another Node when the one that had it has gone.
         curve_secret: A file of our own CURVE keys, ``NAME.key_secret``, as ``greentx keys`` makes it. With it all
             sockets are encrypted, and serve those with a key in *curve_allow* only.
@@ -86,6 +91,7 @@ class Relay(Extension):
         node_addr: Address | None = None,
         send_timeout: float | None = 30.0,
         retry: Collection[str] = ("GET", "HEAD", "OPTIONS"),
+        sticky: Iterable[str] = ("sid",),
         curve_secret: str | os.PathLike[str] | None = None,
         curve_allow: KeyFile | Iterable[KeyFile] | None = None,
     ) -> None:
@@ -120,9 +126,10 @@ class Relay(Extension):
             send_timeout=send_timeout,
             answered=self._turns.answered,
             prove=self.proofs.ask,
+            sessions=StickyNames(sticky),
         )
         self._send_timeout = send_timeout
-        self.sockets = Sockets(transceiver, shared, self.nodes, self.sticky, send_timeout)
+        self.sockets = Sockets(transceiver, shared, self.nodes, self.sticky, self.forwarding.claiming, send_timeout)
         # Known to the Transceiver only from here on: what it calls needs all of the above.
         shared.extensions += [self, self.sockets]
         self._drain = _Drain(self.forwarding)
@@ -316,6 +323,10 @@ class Relay(Extension):
             request=stand_in or request,
             delegated=True,
         )
+        if self.forwarding.claiming.hold(entry):
+            entry.waiter = Event()
+            entry.waiter.wait()
+            entry.waiter = None
         if not self.forwarding.hand(entry):
             entry.waiter = Event()
             self.forwarding.queue.put(entry)

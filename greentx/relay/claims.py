@@ -13,7 +13,7 @@ value are one session. No I/O here.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Final, Generic, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -27,6 +27,7 @@ __all__ = [
     "MAX_CLAIM_BYTES",
     "MAX_KEY",
     "Claims",
+    "OwnClaims",
     "StickyNames",
     "make_key",
     "parse_key",
@@ -44,6 +45,9 @@ MAX_CLAIM_BYTES: Final = 32 << 20
 
 #: What a claim takes next to its key.
 CLAIM_BYTES: Final = 256
+
+# In one message: at most 512 KiB of them.
+_KEYS_AT_ONCE: Final = 500
 
 NodeT = TypeVar("NodeT", bound=Hashable)
 
@@ -101,23 +105,23 @@ class StickyNames:
     def __bool__(self) -> bool:
         return bool(self.names)
 
-    def occur_in(self, data: bytes, end: int) -> bool:
-        """Return whether one of the names may stand in a query within the first *end* bytes of a message.
-
-        Cheap, for requests without: one search.
-        """
+    def occur_in(self, message: bytes) -> bool:
+        """Return whether the query of a request without a body may have one of the names: one search each."""
         # Nearly always there is one name, and any() costs more than the search.
         if len(self._starts) == 1:
-            return data.find(self._starts[0][0], 0, end) >= 0
-        return any(data.find(start, 0, end) >= 0 for start, _ in self._starts)
+            return self._starts[0][0] in message
+        return any(start in message for start, _ in self._starts)
 
     def keys_of(self, query: bytes) -> list[bytes]:
         """Return the keys that a query has, in the order of the names; of a repeated name the first.
 
         Never raises: a client may send anything.
         """
-        keys = []
+        keys: list[bytes] = []
         for start, prefix in self._starts:
+            # Nearly all queries have none.
+            if start not in query:
+                continue
             for pair in query.split(b"&"):
                 if pair.startswith(start):
                     value = pair[len(start) :]
@@ -183,3 +187,38 @@ class Claims(Generic[NodeT]):
         if node is not None:
             del self._used[node][key]
             self._bytes[node] -= len(key) + CLAIM_BYTES
+
+
+class OwnClaims:
+    """What one Node has claimed, to be told again to a relay that does not know it any more.
+
+    Args:
+        max_claims, max_bytes: As for :class:`Claims`: a relay keeps no more of one Node.
+    """
+
+    def __init__(self, max_claims: int = MAX_CLAIMS, max_bytes: int = MAX_CLAIM_BYTES) -> None:
+        self._max_claims = max_claims
+        self._max_bytes = max_bytes
+        self._keys: dict[bytes, None] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, key: bytes) -> None:
+        """It has claimed that key; beyond the bounds the oldest are forgotten."""
+        if key in self._keys:
+            del self._keys[key]
+        else:
+            self._bytes += len(key) + CLAIM_BYTES
+        self._keys[key] = None
+        while len(self._keys) > self._max_claims or self._bytes > self._max_bytes:
+            oldest = next(iter(self._keys))
+            del self._keys[oldest]
+            self._bytes -= len(oldest) + CLAIM_BYTES
+
+    def heads(self) -> Iterator[bytes]:
+        """Yield the heads of messages that tell all of them, oldest first."""
+        keys = list(self._keys)
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            yield b"claims " + b" ".join(keys[start : start + _KEYS_AT_ONCE])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gevent.event import Event
@@ -36,6 +37,7 @@ class Forwarded:
         tries: How many Nodes it was given to.
         refused: Its turn comes, and then it is answered with this status.
         deadline: When it has waited for too long (``time.monotonic()``).
+        keys: Of the sessions of applications that it may belong to; ``None`` before they were looked for.
         redelivered: A Node may have seen it before.
         waiter: Set once it need not wait any more, where a greenlet waits for that.
     """
@@ -49,6 +51,7 @@ class Forwarded:
         "connection",
         "deadline",
         "delegated",
+        "keys",
         "life",
         "message",
         "number",
@@ -87,6 +90,7 @@ class Forwarded:
         self.tries = 0
         self.refused = 0
         self.deadline = 0.0
+        self.keys: Sequence[bytes] | None = None
         self.redelivered = False
         self.waiter: Event | None = None
 
@@ -103,6 +107,11 @@ class Forwarded:
     @request.setter
     def request(self, request: Request) -> None:
         self._request = request
+
+    @property
+    def decoded(self) -> bool:
+        """Whether :attr:`request` is there; else it is made of the message when it is first asked for."""
+        return self._request is not None
 
     @property
     def stored(self) -> StoredFile | None:

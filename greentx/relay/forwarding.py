@@ -29,6 +29,8 @@ from ..protocol.kinds import NO_ANSWER
 from ..protocol.pipeline import MAX_PIPELINED
 from ..protocol.request import Request
 from ..transport import Context
+from .claiming import Claiming
+from .claims import StickyNames
 from .forwarded import Forwarded
 from .messages import REDELIVERED, numbers
 from .nodes import Nodes, NodeSession
@@ -83,10 +85,12 @@ class Forwarding:
         send_timeout: Seconds that a request waits for somebody who has room; ``None`` waits forever.
         answered: Called with requests that an application forwarded, once they are answered, and whose Node did that.
         prove: Calls back once a server has received what a Node sent so far.
+        sessions: By which parameters requests say whose session they are of.
 
     Attributes:
         counts: What became of them.
         queue: Those that wait for somebody who has room.
+        claiming: Which Nodes have which sessions, and those that wait for a claim.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class Forwarding:
         send_timeout: float | None,
         answered: Callable[[NodeSession, list[Forwarded]], object],
         prove: Callable[[Connection, Callable[[], None], NodeSession], object],
+        sessions: StickyNames,
     ) -> None:
         self.counts = _Counts()
         self._nodes = nodes
@@ -111,6 +116,7 @@ class Forwarding:
         self._answered = answered
         self._prove = prove
         self._last = 0
+        self.claiming = Claiming(context, nodes, sessions, go_on=self.submit, refuse=self._refuse)
         self.queue = Waiting(context, nodes, send_timeout, hand=self.hand, refuse=self._refuse)
         Returns(context, nodes, cut=self._cut, release=self._release, go_on=self.queue.go_on)
         nodes.on(b"begun", self._on_begun)
@@ -125,8 +131,8 @@ class Forwarding:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for somebody who has room."""
-        return len(self.queue)
+        """How many requests wait for somebody who has room, or for a claim of their session."""
+        return len(self.queue) + len(self.claiming)
 
     # -- what comes in -----------------------------------------------------------------------------------------------
 
@@ -144,6 +150,8 @@ class Forwarding:
 
     def submit(self, entry: Forwarded) -> None:
         """Give a request to a Node, now or when one has room; where none has in time it is answered 503."""
+        if self.claiming.hold(entry):
+            return
         # Behind those that wait already, of the same connection above all.
         if (len(self.queue) and self._is_behind(entry)) or not self.hand(entry):
             self.queue.put(entry)
@@ -180,23 +188,28 @@ class Forwarding:
         """Give a request to whoever is to have it; False where nobody can have it now."""
         bound = self._sticky.of(entry.connection).get(entry.conn_id)
         word = self._word(entry.connection)
+        # Whoever has its session has it, whatever connection it comes by: proxies mix those of many browsers.
+        claimed = self.claiming.owner(entry.keys) if entry.keys else None
+        if claimed is not None and word not in claimed.ready:
+            claimed = None
         if bound is not None:
             session = bound.session
+            elsewhere = claimed is not None and claimed is not session
             if bound.open or bound.held:
                 if len(bound.open) + len(bound.held) >= MAX_PIPELINED:
                     self._cut(entry, f"{MAX_PIPELINED} of its requests wait for an answer")
-                elif bound.held or entry.refused or session.over or session.leaving:
+                elif bound.held or entry.refused or session.over or session.leaving or elsewhere:
                     bound.held.append(entry)
                 else:
                     self._give(entry, bound, word)
                 return True
-            if not entry.refused and self._can(session, word):
+            if not entry.refused and not elsewhere and self._can(session, word):
                 self._give(entry, bound, word)
                 return True
         if entry.refused:
             self._refuse(entry, entry.refused)
             return True
-        chosen = self._nodes.choose(word)
+        chosen = claimed or self._nodes.choose(word)
         if chosen is not None:
             self._give(entry, self._sticky.bind(entry.connection, entry.conn_id, chosen), word)
             return True
@@ -310,6 +323,7 @@ class Forwarding:
     def connection_ended(self, connection: Connection, conn_id: str) -> None:
         """The browser has gone: nobody waits for its answers."""
         self._forget(connection, conn_id, gone=True)
+        self.claiming.connection_ended(connection, conn_id)
         self.queue.connection_ended(connection, conn_id)
 
     def _forget(self, connection: Connection, conn_id: str, *, gone: bool = False) -> None:
@@ -332,11 +346,13 @@ class Forwarding:
             for number, entry in list(session.open.items()):
                 if entry.connection is connection:
                     del session.open[number]
+        self.claiming.lost(connection)
         self.queue.lost(connection)
 
     def stop(self) -> None:
         """Nobody answers any more: what is open is refused, or its connection closed."""
         sessions = [*self._nodes, *self._nodes.ending]
+        self.claiming.stop()
         self.queue.stop()
         for session in sessions:
             for entry in list(session.open.values()):
@@ -351,4 +367,4 @@ class Forwarding:
 
     def status(self) -> dict[str, Any]:
         """Return what ``STATUS`` shows."""
-        return {"open": self.open, "waiting": self.waiting, **self.counts.status()}
+        return {"open": self.open, "waiting": self.waiting, **self.counts.status(), **self.claiming.status()}

@@ -17,6 +17,7 @@ from ..transport.endpoints import Address, connect_endpoint
 from ..transport.keys import KeyFile
 from ..transport.security import make_dial
 from .answering import Answering
+from .claims import OwnClaims, make_key
 from .link import Link
 from .messages import MAX_CAPACITY, Hello
 from .subscriber import Subscriber
@@ -76,6 +77,7 @@ class Node(Transceiver):
         self._relay_dial = make_dial(self.dial.keys, curve_relay, "curve_relay")
         # Here and not with the link: one may subscribe before the Node starts.
         self._topics = Topics(self.name)
+        self._claims = OwnClaims()
         self.link: Link | None = None
         self._answering: Answering | None = None
         self._subscriber: Subscriber | None = None
@@ -89,6 +91,7 @@ class Node(Transceiver):
             self._answering = Answering(self, shared, self.link)
             self._subscriber = Subscriber(shared, self.link, self._topics, self._relay_dial, self.name)
             shared.extensions += [self._answering, self._subscriber]
+            self.link.welcome.append(self._claim_again)
             self.link.start()
             if self._relay_timeout is not None:
                 self.wait_ready(self._relay_timeout)
@@ -133,6 +136,34 @@ class Node(Transceiver):
         name = topic.encode() if isinstance(topic, str) else bytes(topic)
         if self._topics.add(name, handler) and self._subscriber is not None and self.started:
             self._subscriber.subscribe(name)
+
+    def claim(self, name: str, value: str | bytes) -> None:
+        """Have requests whose query has *name* with *value* come to this Node, whatever connection they come by.
+
+        For applications that keep sessions in memory, before they answer with what the client will send. A later claim
+        of another Node replaces it. The name has to be one of the relay's ``sticky``. The relay keeps 100,000 claims of
+        one Node, and drops those that were used longest ago. Never blocks; may be called from any native thread.
+
+        Raises:
+            LocalProtocolError: (a ``ValueError``) One of them is empty; together they are longer than 1,024 bytes.
+        """
+        key = make_key(name, value)
+        shared = self.shared()
+        if not shared.context.in_hub_thread():
+            shared.context.hand_over(self._claim, key)
+        else:
+            self._claim(key)
+
+    def _claim(self, key: bytes) -> None:
+        self._claims.add(key)
+        if self.link is not None:
+            self.link.tell(b"claims " + key)
+
+    def _claim_again(self, welcome: object) -> None:
+        """A session has begun, of which the relay knows no claims."""
+        assert self.link is not None
+        for head in self._claims.heads():
+            self.link.tell(head)
 
     def status(self) -> dict[str, Any]:
         """Return what a Transceiver does, and ``node``: its name, the link to the relay.

@@ -56,7 +56,7 @@ class SocketOpenings:
         """Have an application on a Node answer an opening handshake; after ``send_timeout`` without one it is 503."""
         socket = self._table.add(connection, request.sid, handshake_of(request, extra))
         socket.held = request
-        self._table.give(socket)
+        self._table.place(socket, request)
         if socket.session is not None:
             return
         if len(self._table.waiting) > _MAX_WAITING:

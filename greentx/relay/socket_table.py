@@ -19,6 +19,7 @@ handled (:mod:`greentx.relay.socket_backlog`).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from sys import getsizeof
 
@@ -28,6 +29,7 @@ from ..protocol.kinds import Kind
 from ..protocol.request import Request
 from ..protocol.websocket.frames import CloseCode, Opcode
 from ..protocol.websocket.registry import Entry, Sid
+from .claiming import Claiming
 from .nodes import Nodes, NodeSession
 from .socket_backlog import Backlog
 from .socket_messages import (
@@ -114,6 +116,7 @@ class SocketTable:
     Args:
         nodes: The Nodes.
         sticky: Whose browser connections are whose.
+        claiming: Which Nodes have which sessions of applications.
 
     Attributes:
         adopted: How many have gone on at another Node.
@@ -122,13 +125,14 @@ class SocketTable:
         waiting: Those that wait for a Node, by number.
     """
 
-    def __init__(self, nodes: Nodes, sticky: Sticky) -> None:
+    def __init__(self, nodes: Nodes, sticky: Sticky, claiming: Claiming) -> None:
         self.adopted = 0
         self.redelivered = 0
         self.by_sid: dict[Sid, Socket] = {}
         self.waiting: dict[int, Socket] = {}
         self._nodes = nodes
         self._sticky = sticky
+        self._claiming = claiming
         self._numbers = count(1)
         self._sockets: dict[int, Socket] = {}
         self._of: dict[NodeSession, dict[int, Socket]] = {}
@@ -162,10 +166,19 @@ class SocketTable:
 
     # -- to a Node ---------------------------------------------------------------------------------------------------
 
-    def give(self, socket: Socket) -> None:
-        """Have a Node go on with one; without one it waits."""
+    def place(self, socket: Socket, request: Request) -> None:
+        """Give one that begins with *request* to the Node that has claimed its session, or to any."""
+        self._claiming.when_claimed(request, partial(self._give_first, socket))
+
+    def _give_first(self, socket: Socket, session: NodeSession | None) -> None:
+        # It may have ended while a claim was waited for.
+        if self._sockets.get(socket.number) is socket and socket.session is None:
+            self.give(socket, session)
+
+    def give(self, socket: Socket, session: NodeSession | None = None) -> None:
+        """Have a Node go on with one, that of *session* where that is given; where none is there it waits."""
         connection, conn_id = socket.connection, socket.sid[1]
-        session = self._sticky.owner(connection, conn_id)
+        session = session or self._sticky.owner(connection, conn_id)
         if session is None or session.leaving:
             session = self._choose()
         if session is None:

@@ -14,6 +14,7 @@ from ..protocol.kinds import Kind
 from ..protocol.request import Request
 from ..protocol.websocket.frames import CloseCode
 from ..protocol.websocket.registry import Entry
+from .claiming import Claiming
 from .nodes import Nodes
 from .socket_openings import SocketOpenings, handshake_of
 from .socket_sends import SocketSends
@@ -33,14 +34,21 @@ class Sockets(Extension):
         shared: Its.
         nodes: The Nodes.
         sticky: Whose browser connections are whose.
+        claiming: Which Nodes have which sessions of applications.
         send_timeout: Seconds that a held handshake waits for a Node; ``None``: as long as its client.
     """
 
     def __init__(
-        self, transceiver: Transceiver, shared: Shared, nodes: Nodes, sticky: Sticky, send_timeout: float | None
+        self,
+        transceiver: Transceiver,
+        shared: Shared,
+        nodes: Nodes,
+        sticky: Sticky,
+        claiming: Claiming,
+        send_timeout: float | None,
     ) -> None:
         self._shared = shared
-        self._table = SocketTable(nodes, sticky)
+        self._table = SocketTable(nodes, sticky, claiming)
         self._openings = SocketOpenings(nodes, self._table, send_timeout)
         self._sends = SocketSends(transceiver, shared, nodes, self._table)
 
@@ -71,7 +79,7 @@ class Sockets(Extension):
     def _begin(self, connection: Connection, request: Request, entry: Entry, extra: Mapping[str, Any]) -> Socket:
         socket = self._table.add(connection, request.sid, handshake_of(request, extra))
         socket.entry = entry
-        self._table.give(socket)
+        self._table.place(socket, request)
         return socket
 
     # -- where one ends ----------------------------------------------------------------------------------------------

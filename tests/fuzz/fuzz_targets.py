@@ -42,6 +42,7 @@ from greentx.protocol.websocket.frames import (
 from greentx.protocol.websocket.handshake import Accepted, Handshake, Refused, accept_key, check_answer
 from greentx.protocol.websocket.machine import Machine
 from greentx.protocol.websocket.registry import CLOSED, OPEN, Entry
+from greentx.relay.claims import StickyNames, parse_key
 from greentx.relay.messages import (
     Hello,
     Welcome,
@@ -630,10 +631,14 @@ def read_relayed(data: bytes) -> None:
         lambda: parse_welcome(words, payload),
         lambda: parse_servers(payload),
         lambda: numbers(words),
+        lambda: [parse_key(word) for word in words],
     ]
     for read in readers:
         with contextlib.suppress(RemoteProtocolError):
             read()
+    # What a client writes into its query is a key that a Node could claim, or none.
+    for key in StickyNames(["sid", "room"]).keys_of(payload):
+        assert parse_key(key) == key
     # What numbers a Node makes up does no harm.
     with contextlib.suppress(RemoteProtocolError, ValueError):
         received, accepted = numbers(words)
@@ -654,6 +659,7 @@ RELAY = Target(
         b"request 17 r.1 redelivered\n" + build_request("U", 1, "/", HEADERS),
         b"begun 1 2 3\n",
         b"received 1 1\n",
+        b"claims sid=a sid=b%20c\nroom=d&sid=%41+b",
         topic_of("topic") + b"message",
     ],
     {
@@ -661,6 +667,8 @@ RELAY = Target(
         "depth": lambda piece, size: b"hello 1\n" + times(b"[", size),
         "lists": lambda piece, size: b"hello 1\n[" + times(b"[],", size) + b"1]",
         "words": lambda piece, size: b"begun " + times(b"1 ", size) + b"1\n",
+        "claims": lambda piece, size: b"claims " + times(b"sid=a ", size) + b"sid=b\n",
+        "query": lambda piece, size: b"claims sid=a\n" + times(b"sid=&", size) + b"sid=b",
         "digits": lambda piece, size: b"received " + times(b"9", size) + b" 1\n",
         "published": lambda piece, size: topic_of("t") + times(piece, size),
         "topic": lambda piece, size: topic_of(times(piece, size)) + b"m",
