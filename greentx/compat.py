@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from .wsgi import websocket
-from .wsgi.upgrade import WebSocketError
+from .wsgi.offered import WebSocketError
 
 __all__ = ["install_geventwebsocket"]
 

@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from greentx.wsgi.sessions import is_of_a_session, opened_session, opens_session
+from greentx.wsgi.sessions import claim_opened, is_of_a_session, opened_session, opens_session
 
 OPEN = b'0{"sid":"lv_VI97HAXpY6yYWAAAC","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000}'
 SID = "lv_VI97HAXpY6yYWAAAC"
@@ -69,3 +69,19 @@ def test_the_id_is_in_the_answer(body, coding):
 def test_other_answers_open_none(body, coding):
     """Errors, other JSON, what is not compressed as it says, and what would take much to look into."""
     assert opened_session(body, coding) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "claims"),
+    [
+        ([(b"Content-Type", b"text/plain")], OPEN, [("sid", SID)]),
+        ([(b"content-encoding", b"gzip")], gzip.compress(OPEN), [("sid", SID)]),
+        ([], b"Not an accepted origin.", []),
+    ],
+    ids=["plain", "gzip", "an error"],
+)
+def test_what_an_answer_opens_is_claimed(headers, body, claims):
+    """By the header that says how it is compressed."""
+    seen = []
+    claim_opened(lambda name, value: seen.append((name, value)), headers, body)
+    assert seen == claims

@@ -29,6 +29,7 @@ from ..protocol.bounds import MESSAGE_BYTES
 from ..protocol.websocket.frames import CloseCode, Frame, Opcode, parse_close, parse_flags
 from ..protocol.websocket.library import Library, LibraryState, Switched, client_close, client_frame
 from ..protocol.websocket.registry import OPEN, Entry
+from .carried import Carried
 
 if TYPE_CHECKING:
     from ..protocol.request import Request
@@ -93,19 +94,22 @@ class Bridge:
 
     def __init__(self, exchange: Exchange, on_switch: Callable[[int, bytes], None]) -> None:
         self._exchange = exchange
-        self._connection = exchange.connection
         self._on_switch = on_switch
         # Two descriptors, so that the library may select() or poll() on its end.
         self._ours, self.theirs = socket.socketpair()
+        carrier = exchange.request.carrier
+        self._carried = None if carrier is None else Carried(carrier, self.theirs)
         self._entry: Entry | None = None
-        # Frames, and how many bytes of each were counted.
+        # Frames, and how many bytes of each were counted: 0 of control frames.
         self._incoming: deque[tuple[bytes, int]] = deque()
         self._share = exchange.connection.sessions.queued.share()
         self._work = Event()
         self._ended = False
-        # What the application's end is told as, once it has ended and left its socket open.
-        self._code: int | None = None
-        self._library = Library()
+        # Once the application has ended: what the client is told, where it left its socket open, and whether it was
+        # killed.
+        self._end: tuple[int | None, bool] = (None, False)
+        # On a Node there are messages and no frames: the library has nothing to agree on.
+        self._library = Library(plain=carrier is not None)
         self._answered = False
         self._reader = gevent.spawn(self._read)
         self._writer = gevent.spawn(self._write)
@@ -120,7 +124,7 @@ class Bridge:
                     self._pass_on(written)
             self._library.end()
             if self._library.state is LibraryState.ANSWER:
-                self._connection.close(self._exchange.request)
+                self._exchange.connection.close(self._exchange.request)
         except ProtocolError as error:
             log.warning("%r: the application's library broke the protocol: %s", self, error)
             if self._entry is None:
@@ -134,30 +138,52 @@ class Bridge:
         finally:
             self._stop_writing()
         # Known now that all has been read that the library wrote, a close frame among it.
-        left_open = self._code is not None and self._entry is not None and self._entry.state == OPEN
-        self.begin_close(CloseCode.NORMAL_CLOSURE if self._code is None else self._code)
+        code, killed = self._end
+        left_open = code is not None and self._entry is not None and self._entry.state == OPEN
+        if self._carried is not None and self._entry is not None:
+            self._carried.finish(killed=killed)
+        self.begin_close(CloseCode.NORMAL_CLOSURE if code is None else code)
         return left_open
 
     def _pass_on(self, written: Switched | Frame | bytes) -> None:
         if isinstance(written, Frame):
             assert self._entry is not None
-            # Closing is the core's: it has timeouts, and tells the registry.
-            if written.opcode == Opcode.CLOSE:
-                code, reason = parse_close(written.payload)
-                self._connection.sessions.close(self._entry, code if written.payload else None, reason)
-            else:
-                self._connection.sessions.send_to(self._entry, written.payload, written.opcode, written.rsvd)
+            self._send(self._entry, written)
         elif isinstance(written, Switched):
             self._switch(written.head)
-            request = self._exchange.request
-            # From here on it is not an open HTTP request: answers to it would go into the frames.
-            self._connection.answers.take_out(request)
-            self._entry = self._connection.sessions.accept_raw(request, written.head, self._receive)
+            self._let_in(written)
         else:
             # The library does not let the client in, and says so itself.
             if not self._answered:
                 self._switch(written)
-            self._connection.answers.part(self._exchange.request, written)
+            self._exchange.connection.answers.part(self._exchange.request, written)
+
+    def _let_in(self, switched: Switched) -> None:
+        connection, request, carried = self._exchange.connection, self._exchange.request, self._carried
+        # From here on it is not an open HTTP request: answers to it would go into the frames.
+        connection.answers.take_out(request)
+        if carried is not None:
+            carried.receives()
+        self._entry = connection.sessions.accept_raw(
+            request, switched.head, self._receive, subprotocol=switched.subprotocol
+        )
+        if carried is not None:
+            carried.begin(self._entry, self._on_pong)
+
+    def _send(self, entry: Entry, frame: Frame) -> None:
+        sessions = self._exchange.connection.sessions
+        # Closing is the core's: it has timeouts, and tells the registry.
+        if frame.opcode == Opcode.CLOSE:
+            code, reason = parse_close(frame.payload)
+            sessions.close(entry, code if frame.payload else None, reason)
+        elif self._carried is None:
+            sessions.send_to(entry, frame.payload, frame.opcode, frame.rsvd)
+        elif frame.opcode == Opcode.PING:
+            self._carried.ping(entry, frame.payload)
+        else:
+            sessions.send_to(entry, frame.payload, frame.opcode)
+            self._carried.answer()
+            self._work.set()
 
     def _switch(self, data: bytes) -> None:
         self._answered = True
@@ -168,7 +194,7 @@ class Bridge:
         if not self._answered:
             self._answered = True
             self._on_switch(0, b"000 ")
-        self._connection.close(self._exchange.request)
+        self._exchange.connection.close(self._exchange.request)
 
     # -- to the library --------------------------------------------------------------------------------------------
 
@@ -177,6 +203,9 @@ class Bridge:
         if request.method == "WEBSOCKET_CLOSE":
             code = request.close_code
             assert code is not None
+            if request.moved:
+                # These come where it goes on: the library has seen nothing of them.
+                self._drop_incoming()
             frame = client_close(code, request.close_reason)
             if frame:
                 self._incoming.append((frame, 0))
@@ -189,7 +218,7 @@ class Bridge:
             why = self._share.add(size)
             if why:
                 assert self._entry is not None
-                self._connection.sessions.fail(self._entry, CloseCode.TRY_AGAIN_LATER, why)
+                self._exchange.connection.sessions.fail(self._entry, CloseCode.TRY_AGAIN_LATER, why)
                 return
             self._incoming.append((client_frame(request.body, opcode, rsvd), size))
             self._work.set()
@@ -198,24 +227,33 @@ class Bridge:
         self._ended = True
         self._work.set()
 
+    def _on_pong(self, payload: bytes) -> None:
+        """The client has answered a ping of the library's; on a Node, where pongs do not come as messages."""
+        if not self._ended:
+            self._incoming.append((client_frame(payload, Opcode.PONG), 0))
+            self._work.set()
+
     def _write(self) -> None:
         try:
             while True:
                 while self._incoming:
                     frame, size = self._incoming.popleft()
-                    self._share.remove(size)
+                    if size:
+                        self._share.remove(size)
+                        if self._carried is not None:
+                            self._carried.give()
                     self._ours.sendall(frame)
                 if self._ended:
                     break
                 self._work.clear()
-                self._work.wait()
+                self._work.wait(None if self._carried is None else self._carried.settle())
             self._ours.shutdown(socket.SHUT_WR)
         except OSError as error:
             log.debug("%r: the application's library reads no more: %s", self, error)
-            self._reads_no_more()
+            self._ended = True
+            self._drop_incoming()
 
-    def _reads_no_more(self) -> None:
-        self._ended = True
+    def _drop_incoming(self) -> None:
         for _frame, size in self._incoming:
             self._share.remove(size)
         self._incoming.clear()
@@ -225,20 +263,22 @@ class Bridge:
     def begin_close(self, code: int) -> None:
         """Send a close frame where none was sent. Does not block."""
         if self._entry is not None:
-            self._connection.sessions.close(self._entry, code)
+            self._exchange.connection.sessions.close(self._entry, code)
 
-    def finish(self, code: int) -> bool:
+    def finish(self, code: int, *, killed: bool = False) -> bool:
         """The application has ended: pass on what it wrote, close with *code*, let go of the sockets; twice is once.
 
         Blocks this greenlet while the client does not read.
+
+        Args:
+            killed: The application was. On a Node another one's goes on with the WebSocket then.
 
         Returns:
             Whether the application left it open: nobody had closed it.
         """
         if self._ours.closed:
             return False
-        if not self.theirs.closed:
-            self._code = code
+        self._end = (None if self.theirs.closed else code, killed)
         try:
             with contextlib.suppress(OSError):  # the library may have closed it
                 self.theirs.shutdown(socket.SHUT_WR)

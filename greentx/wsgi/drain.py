@@ -19,6 +19,12 @@ So the end has these steps, and each waits for news (:meth:`Drain.tell`), within
 
 An own front end goes with its server, so there is no successor: the first step and the last are all there is, and new
 requests are refused meanwhile.
+
+On a Node all of this is simpler, since its relay knows what is whose:
+
+    leave       the relay gives us nothing new, and all that it gave us has come; what follows to that still comes
+    WebSockets  are let go, each between two messages, and go on at other Nodes
+    in flight   what came is answered, and read by browsers that read at all
 """
 
 from __future__ import annotations
@@ -30,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from ..handler.shared import Extension
+from ..relay import Node
 from .standstill import Others, Standstill
 
 if TYPE_CHECKING:
@@ -53,6 +60,9 @@ _CLOSE_SECONDS = 0.5
 
 # Of the time to stop, so much is kept at the most for the requests that come last.
 _LAST_SECONDS = 2.0
+
+# How long a relay may take to say that a Node has got all.
+_LEAVE_SECONDS = 5.0
 
 # News that come within this time are looked at together: under load each answer is one.
 _GATHER_SECONDS = 0.005
@@ -113,9 +123,11 @@ class Drain:
         Args:
             owned: The Transceiver is stopped as well; else it goes on without us.
         """
+        node = transceiver if isinstance(transceiver, Node) else None
         # First: peers need time to answer, and applications to return.
-        for upgrade in list(self._upgrades):
-            upgrade.go_away(self._goodbye_code)
+        if node is None or not owned:
+            for upgrade in list(self._upgrades):
+                upgrade.go_away(self._goodbye_code)
         if not owned:
             # The Transceiver goes on: what comes from now on is for its owner, as before us.
             self._intake.give_back()
@@ -129,7 +141,9 @@ class Drain:
         extensions.append(news)
         try:
             connections = list(transceiver.connections.values())
-            if self._successor:
+            if node is not None:
+                self._leave_relay(node, connections)
+            elif self._successor:
                 # Who knows others that share the handler entry has brought one along.
                 standstill = next((one for one in extensions if isinstance(one, Standstill)), None)
                 if standstill is None:
@@ -178,6 +192,16 @@ class Drain:
         while transceiver.pending:  # what was pulled is still for us
             gevent.sleep(_PENDING_SECONDS)
 
+    def _leave_relay(self, node: Node, connections: list[Connection]) -> None:
+        """Leave what is new to other Nodes, and finish the rest."""
+        if node.link is not None:
+            node.link.leave(max(0.0, min(_LEAVE_SECONDS, self._leave_by - monotonic())))
+        for connection in connections:
+            connection.sessions.relayed.leave()
+        while node.pending:  # what it gave us is still for us
+            gevent.sleep(_PENDING_SECONDS)
+        self._finish_under_way(connections)
+
     def _is_last(self, connections: list[Connection], others: Others) -> bool:
         """True where credits are given, and nobody else is there to get them when this process has gone."""
         # Known to be: several processes take it that there are some until they find out.
@@ -211,6 +235,10 @@ class Drain:
         are killed and their connections close, for which Mongrel2 needs somebody who pulls.
         """
         self._intake.close_to(lambda request: True, front_end_ends=False)
+        self._finish_under_way(connections)
+
+    def _finish_under_way(self, connections: list[Connection]) -> None:
+        """Wait until what runs has ended, and is read by browsers that read at all; for so long as there is time."""
         seen: dict[tuple[Connection, str], int] = {}
         now = since = monotonic()
         # Computed each time: it may be told to hurry.

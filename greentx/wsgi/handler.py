@@ -23,9 +23,11 @@ from .accesslog import NoLog, format_line
 from .environ import add_request
 from .input import BrokenBody, open_streamed
 from .response import CLOSE, JOIN_BYTES, Body, build_head, encode_headers, parse_status, say_close
+from .sessions import claim_opened, opens_session
 from .upgrade import Upgrade
 
 if TYPE_CHECKING:
+    from ..relay import Node
     from .exchange import Exchange
     from .server import WSGIServer
 
@@ -120,6 +122,8 @@ class WSGIHandler:
     _says_keep_alive = False
     # Of a response that does not go out whole.
     _body: Body | None = None
+    # Where the response opens a session that is to be claimed for it.
+    _node: Node | None = None
 
     def __init__(self, sock: Exchange, address: Any, server: WSGIServer, rfile: Any = None) -> None:
         self.socket = sock
@@ -150,6 +154,8 @@ class WSGIHandler:
         self.application = self.server.application
         if is_handshake:
             self.upgrade = Upgrade(self)
+        elif self.server.intake.node is not None and opens_session(self.environ.get("QUERY_STRING", "")):
+            self._node = self.server.intake.node
         self.handle_one_response()
 
     def get_environ(self) -> Any:
@@ -386,6 +392,10 @@ class WSGIHandler:
             data = _as_bytes(data)
         if data and self.code in _WITHOUT_BODY:
             raise self.ApplicationError(f"The {self.code} response must have no body")
+        if data and self._node is not None:
+            # Before the client can know of it.
+            claim_opened(self._node.claim, self.response_headers, data)
+            self._node = None
         if self.headers_sent:
             self._put(b"", data)
         elif self.status is None:
@@ -399,6 +409,8 @@ class WSGIHandler:
             body = _as_bytes(body) if body else b""
         if self.code in _WITHOUT_BODY and body:
             raise self.ApplicationError(f"The {self.code} response must have no body")
+        if self._node is not None:
+            claim_opened(self._node.claim, self.response_headers, body)
         head = self._finish_head()
         if self.command == "HEAD" or self.code in _WITHOUT_BODY:
             body, is_whole = b"", True

@@ -28,6 +28,7 @@ from ..protocol.cache import SmallMap
 from ..protocol.framing import FramingError
 from ..protocol.kinds import NO_ANSWER, Kind
 from ..protocol.proxies import TrustedProxies
+from ..relay import Node
 from ..transport import Supervised
 from .exchange import Exchange
 
@@ -64,6 +65,7 @@ class Intake:
     Attributes:
         schedule: When each exchange is handled.
         transceiver: Where events come from at present, else ``None``.
+        node: The same, where it is a Node of a relay.
         closed_to: Returns whether a request is refused since the server is closing; ``None`` while it is not. Set by
             :meth:`close_to`.
     """
@@ -78,6 +80,7 @@ class Intake:
         # Until start_accepting(), requests wait.
         self.schedule.pause()
         self.transceiver: Transceiver | None = None
+        self.node: Node | None = None
         self.closed_to: Callable[[Request], bool] | None = None
         self._on_end = on_end
         # Called for each request.
@@ -95,6 +98,7 @@ class Intake:
         # Before the first event is read: the Transceiver may be stopped at any time.
         transceiver.attach(self)
         self.transceiver = transceiver
+        self.node = transceiver if isinstance(transceiver, Node) else None
         self._pools = transceiver.shared().pools
         self._pools.append(self.schedule.jobs)
         self._handshake_events = transceiver.handshake_events
@@ -129,7 +133,7 @@ class Intake:
         self.schedule.stop()
         if self.schedule.jobs in self._pools:
             self._pools.remove(self.schedule.jobs)
-        self.transceiver = self._reader = self.closed_to = None
+        self.transceiver = self.node = self._reader = self.closed_to = None
 
     def handed_over(self, call: Callable[[], object]) -> bool:
         """Where this is not the native thread in which it was started, have that one make *call*, and return True."""

@@ -12,6 +12,7 @@ a bound socket                 the same, on the address of the socket, which is 
 ``'mongrel2://sender@host'``   the same, as a URL: ``?pull=9999&pub=9998`` are ports of *host*, or endpoints; and
                                ``&control=ipc:///...`` is Mongrel2's control port
 a ``Transceiver``              whatever it is connected to
+a ``Node``                     that of the relay's API, next to other Nodes
 =============================  =============================================================================
 
 Mongrel2 listens on TCP only (probed): a Unix socket, and a text such as ``unix:/run/app.sock``, are a ``ValueError``.
@@ -37,6 +38,7 @@ from ..handler.pinger import PING_SECONDS
 from ..handler.transceiver import Transceiver
 from ..protocol.bounds import MAX_PENDING_BYTES, MAX_QUEUE_BYTES
 from ..protocol.websocket.origins import Allowed
+from ..relay import Node
 from ..transport.endpoints import Address, bind_endpoint, connect_endpoint
 
 __all__ = [
@@ -167,6 +169,8 @@ class Listener:
     family: int | None = None
     ssl_enabled = False
     owned = True
+    #: Other processes answer requests of the same browsers.
+    multiprocess = False
     #: The front end is ours and ends with us: what it still holds then is not answered.
     owns_front_end = False
 
@@ -314,11 +318,12 @@ class MongrelListener(Listener):
 
 
 class TransceiverListener(Listener):
-    """A Transceiver of the application's. Where it does not run yet it is started, and then stopped, by us."""
+    """A Transceiver or a Node of the application's. Where it does not run yet it is started, and stopped, by us."""
 
     def __init__(self, transceiver: Transceiver) -> None:
         self.transceiver = transceiver
         self.address = repr(transceiver)
+        self.multiprocess = isinstance(transceiver, Node)
 
     def open(self) -> Transceiver:
         self.owned = not self.transceiver.started

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from ..handler.transceiver import Transceiver
     from ..protocol.request import Request
     from ..protocol.websocket.registry import Sid
-    from .upgrade import Client, Upgrade
+    from .offered import Client
+    from .upgrade import Upgrade
 
 __all__ = ["WSGIServer"]
 
@@ -99,7 +100,7 @@ class WSGIServer:
         pool: The ``Pool`` that handlers run in, or ``None``.
         environ, base_env, environ_class: What each request's environ is made of.
         stop_timeout: Seconds that :meth:`stop` waits where it is not told.
-        clients: A :class:`~greentx.wsgi.upgrade.Client` for each ``environ['wsgi.websocket']`` in use, by
+        clients: A :class:`~greentx.wsgi.offered.Client` for each ``environ['wsgi.websocket']`` in use, by
             ``(sender, conn_id)``.
         upgrades: The :class:`~greentx.wsgi.upgrade.Upgrade` of each WebSocket in use.
         websockets_refused: Called for each request for a WebSocket; where it returns a text, that is answered with a
@@ -256,6 +257,8 @@ class WSGIServer:
         self.environ["wsgi.url_scheme"] = "https" if self.ssl_enabled else "http"
         # What requests do not always say, and Mongrel2 never does.
         self.environ.update({"QUERY_STRING": "", "REMOTE_PORT": "", "wsgi.input_terminated": True})
+        if self.listener.multiprocess:
+            self.environ["wsgi.multiprocess"] = True
         # Last, so that the application's word counts.
         if given is not None:
             self.environ.update(given)

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Callable, Iterable
 from urllib.parse import parse_qs
 
-__all__ = ["SESSION_NAME", "is_of_a_session", "opened_session", "opens_session"]
+__all__ = ["claim_opened", "is_of_a_session", "opened_session", "opens_session"]
 
-#: The parameter of the query that says whose a request is.
-SESSION_NAME = "sid"
+# The parameter of the query that says whose a request is.
+_NAME = "sid"
 
 # The open packet is the first one, and its id the first of its fields.
 _LOOKED_INTO = 1024
@@ -31,7 +32,7 @@ def opens_session(query: str) -> bool:
     if "EIO=" not in query:
         return False
     values = parse_qs(query)
-    return "EIO" in values and SESSION_NAME not in values and values.get("transport", ["polling"])[0] == "polling"
+    return "EIO" in values and _NAME not in values and values.get("transport", ["polling"])[0] == "polling"
 
 
 def is_of_a_session(query: str) -> bool:
@@ -55,3 +56,17 @@ def opened_session(body: bytes, coding: str = "") -> str | None:
             return None
     found = _ID.search(start)
     return None if found is None else found[1].decode()
+
+
+def claim_opened(claim: Callable[[str, str], object], headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+    """Claim the session that an answer opens, if any.
+
+    Args:
+        claim: A Node's.
+        headers: Of the answer.
+        body: As for :func:`opened_session`.
+    """
+    codings = [value for name, value in headers if name.lower() == b"content-encoding"]
+    session = opened_session(body, codings[0].decode("latin-1") if codings else "")
+    if session is not None:
+        claim(_NAME, session)

@@ -13,8 +13,8 @@ from typing import Any
 
 from .exchange import Exchange
 from .handler import WSGIHandler
+from .offered import MSG_ALREADY_CLOSED, MSG_CLOSED, MSG_SOCKET_DEAD, Client, Stream, WebSocket, WebSocketError
 from .server import WSGIServer
-from .upgrade import MSG_ALREADY_CLOSED, MSG_CLOSED, MSG_SOCKET_DEAD, Client, Stream, WebSocket, WebSocketError
 
 __all__ = [
     "MSG_ALREADY_CLOSED",

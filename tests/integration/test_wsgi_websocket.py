@@ -313,6 +313,27 @@ def test_the_application_closes_with_a_code(serve, connect):
     assert [seen.get(timeout=10), seen.get(timeout=10)] == [MSG_ALREADY_CLOSED, MSG_SOCKET_DEAD]
 
 
+def test_in_one_process_nothing_moves_and_there_is_a_state(serve, connect):
+    """What is said of WebSockets on Nodes is there, so that a program runs in both."""
+    seen = Queue()
+
+    def application(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        state = environ["greentx.state"]
+        state["count"] = 1
+        state.update(tuple=(1, 2))
+        for value in (object(), "x" * 70000):
+            with pytest.raises(ValueError, match="state"):
+                state["bad"] = value
+        ws.receive()
+        seen.put((environ["greentx.adopted"], ws.adopted, ws.moved, ws.redelivered, dict(ws.state)))
+        return []
+
+    peer = connect(serve(application))
+    peer.send("hello")
+    assert seen.get(timeout=10) == (False, False, False, False, {"count": 1, "tuple": [1, 2]})
+
+
 def test_only_messages_can_be_sent(serve, connect):
     """Neither objects nor frames that RFC 6455 does not know."""
     seen = Queue()
