@@ -88,8 +88,8 @@ def tool(name: str) -> str:
 
 
 def test_there_are_programs_in_the_readme() -> None:
-    """The two of the original, a handler, a loop, a WSGI server, a test, and a relay."""
-    assert len(programs()) == 7
+    """The two of the original, a handler, a loop, a WSGI server, a test, a relay, WebSockets and WSGI behind it."""
+    assert len(programs()) == 9
     assert sum(map(goes_on, programs())) == 2
 
 
