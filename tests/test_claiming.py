@@ -172,6 +172,7 @@ def test_a_relay_may_be_told_other_names():
         chain.relay_all()
         one, two = start(chain, "one", "two")
         assert one.node is not None and two.node is not None
+        one.node.claim("sid", "red")
         two.node.claim("room", "red")
         wait_until(lambda: claims(chain) == 1)
         assert {ask(chain.client(), "/?room=red")[1].split()[0] for _ in range(6)} == {"two"}

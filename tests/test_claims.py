@@ -63,6 +63,7 @@ def test_a_query_says_which_session_it_belongs_to(query, keys):
     names = StickyNames(["sid", "room"])
     assert names.keys_of(query) == keys
     assert [parse_key(key) for key in keys] == keys
+    assert all(names.has(key) for key in keys) and not names.has(b"side=1")
     for known in (names, StickyNames(["sid"])):
         assert known.occur_in(b"3 /x %b," % query) or not known.keys_of(query)
 

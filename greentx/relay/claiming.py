@@ -167,7 +167,8 @@ class Claiming:
     def _on_claims(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
         if not words:
             raise RemoteProtocolError("a claim has one key or more, not none")
-        keys = [parse_key(word) for word in words]
+        # A Node claims what its applications need claimed, whatever names this relay goes by.
+        keys = [key for key in map(parse_key, words) if self._names.has(key)]
         if session.leaving:
             return
         for key in keys:

@@ -105,6 +105,10 @@ class StickyNames:
     def __bool__(self) -> bool:
         return bool(self.names)
 
+    def has(self, key: bytes) -> bool:
+        """Return whether a key begins with one of the names: else no query has it."""
+        return any(key.startswith(prefix) for _, prefix in self._starts)
+
     def occur_in(self, message: bytes) -> bool:
         """Return whether the query of a request without a body may have one of the names: one search each."""
         # Nearly always there is one name, and any() costs more than the search.
