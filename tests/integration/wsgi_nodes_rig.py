@@ -129,13 +129,18 @@ class NodeProcess:
         with gevent.Timeout(READY_SECONDS * 2):
             assert self.process.stdout.readline() == "serves\n", self.process.stderr.read()
 
-    def end(self, number: int = signal.SIGTERM) -> str:
-        """Send a signal, wait for the end, and return what it complained of."""
+    def end(self, number: int = signal.SIGTERM) -> list[str]:
+        """Send a signal, wait for the end, and return what it complained of, line by line.
+
+        Not that the relay is away: that is in the tests' process, which stands still now and then. Nor what Engine.IO
+        says of clients that poll while they disconnect, in one process as well.
+        """
         self.process.send_signal(number)
         with gevent.Timeout(40):
             errors: str = self.process.stderr.read()
             self.process.wait()
-        return errors
+        usual = ("no relay at ", "Session is disconnected")
+        return [line for line in errors.splitlines() if not any(text in line for text in usual)]
 
     def close(self) -> None:
         """Kill it where it still runs."""
