@@ -45,12 +45,13 @@ _MAX_SOCKETS = 8192
 _inprocs = itertools.count(1)
 
 # A server whose machine has gone says no goodbye, and PULL never sends anything that would find out: the system's
-# keep-alive does, after about 90 s. ZeroMQ's own heartbeats would mistake a server that is only stopped for a dead one.
+# keep-alive does, after 90 s; and after 10 s where the machine is back, which knows nothing of the connection. ZeroMQ's
+# own heartbeats would mistake a server that is only stopped for a dead one.
 _TCP_KEEPALIVE = (
     (zmq.TCP_KEEPALIVE, 1),
-    (zmq.TCP_KEEPALIVE_IDLE, 60),
+    (zmq.TCP_KEEPALIVE_IDLE, 10),
     (zmq.TCP_KEEPALIVE_INTVL, 10),
-    (zmq.TCP_KEEPALIVE_CNT, 3),
+    (zmq.TCP_KEEPALIVE_CNT, 8),
 )
 
 #: Bytes of a message that comes in by ZeroMQ, unless something else was said. Mongrel2 bounds a WebSocket message by
