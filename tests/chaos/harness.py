@@ -394,7 +394,8 @@ class Talker:
 
     def _connect(self) -> tuple[RawClient, PerMessageDeflate | None]:
         headers = {"Sec-WebSocket-Extensions": offer(self._config)} if self._config is not None else None
-        client = RawClient(self._server.port, headers=headers, path=self._path)
+        host = getattr(self._server, "host", "127.0.0.1")
+        client = RawClient(self._server.port, host=host, headers=headers, path=self._path)
         try:
             if client.ended:
                 raise RemoteProtocolError("refused")

@@ -19,14 +19,14 @@ StartMongrel2 = Callable[..., Mongrel2]
 
 
 class Browser:
-    """One TCP connection to a server with a ``port``; what a call waits for may take *timeout* seconds."""
+    """One TCP connection to a server with a ``port``, and a ``host`` where it has one; calls wait *timeout* seconds."""
 
     def __init__(self, server: Any, *, timeout: float = 10.0, receive_buffer: int | None = None) -> None:
         self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(timeout)
-        self.socket.connect(("127.0.0.1", server.port))
+        self.socket.connect((getattr(server, "host", "127.0.0.1"), server.port))
         self.buffer = b""
 
     def __enter__(self) -> Browser:

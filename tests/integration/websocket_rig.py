@@ -151,7 +151,8 @@ class RawClient:
     """A WebSocket client on a plain socket, which sends any bytes.
 
     Args:
-        port: Of the server, on 127.0.0.1.
+        port: Of the server.
+        host: Of it.
         upgrade: False leaves the handshake to the test.
         receive_buffer: Bytes of the system's buffer, for clients that are slow; ``None`` is the system's choice.
         headers: More of them for the handshake.
@@ -161,6 +162,7 @@ class RawClient:
         self,
         port: int,
         *,
+        host: str = "127.0.0.1",
         upgrade: bool = True,
         receive_buffer: int | None = None,
         headers: dict[str, str] | None = None,
@@ -172,7 +174,7 @@ class RawClient:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         # The handler may be a process that is just starting, on a busy machine.
         self.sock.settimeout(20)
-        self.sock.connect(("127.0.0.1", port))
+        self.sock.connect((host, port))
         self.parser = FrameParser(require_mask=False)
         self.frames: list[Frame] = []
         self.ended = False
