@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from time import monotonic
-from types import SimpleNamespace
 from typing import Any
 
 import gevent
 import pytest
 
 from greentx.errors import SendTimeout
-from greentx.protocol.flow import UNWAITED, Turn
+from greentx.protocol.flow import UNWAITED, Line, Turn
 from greentx.transport import Context
 from greentx.transport.waiting import STANDSTILL_SECONDS, Waiting
 
@@ -28,10 +27,11 @@ class Bench:
 
     def __init__(self, context: Context, who: str = "anybody", *, others: bool = True, timeout: float = LONG) -> None:
         self.aside = 0
-        self.pipe = SimpleNamespace(moved_at=monotonic())
+        self.line = Line()
+        self.line.moved_at = monotonic()
         self._who = who
         self.waiting = Waiting(context, "writer", timeout, self._for_browser, lambda: others)
-        self.waiting.watch(self.pipe)
+        self.waiting.watch(self.line)
 
     def _for_browser(self) -> Any:
         return None if self._who == "reader" else self._set_aside()
@@ -106,7 +106,7 @@ def test_those_for_whom_others_wait_give_up_on_a_pipe_that_does_not_move(
     for _ in range(6):
         gevent.sleep(STANDSTILL_SECONDS / 4)  # longer in all than a pipe may stand still
         assert not writer.ready()
-        bench.pipe.moved_at = monotonic()
+        bench.line.moved_at = monotonic()
     assert "stayed full" in writer.get(timeout=LONG / 2)
     # The next one need not wait to find that out.
     began = monotonic()

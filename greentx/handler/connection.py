@@ -47,6 +47,7 @@ from .orphans import Orphans, ServerControl
 from .pinger import PING_SECONDS, Pinger
 from .progress import Progress
 from .shared import Shared
+from .standstill import standstill
 from .uploads import check_store
 from .websocket import WebSocket
 from .websockets import WebSockets
@@ -195,7 +196,7 @@ class Connection(AbstractContextManager["Connection"]):
             "pull": self.pull_endpoint,
             "pub": self.pub_endpoint,
             "ready": self.ready,
-            "why": self.link.why or self.link.standstill,
+            "why": self.link.why or standstill(self.link),
             "requests": self.intake.requests,
             "open_requests": len(self.link.life.requests),
             "bad_messages": self.bad_messages,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from time import monotonic
 from typing import Any, Protocol
 
 from gevent.event import Event
@@ -20,7 +19,6 @@ from ..protocol.request import Request
 from ..transport import Receiver, SocketKind, Writer
 from ..transport.incoming import Leaving
 from ..transport.security import Dial
-from ..transport.waiting import STANDSTILL_SECONDS
 from .life import ServerLife
 from .shared import Shared
 
@@ -113,7 +111,7 @@ class Link:
             bounds=shared.bounds,
             on_slow=self.browser_slow,
             for_browser=shared.for_browser,
-            others=lambda: shared.several,
+            others=lambda: shared.senders.several,
             # Notices come in by PULL, and to another process where several share one.
             receipts=None if shares or pull_endpoint is None else self._receipts_come,
             burst=SHARED_BURST if shares else BURST,
@@ -178,20 +176,6 @@ class Link:
         why = "" if self._receiver is None else self._receiver.why
         what = f"no requests can be pulled from {pull} ({why}), though the Mongrel2 at {pub} is there"
         return f"{what}: is this the send_spec of its handler entry?"
-
-    @property
-    def standstill(self) -> str:
-        """What tells that a server that is there stands still; ``""`` where nothing does.
-
-        A pipe to it that is full and accepts nothing, or a receipt that does not come, for so long that others would
-        not wait for it. Where nothing is sent nothing tells.
-        """
-        writer = self.writer
-        full = monotonic() - writer.pipe.moved_at if writer.pipe_full else 0.0
-        seconds = max(full, writer.receipts.late) if self.subscribed else 0.0
-        if seconds < STANDSTILL_SECONDS:
-            return ""
-        return f"the Mongrel2 at {self.pub_endpoint} has received nothing for {seconds:.1f} s: is it stopped?"
 
     def wait_ready(self, timeout: float | None = None) -> bool:
         """Block this greenlet until it is ready; False after *timeout* seconds, or when stopped."""

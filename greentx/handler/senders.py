@@ -49,6 +49,11 @@ class Senders:
         self._accepted: dict[str, set[str]] = {}
         self._refused: dict[tuple[str, str], str] = {}
 
+    @property
+    def several(self) -> bool:
+        """There is more than one connection set, so that none may hold up the others."""
+        return len(self._named) > 1
+
     def accepted(self, endpoint: str) -> set[str]:
         """Return the senders known to belong to the server at *endpoint*: one set for good, kept up to date."""
         return self._accepted.setdefault(endpoint, set())

@@ -139,7 +139,6 @@ class ConnectionSets:
 
     def _tell_senders(self, shared: Shared) -> None:
         shared.senders.update({one.sender: one.pub_endpoint for one in self._by_sender.values()})
-        shared.several = len(self._by_sender) > 1
 
     def remove(self, shared: Shared, sender: str, code: int, linger: float) -> Connection:
         """Stop one and return it; see ``Transceiver.remove_connection``."""

@@ -99,7 +99,6 @@ class Shared:
         registry: All live WebSockets.
         inbox: Where events wait for the application.
         senders: Which server each sender belongs to.
-        several: There is more than one connection set, so that none may hold up the others.
         options: What the application said about its WebSockets.
         queued: What waits in the queues of connections, and the bounds for it.
         send_timeout: Seconds that a sender waits on a full pipe, and over which it is judged whether a browser reads;
@@ -134,7 +133,6 @@ class Shared:
         # One for all connection sets: an application that is behind with one server is behind with all.
         self.inbox = Inbox(max_pending, max_pending_bytes)
         self.senders = Senders()
-        self.several = False
         self.queued = Queued(max_queue_bytes, max_pending_bytes)
         self.options = WebSocketOptions() if options is None else options
         self.send_timeout = send_timeout

@@ -428,14 +428,14 @@ class WebSockets:
                     waits.append((self._writer.place_many(sender, [(frame, conn_ids)]), len(entries)))
                     self._writer.close(sender, [entry.conn_id for entry in entries], wait=False)
                 except GreentxError as error:
-                    _no_goodbye(self._established.name, len(entries), error)
+                    _log_no_goodbye(self._established.name, len(entries), error)
         # Behind all of them: where the pipe stays full no wait returns, and in each one the server may restart, after
         # which the numbers are strangers'.
         for placed, count in waits:
             try:
                 placed.wait()
             except GreentxError as error:
-                _no_goodbye(self._established.name, count, error)
+                _log_no_goodbye(self._established.name, count, error)
 
     def stop(self) -> None:
         """End the greenlets and timers; the connections themselves were ended by :meth:`close_all`."""
@@ -443,5 +443,5 @@ class WebSockets:
         self._established.stop()
 
 
-def _no_goodbye(name: str, count: int, error: GreentxError) -> None:
+def _log_no_goodbye(name: str, count: int, error: GreentxError) -> None:
     log.warning("%s: %d WebSockets got no close frame: %s", name, count, error)

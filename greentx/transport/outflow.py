@@ -124,7 +124,7 @@ class Outflow:
         self._listening = listening
         self._waiting = waiting
         self.pipe = Pipe(context, on_message=on_message, on_drop=on_drop, dequeue=self._dequeue, on_room=self._on_room)
-        waiting.watch(self.pipe)
+        waiting.watch(self.pipe.line)
         self.receipts = Receipts(
             context,
             flow.control.pacer,

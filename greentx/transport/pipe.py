@@ -147,7 +147,6 @@ class Pipe:
         since: When the round began, or the last batch went (``time.monotonic()``): what comes within
             :data:`BATCH_SECONDS` from then is kept.
         sent: How many messages ZeroMQ accepted.
-        moved_at: When it accepted the last one, or was found full (``time.monotonic()``); for while some wait for room.
         connecting: What is known of its connection.
         gate: Asked with the messages that go out next, before they do; where it returns False they wait in line as at a
             full pipe, until :meth:`check`. ``None`` for nearly everybody.
@@ -168,7 +167,6 @@ class Pipe:
         self.batch: list[bytes] = []
         self.sent = 0
         self.since = float("-inf")
-        self.moved_at = float("-inf")
         self.gate: Callable[[Sequence[bytes]], bool] | None = None
         self._context = context
         self._on_drop = on_drop
@@ -231,7 +229,7 @@ class Pipe:
                 self.line.append(message)
             batch.clear()
             self._poll_timer.again(self.check)
-            self.moved_at = monotonic()
+            self.line.moved_at = monotonic()
             return
         sent = 0
         try:
@@ -245,7 +243,7 @@ class Pipe:
             del batch[sent:]
             # What was in the batch is not withdrawn by anybody: its callers have gone on already.
             self._poll_timer.again(self.check)
-            self.moved_at = monotonic()
+            self.line.moved_at = monotonic()
         finally:
             # Also where a signal strikes: nothing is sent twice, and what was not sent is not forgotten.
             del batch[:sent]
@@ -287,7 +285,7 @@ class Pipe:
             except zmq.Again:
                 return  # what was joined stays the first in line
             self.sent += 1
-            self.moved_at = monotonic()
+            line.moved_at = monotonic()
             line.sent()
         # Stopped before what follows, which may fill the pipe again.
         self._poll_timer.stop()

@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import inf
 from time import monotonic
-from typing import Protocol
 
 import gevent
 import zmq
 from gevent.event import Event
 
 from ..errors import ConnectionClosed, SendTimeout
-from ..protocol.flow import OUTBOX_LIMIT, UNWAITED, Outbox, Turn
+from ..protocol.flow import OUTBOX_LIMIT, UNWAITED, Line, Outbox, Turn
 from .context import Context
 
 __all__ = ["STANDSTILL_SECONDS", "Waiting"]
@@ -29,12 +28,6 @@ STANDSTILL_SECONDS = 1.0
 
 # How often a wait for a few milliseconds looks: nothing tells of an outbox that became empty.
 _LOOK_SECONDS = 0.005
-
-
-class _Moving(Protocol):
-    """A pipe; see :class:`greentx.transport.pipe.Pipe`."""
-
-    moved_at: float
 
 
 class Waiting:
@@ -65,7 +58,7 @@ class Waiting:
         self.endpoint = ""
         self.unwaited = 0
         self._others = others
-        self._pipe: _Moving | None = None
+        self._line: Line | None = None
         self._context = context
         self._for_browser = for_browser
         self._postponed = False
@@ -85,9 +78,9 @@ class Waiting:
         finally:
             self._postponed = before
 
-    def watch(self, pipe: _Moving) -> None:
-        """Say which pipe it is for whose room is waited."""
-        self._pipe = pipe
+    def watch(self, line: Line) -> None:
+        """Say in which line it is waited."""
+        self._line = line
 
     def for_turn(self, turn: Turn, withdraw: Callable[[], bool], size: int, *, to_all: bool = False) -> None:
         """Block this greenlet until *turn* is done: sent, or dropped with the server. With other servers it may go on.
@@ -138,15 +131,15 @@ class Waiting:
             )
 
     def _wait_while_it_moves(self, gone: Event, began: float) -> bool:
-        assert self._pipe is not None
+        assert self._line is not None
         deadline = inf if self.timeout is None else began + self.timeout
-        while (left := min(self._pipe.moved_at + STANDSTILL_SECONDS, deadline) - monotonic()) > 0:
+        while (left := min(self._line.moved_at + STANDSTILL_SECONDS, deadline) - monotonic()) > 0:
             if gone.wait(left):
                 return True
         return False
 
     def _full_for(self, began: float) -> float:
-        moved_at = began if self._pipe is None else self._pipe.moved_at
+        moved_at = began if self._line is None else self._line.moved_at
         return monotonic() - min(began, moved_at)
 
     def for_outbox(self, conn_id: str, outbox: Outbox) -> bool:

@@ -43,11 +43,13 @@ class Line:
 
     Attributes:
         turns: All turns, the first one in front. The pipe is full as long as there are any. Only the methods change it.
+        moved_at: A clock's seconds, when the pipe was last seen to accept a message, or to be full; its owner says so.
     """
 
-    __slots__ = ("_of_connections", "turns")
+    __slots__ = ("_of_connections", "moved_at", "turns")
 
     def __init__(self) -> None:
+        self.moved_at = float("-inf")
         self.turns: deque[Turn] = deque()
         self._of_connections: dict[str, Turn] = {}
 
