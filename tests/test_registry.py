@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from greentx.protocol.websocket import sharing
 from greentx.protocol.websocket.registry import BATCH_SIZE, CLOSED, CONNECTING, Entry, Registry
 
 
@@ -156,3 +158,64 @@ def test_batches_hold_exactly_the_live_ones(steps, seed):
     for sender in registry.senders():
         sizes = [len(batch) for batch in registry.batches(sender)]
         assert all(1 <= size <= BATCH_SIZE for size in sizes)
+
+
+class Watcher(sharing.Watcher):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def entry_added(self, entry: Entry) -> None:
+        self.told.append(("added", entry.conn_id))
+
+    def entry_removed(self, entry: Entry) -> None:
+        self.told.append(("removed", entry.conn_id, entry.groups))
+
+    def entry_joined(self, entry: Entry, group: str) -> None:
+        self.told.append(("joined", entry.conn_id, group))
+
+    def entry_left(self, entry: Entry, group: str) -> None:
+        self.told.append(("left", entry.conn_id, group))
+
+    def count(self, group: str | None) -> int:
+        return 7
+
+    def members(self, group: str | None) -> list[tuple[str, str]]:
+        return [("elsewhere", "1")]
+
+
+def test_a_watcher_is_told_of_each_change_once():
+    """Of what changes nothing it is not told; of an end while the groups are known."""
+    registry = Registry()
+    watcher = registry.watcher = Watcher()
+    entry = Entry(("a", "1"))
+    registry.add(entry)
+    for _ in range(2):
+        registry.join(entry.sid, "room")
+        registry.join(entry.sid, "hall")
+    for _ in range(2):
+        registry.leave(entry.sid, "hall")
+    registry.owners[entry.sid] = "another"
+    for _ in range(2):
+        registry.remove(entry.sid)
+    assert watcher.told == [
+        ("added", "1"),
+        ("joined", "1", "room"),
+        ("joined", "1", "hall"),
+        ("left", "1", "hall"),
+        ("removed", "1", ("room",)),
+    ]
+    assert registry.owners == {}
+
+
+def test_without_a_watcher_everywhere_is_here():
+    """With one it is asked."""
+    registry = Registry()
+    for number in range(3):
+        registry.add(Entry(("a", str(number))))
+    registry.join(("a", "1"), "room")
+    assert registry.count_everywhere() == 3 and registry.count_everywhere("room") == 1
+    assert registry.members_everywhere("room") == [("a", "1")] and len(registry.members_everywhere()) == 3
+    registry.watcher = Watcher()
+    assert registry.count_everywhere("room") == 7 and registry.members_everywhere() == [("elsewhere", "1")]

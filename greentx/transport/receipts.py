@@ -141,9 +141,13 @@ class Receipts:
         if number:
             self._send(number)
 
-    def nudge(self) -> None:
-        """Have the server give one notice more, of connection :attr:`nudge_id`, while it is there."""
-        self._send(self.nudge_id)
+    def nudge(self, conn_id: str = "") -> None:
+        """Have the server give one notice more, of connection :attr:`nudge_id`, while it is there.
+
+        Args:
+            conn_id: Another number that nobody has.
+        """
+        self._send(conn_id or self.nudge_id)
 
     def arrived(self, conn_id: str) -> bool:
         """The server gave notice of a connection that is not there. Returns whether it is the receipt waited for."""

@@ -72,7 +72,7 @@ from .frames import (
     parse_flags,
     validate_message,
 )
-from .registry import CLOSED, CLOSING, OPEN, Entry
+from .registry import CLOSED, CLOSING, OPEN, Entry, Sid
 
 __all__ = [
     "DELIVER",
@@ -87,6 +87,7 @@ __all__ = [
     "Step",
     "allowed_bits",
     "close_frame",
+    "close_of",
     "pack",
 ]
 
@@ -187,13 +188,18 @@ class Machine:
     Args:
         max_size: Bytes that a message may have, after inflating; ``None`` is unlimited.
         shared: Several processes share the endpoint, so that messages and pongs of one client scatter over them.
+
+    Attributes:
+        note: Where these processes tell each other: called with the sid of whoever sent a pong. ``None``: they do not,
+            so that nobody is judged by a pong that did not come here.
     """
 
-    __slots__ = ("max_size", "shared")
+    __slots__ = ("max_size", "note", "shared")
 
     def __init__(self, *, max_size: int | None, shared: bool = False) -> None:
         self.max_size = max_size
         self.shared = shared
+        self.note: Callable[[Sid], None] | None = None
 
     # -- what the client sends -----------------------------------------------------------------------------------------
 
@@ -230,6 +236,8 @@ class Machine:
         # Any pong shows that the client lives, also one that nobody asked for (section 5.5.3).
         if opcode == _PONG:
             entry.awaits_pong = False
+            if self.note is not None:
+                self.note(entry.sid)
             return NOTHING if entry.on_pong is None else _PONGED
         return _pong(data)
 
@@ -255,6 +263,8 @@ class Machine:
         # A library that is shown the answer to a ping that it did not send may take it for a fault.
         if opcode == _PONG:
             entry.awaits_pong = False
+            if self.note is not None:
+                self.note(entry.sid)
             if body.startswith(PING_PAYLOAD):
                 return NOTHING
         if entry.state != OPEN:
@@ -294,7 +304,11 @@ class Machine:
             return _pong(request.body)
         if opcode == _CLOSE:
             return Step(frame=close_frame(None), hang_up=True)
-        return NOTHING if opcode == _PONG else _ADOPT
+        if opcode == _PONG:
+            if self.note is not None:
+                self.note(request.sid)
+            return NOTHING
+        return _ADOPT
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -366,7 +380,7 @@ class Machine:
                 the ping yet, lives.
         """
         # Where processes share the endpoint another one may have got the pong.
-        judge = judge and not self.shared
+        judge = judge and (not self.shared or self.note is not None)
         pinged: list[Entry] = []
         again: list[str] = []
         silent: list[Entry] = []
@@ -420,6 +434,14 @@ def close_frame(code: int | None, reason: str = "") -> bytes:
     be told.
     """
     return build_frame(b"" if code is None else _close_payload(code, reason), Opcode.CLOSE)
+
+
+def close_of(payload: bytes) -> tuple[int, str]:
+    """Return code and reason of a close frame; 1006 where it is none that may travel."""
+    try:
+        return parse_close(payload)
+    except RemoteProtocolError:
+        return _ABNORMAL, ""
 
 
 def _close_payload(code: int, reason: str) -> bytes:

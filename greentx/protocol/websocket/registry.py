@@ -16,6 +16,7 @@ from ..fields import MAX_CONN_IDS
 
 if TYPE_CHECKING:
     from .deflate import PerMessageDeflate
+    from .sharing import Watcher
 
 __all__ = [
     "CLOSED",
@@ -137,6 +138,9 @@ class Registry:
 
     Attributes:
         get: ``get(sid)`` returns the entry of *sid*, or ``None`` when it is not connected.
+        owners: Of those that another process let in, or took over from one that ended: which one. Empty where no
+            registry is shared.
+        watcher: Told of each change, and knows of the WebSockets of other processes; ``None`` for nobody.
     """
 
     def __init__(self) -> None:
@@ -147,6 +151,9 @@ class Registry:
         self._batches: dict[str, list[Batch]] = {}
         self._open_batches: dict[str, list[Batch]] = {}
         self._groups: dict[str, dict[Sid, Entry]] = {}
+        # Apart from the entries, since nearly nobody shares: a million of them would pay for it.
+        self.owners: dict[Sid, str] = {}
+        self.watcher: Watcher | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -176,6 +183,8 @@ class Registry:
         entry.batch = batch
         if len(batch) == BATCH_SIZE:
             vacant.pop()
+        if self.watcher is not None:
+            self.watcher.entry_added(entry)
 
     def remove(self, sid: Sid) -> Entry | None:
         """Remove a WebSocket, from its groups too, and return its entry; ``None`` when it was not there."""
@@ -183,6 +192,10 @@ class Registry:
         if entry is None:
             return None
         entry.state = CLOSED
+        if self.watcher is not None:
+            self.watcher.entry_removed(entry)
+        if self.owners:
+            self.owners.pop(sid, None)
         for group in entry.groups:
             self._leave(entry, group)
         entry.groups = ()
@@ -231,6 +244,8 @@ class Registry:
             self._groups.setdefault(group, {})[sid] = entry
             if entry.carrier is not None:
                 entry.carrier.group(group, True)
+            if self.watcher is not None:
+                self.watcher.entry_joined(entry, group)
 
     def leave(self, sid: Sid, group: str) -> None:
         """Remove a WebSocket from *group*. Nothing happens when it is not in it, or has gone."""
@@ -240,6 +255,8 @@ class Registry:
             self._leave(entry, group)
             if entry.carrier is not None:
                 entry.carrier.group(group, False)
+            if self.watcher is not None:
+                self.watcher.entry_left(entry, group)
 
     def _leave(self, entry: Entry, group: str) -> None:
         # An empty group is forgotten: applications make one for each chat room that ever was.
@@ -257,6 +274,20 @@ class Registry:
         """Return the entries of *group*, or all of them for ``None``."""
         source = self._entries if group is None else self._groups.get(group, {})
         return list(source.values())
+
+    # -- those of all processes ------------------------------------------------------------------------------------
+
+    def count_everywhere(self, group: str | None = None) -> int:
+        """Return how many WebSockets there are, or are in *group*, over all processes that share the registry.
+
+        With a registry of its own a process knows all that there are. Else this blocks the greenlet until the answer is
+        there; raises ``TransportError`` where there is none within some seconds.
+        """
+        return len(self.members(group)) if self.watcher is None else self.watcher.count(group)
+
+    def members_everywhere(self, group: str | None = None) -> list[Sid]:
+        """Return the sids of them; as :meth:`count_everywhere`."""
+        return [entry.sid for entry in self.members(group)] if self.watcher is None else self.watcher.members(group)
 
     def __repr__(self) -> str:
         return f"<Registry {len(self._entries)} WebSockets, {len(self._groups)} groups>"
