@@ -80,7 +80,7 @@ class Connection:
         self.drained_at = float("inf")
         self.caught = False
         self.kept_alive = 0
-        self.orphans = self.progress = None
+        self.orphans = self.progress = self.shares = None
 
     def caught_up(self) -> bool:
         return self.caught

@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from ..errors import SendTimeout
-from ..protocol.websocket.registry import Entry, Registry, Sid
+from ..protocol.websocket.registry import Entry, Registry
+from ..protocol.websocket.sharing import Broadcast
 from ..transport import Placed
 from .connection import Connection
 
-__all__ = ["place_broadcast", "wait_for_all"]
+__all__ = ["deliver", "place_broadcast", "wait_for_all"]
 
 
-def place_broadcast(
-    registry: Registry,
-    connections: Iterable[Connection],
-    payload: bytes,
-    opcode: int,
-    group: str | None,
-    excluded: Collection[Sid],
-) -> list[Placed]:
+def place_broadcast(registry: Registry, connections: Iterable[Connection], broadcast: Broadcast) -> list[Placed]:
     """Give a message its places with all that are to get it, without waiting; the results are to be waited for.
 
-    It is encoded once and goes out to 128 of them in a message. Those whose protocol another process runs are left out.
+    It is encoded once and goes out to 128 of them in a message. Left out are those whose protocol another process runs,
+    and those that another process let in, which delivers to them itself.
+
+    Raises:
+        LocalProtocolError: The frame is not one.
     """
+    group, excluded, owners = broadcast.group, broadcast.exclude, registry.owners
     by_sender: dict[str, list[Entry]] = {}
     # Each server's go out through its own writer, in messages of 128 ids.
-    if group is None and not excluded:
+    if group is None and not excluded and not owners:
         by_sender = {sender: registry.of_sender(sender) for sender in registry.senders()}
     else:
         for entry in registry.members(group):
-            if entry.sid not in excluded:
+            if entry.sid not in excluded and entry.sid not in owners:
                 by_sender.setdefault(entry.sid[0], []).append(entry)
     placed: list[Placed] = []
     # To all before any wait: a server whose pipe is full holds up no other, and two broadcasts keep their order.
     for sender, entries in by_sender.items():
         for connection in connections:
             if sender in connection.sessions.senders:
-                placed.append(connection.sessions.broadcast(entries, payload, opcode))
+                placed.append(connection.sessions.broadcast(entries, broadcast.payload, broadcast.opcode))
                 break
     return placed
 
@@ -57,3 +56,8 @@ def wait_for_all(placed: Sequence[Placed]) -> int:
     if failed is not None:
         raise failed
     return sum(one.reached for one in placed)
+
+
+def deliver(registry: Registry, connections: Iterable[Connection], broadcast: Broadcast) -> int:
+    """Send it to those that this process let in, or took over; blocks, returns and raises as both of these."""
+    return wait_for_all(place_broadcast(registry, connections, broadcast))

@@ -47,6 +47,7 @@ from .orphans import Orphans, ServerControl
 from .pinger import PING_SECONDS, Pinger
 from .progress import Progress
 from .shared import Shared
+from .sharing import SharedEntry
 from .standstill import standstill
 from .uploads import check_store
 from .websocket import WebSocket
@@ -87,6 +88,7 @@ class Connection(AbstractContextManager["Connection"]):
         link: The sockets, and whether the server is there.
         orphans: Looks for WebSockets that a former handler let in; ``None`` where the control port is not known.
         progress: Says which silent WebSockets are sending; ``None`` likewise.
+        shares: What other processes on the same handler entry tell, where they do; else ``None``.
         intake, answers, deliveries, sessions: What handles messages, answers and WebSockets; not for applications.
     """
 
@@ -151,6 +153,7 @@ class Connection(AbstractContextManager["Connection"]):
         self.answers = Answers(shared, self.link, self.sessions)
         self.deliveries = Deliveries(shared, self.link, self.sessions, self.answers)
         self.intake = Intake(shared, self.link, self.sessions, self.answers, self)
+        self.shares: SharedEntry | None = None if shared.sharing is None else shared.sharing.entry(self)
         # A Transceiver starts it itself, once it is found by its sender.
         if stands_alone:
             try:

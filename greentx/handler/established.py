@@ -48,6 +48,8 @@ class Established:
     Attributes:
         failures: How many connections were ended for what their peers did.
         senders: The senders of WebSockets seen so far.
+        elsewhere: What is called with the events of those that another process let in; see
+            :mod:`greentx.handler.elsewhere`.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Established:
         self._writer = writer
         self._registry = registry
         self._machine = machine
+        self.elsewhere: Callable[[Request], None] = emit
         self._emit = emit
         self._ended = ended
         self._paths: dict[str, str] = {}
@@ -80,25 +83,38 @@ class Established:
         }
         # Ids only: the entries have gone, and their events were told.
         self._closed: DelayQueue[Sid] = DelayQueue(context, close_timeout, tick, self._should_have_gone)
+        # The same for what another process has closed, which sees to it that they go.
+        self._closed_elsewhere: DelayQueue[Sid] = DelayQueue(context, close_timeout, tick, lambda sids: None)
 
     # -- one of them -------------------------------------------------------------------------------------------------
 
     def enter(self, request: Request) -> Entry:
         """Add the WebSocket of *request* to the registry, OPEN, and return its entry."""
-        sender, conn_id = request.sid
-        # Of a million WebSockets nearly all have the same few of these: each is kept once.
-        sender = self.senders.setdefault(sender, sender)
-        path = request.path
-        paths = self._paths
-        path = paths.setdefault(path, path) if len(paths) < _MAX_PATHS else paths.get(path, path)
-        entry = Entry((sender, conn_id), path)
-        entry.state = OPEN
+        entry = self._new(request.sid, request.path)
         self._registry.add(entry)
         carrier = request.carrier
         if carrier is not None:
             for group in carrier.groups:
                 self._registry.join(entry.sid, group)
             entry.carrier = carrier  # last: of those groups it need not be told
+        return entry
+
+    def enter_elsewhere(self, sid: Sid, path: str, owner: str) -> Entry:
+        """Add a WebSocket that process *owner* let in, OPEN, and return its entry."""
+        entry = self._new(sid, path)
+        self._registry.owners[entry.sid] = owner
+        entry.on_event = self.elsewhere
+        self._registry.add(entry)
+        return entry
+
+    def _new(self, sid: Sid, path: str) -> Entry:
+        sender, conn_id = sid
+        # Of a million WebSockets nearly all have the same few of these: each is kept once.
+        sender = self.senders.setdefault(sender, sender)
+        paths = self._paths
+        path = paths.setdefault(path, path) if len(paths) < _MAX_PATHS else paths.get(path, path)
+        entry = Entry((sender, conn_id), path)
+        entry.state = OPEN
         return entry
 
     def replay(self, entry: Entry, messages: Iterable[Request]) -> None:
@@ -158,6 +174,7 @@ class Established:
 
     def report_end(self, entry: Entry, event: Request) -> None:
         """Forget one that is CLOSED, and give the application *event*, in which the machine says so."""
+        is_ours = entry.sid not in self._registry.owners
         self._registry.remove(entry.sid)
         for deadline in self._deadlines.values():
             deadline.discard(entry.sid)
@@ -165,7 +182,9 @@ class Established:
         # Who receives has the entry, too: in a circle, what still waits there would be kept, and counted, for long.
         entry.on_event = entry.on_pong = None
         self._ended(event)
-        receive(event)
+        # Its end is an event in the process that let it in, or where it has a handler.
+        if is_ours or receive != self.elsewhere:
+            receive(event)
 
     def hang_up(self, sid: Sid) -> None:
         """Have the server close a connection behind what waits for it, and see to it that it does."""
@@ -183,8 +202,12 @@ class Established:
         self._closed.add(sid, sid)
 
     def is_over(self, sid: Sid) -> bool:
-        """True for a connection that was closed from here: its client has not seen that yet."""
-        return sid in self._closed
+        """True for a connection that was closed from here, or elsewhere: its client has not seen that yet."""
+        return sid in self._closed or sid in self._closed_elsewhere
+
+    def ended_elsewhere(self, sid: Sid) -> None:
+        """Another process has ended it: ignore what it sent before it saw that."""
+        self._closed_elsewhere.add(sid, sid)
 
     def has_gone(self, sid: Sid) -> bool:
         """The connection is not there any more; returns whether its end was expected."""
@@ -196,6 +219,7 @@ class Established:
         if stale is not None:
             self.end(stale, CloseCode.ABNORMAL_CLOSURE, "")
         self._closed.discard(sid)
+        self._closed_elsewhere.discard(sid)
 
     # -- all of them -------------------------------------------------------------------------------------------------
 
@@ -207,6 +231,7 @@ class Established:
         """The server has gone, and all its connections with it. Nothing is sent: the numbers will be others'."""
         self._lives_over += 1
         self._closed.clear()
+        self._closed_elsewhere.clear()
         # Those of a sender, not all of the registry: other connection sets have their own servers.
         for entry in self.entries():
             # Of those of another process that one has a connection of its own to the server, and will say.
@@ -222,6 +247,7 @@ class Established:
         for deadline in self._deadlines.values():
             deadline.stop()
         self._closed.stop()
+        self._closed_elsewhere.stop()
 
     # -- deadlines, in the hub ---------------------------------------------------------------------------------------
 

@@ -28,13 +28,13 @@ from ..protocol.request import Request
 from ..protocol.websocket.deflate import PerMessageDeflate
 from ..protocol.websocket.frames import CloseCode
 from ..protocol.websocket.handshake import Accepted, Handshake, Refused
-from ..protocol.websocket.machine import Machine
+from ..protocol.websocket.machine import Machine, close_of
 from ..protocol.websocket.opening import Opening
 from ..protocol.websocket.registry import Entry, Sid
 from ..transport import Writer
 from .established import Established
 
-__all__ = ["MAX_DECISIONS", "MAX_WAITING", "Openings"]
+__all__ = ["MAX_DECISIONS", "MAX_WAITING", "News", "Openings"]
 
 log = logging.getLogger("greentx.session")
 
@@ -53,6 +53,17 @@ _TOO_LATE = Refused(503, body="the server has not decided about this handshake i
 _FAILED = Refused(500, body="the server failed\n")
 
 
+class News:
+    """What other processes on the handler entry tell of WebSockets that they let in. Nothing, in this one."""
+
+    def wait_for_news(self, opening: Opening) -> bool:
+        """Whether one may be about to be told of; then ``Openings.told`` is called, or ``Openings.decide``."""
+        return False
+
+    def ended_before_news(self, sid: Sid, code: int, reason: str) -> None:
+        """Such a one has sent a close frame, which is answered."""
+
+
 class Openings:
     """Answers the opening handshakes of one connection set.
 
@@ -66,6 +77,9 @@ class Openings:
         timeout: Seconds that it may take; ``None`` sets no limit.
         queued: What bounds the messages that come before a 101.
         emit: As for :class:`greentx.handler.websockets.WebSockets`.
+
+    Attributes:
+        news: Who knows of WebSockets that other processes let in.
     """
 
     def __init__(
@@ -99,6 +113,7 @@ class Openings:
         # Not the size of the group, which a greenlet leaves some time after its end.
         self._running = 0
         self._stopping = False
+        self.news = News()
 
     def __len__(self) -> int:
         return len(self._connecting)
@@ -126,11 +141,34 @@ class Openings:
         elif not self._established.is_over(sid):
             step = self._machine.stray(request)
             if step.adopt:
-                self._open(Opening.adopt(request))
+                opening = Opening.adopt(request)
+                if self.news.wait_for_news(opening):
+                    self._connecting[sid] = opening
+                else:
+                    self._open(opening)
                 return
             if step.hang_up:
+                self.news.ended_before_news(sid, *close_of(request.body))
                 log.info("%s: frame of unknown WebSocket %s, closing it", self._established.name, sid[1])
             self._established.answer(sid, step)
+
+    def told(self, sid: Sid) -> Opening | None:
+        """Another process has let it in: return what came here of it meanwhile, if anything."""
+        opening = self._connecting.get(sid)
+        if opening is None or not opening.adopted:
+            return None
+        self.forget(sid)
+        return opening
+
+    def forget_adopted(self) -> None:
+        """What another process has let in, or refuses, is its own to answer."""
+        for sid in [sid for sid, opening in self._connecting.items() if opening.adopted]:
+            self.forget(sid)
+
+    def decide(self, opening: Opening) -> None:
+        """Nobody told of it: judge it here, unless it has gone."""
+        if self._connecting.get(opening.request.sid) is opening:
+            self._open(opening)
 
     def _open(self, opening: Opening) -> None:
         sid = opening.request.sid

@@ -32,6 +32,7 @@ from ..transport import Supervised
 
 if TYPE_CHECKING:
     from .connection import Connection
+    from .sharing import Proofs
 
 __all__ = ["PING_SECONDS", "Pinger"]
 
@@ -132,12 +133,15 @@ class Pinger:
                 state.greenlet = gevent.spawn(self._serve, connection, state)
 
     def _serve(self, connection: Connection, state: _SetState) -> None:
+        shares = connection.shares
         try:
-            self._ping_those_due(connection, state)
+            # Of several processes that share the entry one pings for all.
+            if shares is None or shares.pings:
+                self._ping_those_due(connection, state)
             if state.kept_alive != self.rounds:
                 state.kept_alive = self.rounds
                 if connection.sessions.senders:
-                    connection.link.writer.receipts.probe()
+                    _proofs(connection).probe()
                 # In a greenlet of its own: a control port that does not answer holds nobody up.
                 if connection.orphans is not None and not state.looking:
                     state.looking = gevent.spawn(connection.orphans.look)
@@ -176,7 +180,8 @@ class Pinger:
                     sending = None
                     if connection.progress is not None:
                         sending = partial(connection.progress.sending, max_age=self.interval * _ANSWER_AGE)
-                    ended = connection.sessions.ping(batch[:], frame, sender, judge=seen, sending=sending)
+                    judge = seen and (connection.shares is None or connection.shares.judges)
+                    ended = connection.sessions.ping(batch[:], frame, sender, judge=judge, sending=sending)
                 finally:
                     # Counted from when they have left: a full pipe, or a server that stands still, may hold them up.
                     state.pinged(connection, batch)
@@ -188,6 +193,10 @@ class Pinger:
 
     def __repr__(self) -> str:
         return f"<Pinger every {self.interval} s, {self.rounds} rounds>"
+
+
+def _proofs(connection: Connection) -> Proofs:
+    return connection.link.writer.receipts if connection.shares is None else connection.shares.proofs
 
 
 class _SetState:
@@ -236,7 +245,7 @@ class _SetState:
 
     def look(self, connection: Connection) -> None:
         """See what the server has said by now, and ask again where it is time for that."""
-        receipts = connection.link.writer.receipts
+        receipts = _proofs(connection)
         now = monotonic()
         if receipts.known is False:
             self.clock.moves(now)
@@ -271,7 +280,7 @@ class _SetState:
 
     def pinged(self, connection: Connection, batch: Batch) -> None:
         """A ping was sent to a batch: its pongs are due an interval after it has left."""
-        receipts = connection.link.writer.receipts
+        receipts = _proofs(connection)
         if receipts.known is False or not connection.ready:
             batch.due = self.clock.time(monotonic()) + self._interval
         else:
@@ -286,7 +295,7 @@ class _SetState:
         While it has not, nobody is judged; after another interval of that, those that might go idle are pinged again.
         """
         due += self.clock.stood
-        if connection.link.writer.receipts.known is False:
+        if _proofs(connection).known is False:
             return connection.link.drained_at >= due or connection.link.caught_up()
         return self._seen_at >= due
 

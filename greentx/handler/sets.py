@@ -161,6 +161,7 @@ class ConnectionSets:
         def goodbye(connection: Connection) -> None:
             connection.sessions.close_all(code)
             connection.intake.stop_receiving(max(0.0, until - monotonic()))
+            connection.sessions.elsewhere.let_go(code)
 
         side_by_side([partial(goodbye, one) for one in connections], until)
 

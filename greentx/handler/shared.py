@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
 from ..protocol.bounds import MAX_PENDING_BYTES, MAX_QUEUE_BYTES, Queued
 from ..protocol.flow import DEFAULT_BOUNDS, Bounds
 from ..protocol.request import Request
-from ..protocol.websocket.registry import Registry, Sid
+from ..protocol.websocket.registry import Registry
+from ..protocol.websocket.sharing import Broadcast
 from ..transport import Context
 from .inbox import Inbox
 from .running import RunningJobs
@@ -19,6 +20,7 @@ from .websockets import WebSocketOptions
 
 if TYPE_CHECKING:
     from .connection import Connection
+    from .sharing import SharedRegistry
 
 __all__ = ["MAX_PENDING", "SEND_TIMEOUT", "Extension", "Shared"]
 
@@ -61,10 +63,12 @@ class Extension:
         """Return what it adds to ``Transceiver.status()``."""
         return {}
 
-    def broadcast(self, payload: bytes, opcode: int, group: str | None, excluded: Collection[Sid]) -> int:
+    def broadcast(self, broadcast: Broadcast) -> int:
         """Send a message to the WebSockets of other processes, too, as ``Transceiver.broadcast`` says.
 
-        May block this greenlet. Returns how many it goes to.
+        May block this greenlet. Returns how many it goes to, as far as that is known.
+
+        Raises ``LocalProtocolError`` where it is too long.
         """
         return 0
 
@@ -126,10 +130,12 @@ class Shared:
         bounds: Bounds = DEFAULT_BOUNDS,
         handshake_events: bool = False,
         upload_store: str | None = None,
+        sharing: SharedRegistry | None = None,
     ) -> None:
         self.context = context
         # The Transceiver's, if it has one already: its WebSockets can be asked for before it starts and after it ends.
         self.registry = Registry() if registry is None else registry
+        self.registry.watcher = sharing
         # One for all connection sets: an application that is behind with one server is behind with all.
         self.inbox = Inbox(max_pending, max_pending_bytes)
         self.senders = Senders()
@@ -141,10 +147,15 @@ class Shared:
         self.readers: WeakSet[Any] = WeakSet()
         self.pools: list[RunningJobs[Any]] = []
         # Empty for nearly everybody: the path of a request asks only whether there is one.
-        self.extensions: list[Extension] = []
+        self.extensions: list[Extension] = [] if sharing is None else [sharing]
         self.websocket_receivers: list[Callable[[Connection, Request], Callable[[Request], None]]] = []
         self.handshake_events = handshake_events
         self.upload_store = upload_store
+
+    @property
+    def sharing(self) -> SharedRegistry | None:
+        """Shares the registry with other processes; ``None``: nobody does."""
+        return cast("SharedRegistry | None", self.registry.watcher)
 
     def for_browser(self) -> AbstractContextManager[object] | None:
         """Return what is entered while this greenlet waits for a browser to read; ``None`` where it must not wait."""

@@ -28,6 +28,7 @@ from ..protocol.websocket.frames import CloseCode, Opcode
 from ..protocol.websocket.handshake import Handshake, HeaderMap, Refused
 from ..protocol.websocket.origins import Allowed
 from ..protocol.websocket.registry import Registry, Sid
+from ..protocol.websocket.sharing import Broadcast
 from ..transport import Context
 from ..transport.context import MAX_MESSAGE_SIZE
 from ..transport.endpoints import Address, connect_endpoint
@@ -35,7 +36,7 @@ from ..transport.idle import idle_limit
 from ..transport.keys import KeyFile, load_keys
 from ..transport.security import Dial, make_dial
 from ..version import __version__
-from .broadcasts import place_broadcast, wait_for_all
+from .broadcasts import deliver, place_broadcast, wait_for_all
 from .connection import Connection
 from .dispatcher import Dispatcher, Handler, WebSocketHandler
 from .ending import Ending, Worker
@@ -43,6 +44,7 @@ from .pinger import PING_SECONDS, Pinger
 from .remote import ControlSocket
 from .sets import MAX_CONNECTIONS, ConnectionSets
 from .shared import MAX_PENDING, SEND_TIMEOUT, Shared
+from .sharing import SharedRegistry
 from .uploads import check_store
 from .websocket import encode_message
 from .websockets import WebSocketOptions
@@ -122,6 +124,9 @@ class Transceiver:
             where they go out in several messages. A warning says so at the start. A body that Mongrel2 streams
             (``upload.stream``) is answered 413; one that it stores (``upload.temp_store``) is not, but all processes
             have to see the file.
+        registry: Shares groups, counts and broadcasts with other processes, and with *shared* the WebSockets, too: a
+            ``greentx.backends.redis.RedisRegistry``. Then each process knows all WebSockets of the entry, one pings
+            them for all, and a process that ends leaves its own to the others.
         handshake_events: ``recv()`` yields opening handshakes of WebSockets, too (METHOD ``WEBSOCKET_HANDSHAKE``), and
             the application answers each: ``conn.accept_websocket(req)`` lets it in, any HTTP answer does not. May be
             changed later, for handshakes to come.
@@ -192,6 +197,7 @@ class Transceiver:
         max_wire_size: int = MAX_MESSAGE_SIZE,
         close_timeout: float = 10.0,
         shared: bool = False,
+        registry: SharedRegistry | None = None,
         handshake_events: bool = False,
         upload_store: str | None = None,
         server_control: Address | None = None,
@@ -271,6 +277,7 @@ class Transceiver:
             send_timeout=send_timeout,
             bounds=bounds,
             upload_store=check_store(upload_store),
+            sharing=registry,
         )
         self._handshake_events = handshake_events
         self._shared: Shared | None = None
@@ -296,6 +303,7 @@ class Transceiver:
         def ended() -> None:
             # It may be started again then; whoever asks meanwhile is told that it is not running.
             self._sets.clear()
+            self._registry.watcher = None
             self._shared = None
 
         # From here on whatever ends the process ends this: see greentx.transport.teardown.
@@ -307,6 +315,10 @@ class Transceiver:
         )
         try:
             self._shared = self._new_shared(context, handshake_events=self._handshake_events)
+            sharing = self._shared.sharing
+            if sharing is not None:
+                # Before any connection set, which asks it.
+                sharing.open(self._shared, partial(deliver, self._registry, self._sets), self.ping_timeout)
             if self._shared.options.handshake.origins is None:
                 log.debug("%s: origins is not set: a WebSocket may be opened by pages of any site", self.sender)
             sources: list[Any] = []
@@ -333,7 +345,7 @@ class Transceiver:
             # Last: its first command may be there at once, and finds everything in place.
             if control is not None:
                 control.start()
-            if self._shared.options.shared:
+            if self._shared.options.shared and sharing is None:
                 log.warning(SHARED_WARNING, self.sender)
             if self.connect_timeout is not None:
                 self.wait_ready(self.connect_timeout)
@@ -645,6 +657,8 @@ class Transceiver:
     def broadcast(self, message: str | bytes, group: str | None = None, exclude: Iterable[Sid] = ()) -> int:
         """Send one message to all live WebSockets, or to those of *group*, over all connection sets.
 
+        With *registry* to those of all processes that share it: each sends it to the ones that it let in.
+
         It is encoded once and goes out to 128 of them in a message; for those that agreed on compression it is
         compressed once for all with the same parameters. Blocks this greenlet while a pipe is full.
 
@@ -653,7 +667,8 @@ class Transceiver:
             exclude: Sids that do not get it.
 
         Returns:
-            How many it goes to: those that are open, without those that *slow_policy* has miss it.
+            How many it goes to: those that are open, without those that *slow_policy* has miss it. Those of other
+            processes do not count.
 
         Raises:
             SendTimeout: A pipe stayed full; all others have got the message.
@@ -673,9 +688,10 @@ class Transceiver:
         excluded = frozenset(exclude)
         if any(not isinstance(sid, tuple) for sid in excluded):
             raise TypeError(f"exclude holds sids, which are (sender, conn_id) each; not {exclude!r}")
-        placed = place_broadcast(self._registry, self._sets, payload, opcode, group, excluded)
-        elsewhere = [] if self._shared is None else [one.broadcast for one in self._shared.extensions]
-        reached = sum(broadcast(payload, opcode, group, excluded) for broadcast in elsewhere)
+        broadcast = Broadcast(payload, opcode, group, excluded)
+        placed = place_broadcast(self._registry, self._sets, broadcast)
+        extensions = [] if self._shared is None else self._shared.extensions[:]
+        reached = sum(extension.broadcast(broadcast) for extension in extensions)
         return reached + wait_for_all(placed)
 
     @property
@@ -694,6 +710,8 @@ class Transceiver:
         why = [text for text in (one["why"] for one in connections) if text]
         if self._ending is not None:
             why += [source.trouble for source in self._ending.sources if source.trouble]
+        if self._shared is not None and self._shared.sharing is not None and self._shared.sharing.trouble:
+            why.append(self._shared.sharing.trouble)
         added: dict[str, Any] = {}
         for extension in () if self._shared is None else self._shared.extensions:
             added |= extension.report()

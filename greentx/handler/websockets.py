@@ -20,6 +20,7 @@ from ..protocol.websocket.handshake import Accepted, Handshake, Refused
 from ..protocol.websocket.machine import DELIVER, MAX_CLOSE_REASON, NOTHING, PING_PAYLOAD, Machine, allowed_bits, pack
 from ..protocol.websocket.registry import OPEN, Entry, Registry, Sid
 from ..transport import Context, Placed, Writer
+from .elsewhere import Elsewhere
 from .established import Established
 from .openings import Openings
 from .relayed import Relayed
@@ -75,6 +76,7 @@ class WebSockets:
     Attributes:
         options, queued: As given.
         relayed: Those whose protocol another process runs.
+        elsewhere: Those that another process on the same handler entry let in.
         senders: The senders of WebSockets seen so far.
     """
 
@@ -120,6 +122,7 @@ class WebSockets:
             emit=emit,
         )
         self.relayed = Relayed(self._established, emit)
+        self.elsewhere = Elsewhere(context, self._established, self._openings, self._machine, registry, emit)
         # The same dict: the pinger walks through it for each round.
         self.senders = self._established.senders
 
@@ -229,6 +232,8 @@ class WebSockets:
     def gone(self, request: Request) -> bool:
         """The server's notice: this client has disconnected. Returns whether it was a WebSocket of ours."""
         sid = request.sid
+        if self.elsewhere.gone_before_news(sid):
+            return True
         # Both are asked: a number that was given away again may be known from its last client, too.
         was_opening = self._openings.forget(sid)
         was_over = self._established.has_gone(sid)
@@ -409,7 +414,11 @@ class WebSockets:
         Those whose protocol another process runs are let go, to go on elsewhere.
 
         From then on handshakes are refused, with 503. Blocks this greenlet while the pipe to the server is full.
+
+        Where other processes go on with them nothing happens here; see :mod:`greentx.handler.elsewhere`.
         """
+        if self.elsewhere.hand_over():
+            return
         # First of all nobody new, or the walk below would miss those that come while the pipe is full.
         self._openings.refuse_all()
         self.relayed.leave()
@@ -440,6 +449,7 @@ class WebSockets:
     def stop(self) -> None:
         """End the greenlets and timers; the connections themselves were ended by :meth:`close_all`."""
         self._openings.stop()
+        self.elsewhere.stop()
         self._established.stop()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..handler.transceiver import Transceiver
 from ..protocol.fields import shown
 from ..protocol.kinds import Kind
 from ..protocol.request import Request, parse_request
-from ..protocol.websocket.registry import Sid
+from ..protocol.websocket.sharing import Broadcast
 from .handed import HandedOn
 from .link import Link
 from .messages import REDELIVERED, Server, Welcome, check_number, number, parse_servers
@@ -234,9 +234,9 @@ class Answering(Extension):
             handed.connection_ended(request.conn_id)
         return False
 
-    def broadcast(self, payload: bytes, opcode: int, group: str | None, excluded: Collection[Sid]) -> int:
+    def broadcast(self, broadcast: Broadcast) -> int:
         """Have the API send a message to all that it has."""
-        return self.sockets.broadcast(payload, opcode, group, excluded)
+        return self.sockets.broadcast(broadcast)
 
     def settled(self, connection: Connection, request: Request) -> None:
         """Something was answered."""

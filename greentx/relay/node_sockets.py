@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from itertools import count
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..protocol.kinds import Kind
 from ..protocol.request import Request, parse_request
 from ..protocol.websocket.frames import CloseCode, Opcode, build_flags
 from ..protocol.websocket.handshake import Refused
-from ..protocol.websocket.registry import Sid
+from ..protocol.websocket.sharing import Broadcast
 from .link import Link
 from .node_socket import NodeSocket
 from .socket_messages import (
@@ -187,16 +186,18 @@ class NodeSockets:
 
     # -- what the Transceiver says -----------------------------------------------------------------------------------
 
-    def broadcast(self, payload: bytes, opcode: int, group: str | None, excluded: Collection[Sid]) -> int:
+    def broadcast(self, broadcast: Broadcast) -> int:
         """Have the API send a message to all that it has. Blocks this greenlet until it has."""
         if not self._link.in_session:
             return 0
         number = next(self._numbers)
+        excluded = broadcast.exclude
         sids = frozenset(sid for sid in excluded if len(sid) == 2 and all(isinstance(part, str) for part in sid))
         waiting: AsyncResult[int] = AsyncResult()
         self._casts[number] = waiting
         try:
-            self._link.tell(b"%b %d %d" % (CAST, number, opcode), Cast(group, sids, payload).build())
+            cast = Cast(broadcast.group, sids, broadcast.payload)
+            self._link.tell(b"%b %d %d" % (CAST, number, broadcast.opcode), cast.build())
             if gevent.getcurrent() is self._context.hub:
                 return 0  # which must not wait
             waiting.wait(self._shared.send_timeout)

@@ -20,6 +20,7 @@ from ..handler.shared import Shared
 from ..handler.transceiver import Transceiver
 from ..protocol.websocket.frames import MAX_CONTROL_PAYLOAD, Opcode
 from ..protocol.websocket.registry import Registry
+from ..protocol.websocket.sharing import Broadcast
 from ..transport import Placed
 from ..transport.writer import OUTBOX_LIMIT
 from .nodes import Nodes, NodeSession
@@ -194,14 +195,22 @@ class SocketSends:
             raise RemoteProtocolError(f"{flags} are not the flags of a broadcast")
         cast = parse_cast(payload)
         connections = self._transceiver.connections.values()
-        # Its places at once, and behind what this Node has sent before; the waits elsewhere.
-        placed = place_broadcast(self._registry, connections, cast.message, opcode, cast.group, cast.exclude)
-        self._group.spawn(self._count, session, number, placed)
-
-    def _count(self, session: NodeSession, number: int, placed: list[Placed]) -> None:
-        reached, why = 0, ""
+        broadcast = Broadcast(cast.message, opcode, cast.group, cast.exclude)
+        reached = 0
         try:
-            reached = wait_for_all(placed)
+            for extension in self._transceiver.shared().extensions:
+                reached += extension.broadcast(broadcast)
+            # Its places at once, and behind what this Node has sent before; the waits elsewhere.
+            placed = place_broadcast(self._registry, connections, broadcast)
+        except GreentxError as error:
+            self._nodes.send(session, b"%b %d 0" % (COUNT, number), str(error).encode())
+            return
+        self._group.spawn(self._count, session, number, placed, reached)
+
+    def _count(self, session: NodeSession, number: int, placed: list[Placed], reached: int) -> None:
+        why = ""
+        try:
+            reached += wait_for_all(placed)
         except GreentxError as error:
             why = str(error)
         self._nodes.send(session, b"%b %d %d" % (COUNT, number, reached), why.encode())
