@@ -15,7 +15,7 @@ FUZZ ?=
 SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help install mongrel2 chromium wrk demo test style types coverage chaos soak fuzz bench clean
+.PHONY: help install mongrel2 chromium wrk redis demo test style types coverage chaos soak fuzz bench clean
 
 help:
 	@echo 'make demo [PORT=8000]  run a chat behind a real mongrel2 (installs some 40 MB)'
@@ -57,6 +57,10 @@ chromium:
 wrk:
 	$(call need,wrk,wrk,WRK, (what needs it is left out))
 
+# Only tests need one here; an application's is elsewhere.
+redis:
+	$(call need,redis-server,redis-server,REDIS)
+
 demo: mongrel2
 	@venv=$(VENV); \
 	if ! { [ -e $(VENV)/.installed ] && $(BIN)/python -c 'import greentx' 2>/dev/null; }; then \
@@ -65,7 +69,7 @@ demo: mongrel2
 	fi; \
 	exec $$venv/bin/python examples/chat.py --port $(PORT)
 
-test: install mongrel2 chromium wrk
+test: install mongrel2 chromium wrk redis
 	@$(PYTEST) $(PYTEST_ARGS)
 
 style: install
@@ -75,7 +79,7 @@ style: install
 types: install
 	@$(BIN)/mypy
 
-coverage: install mongrel2 chromium wrk
+coverage: install mongrel2 chromium wrk redis
 	@$(PYTEST) --timeout 180 --cov --cov-report= $(PYTEST_ARGS)
 	@echo 'protocol/, of which 95 % of lines and branches are a must:'
 	@$(BIN)/coverage report --include='greentx/protocol/*' --fail-under=95

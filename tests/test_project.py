@@ -24,6 +24,7 @@ PAGES = {
         "CONTRIBUTING.rst",
         "CHANGES.rst",
         "docs/migration.rst",
+        "docs/redis.rst",
         "docs/security.rst",
         "benchmarks/README.rst",
     )
