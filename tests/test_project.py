@@ -25,6 +25,7 @@ PAGES = {
         "CHANGES.rst",
         "docs/migration.rst",
         "docs/redis.rst",
+        "docs/scaling.rst",
         "docs/security.rst",
         "benchmarks/README.rst",
     )
