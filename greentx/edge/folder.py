@@ -10,7 +10,7 @@ import secrets
 import shutil
 import tempfile
 
-__all__ = ["Folder", "remove_abandoned"]
+__all__ = ["Folder", "hold", "remove_abandoned"]
 
 # sun_path holds 107 bytes; the rest is for "/12345.send".
 _MAX_PATH = 95
@@ -59,6 +59,20 @@ class Folder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def hold(path: str) -> int:
+    """Keep the folder at *path* from being removed as abandoned, next to others that do; return a descriptor to close.
+
+    For folders that several programs share, under a name like ours. Raises ``OSError``.
+    """
+    lock = os.open(f"{path}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    except BaseException:  # raised again: a signal may strike while it waits
+        os.close(lock)
+        raise
+    return lock
 
 
 def _new_path() -> str:
