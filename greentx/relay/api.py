@@ -29,6 +29,7 @@ from ..transport.security import Access
 from .claims import StickyNames
 from .forwarded import Forwarded
 from .forwarding import Forwarding
+from .leaving import Leaving
 from .messages import check_annotation, topic_of
 from .nodes import Nodes
 from .plain import Plain
@@ -79,6 +80,7 @@ class Relay(Extension):
         nodes: The Nodes that are there.
         sticky: Which Node each browser connection belongs to.
         words: What the present lives of servers are called.
+        leaving: Which Node leaves when.
         forwarding, proofs, servers: What it works with; not for applications.
     """
 
@@ -129,6 +131,7 @@ class Relay(Extension):
             sessions=StickyNames(sticky),
         )
         self._send_timeout = send_timeout
+        self.leaving = Leaving(context, self.nodes)
         self.sockets = Sockets(transceiver, shared, self.nodes, self.sticky, self.forwarding.claiming, send_timeout)
         # Known to the Transceiver only from here on: what it calls needs all of the above.
         shared.extensions += [self, self.sockets]
@@ -388,6 +391,7 @@ class Relay(Extension):
             self._shared.extensions.remove(self)
         try:
             self._later.kill()
+            self.leaving.stop()
             self._turns.kill()
             self.proofs.stop()
             self.sockets.stop(linger)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from enum import Enum
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -38,9 +39,17 @@ from .returns import Returns
 from .sticky import Bound, Sticky
 from .waiting import Waiting
 
-__all__ = ["Forwarding"]
+__all__ = ["Forwarding", "New"]
 
 log = logging.getLogger("greentx.relay")
+
+
+class New(Enum):
+    """What becomes of new requests."""
+
+    GO_OUT = "they are given to whoever has room"
+    WAIT = "they wait"
+    ARE_REFUSED = "they are answered 503"
 
 
 class _Counts:
@@ -115,6 +124,7 @@ class Forwarding:
         self._retry = frozenset(retry)
         self._answered = answered
         self._prove = prove
+        self._new = New.GO_OUT
         self._last = 0
         self.claiming = Claiming(context, nodes, sessions, go_on=self.submit, refuse=self._refuse)
         self.queue = Waiting(context, nodes, send_timeout, hand=self.hand, refuse=self._refuse)
@@ -162,6 +172,11 @@ class Forwarding:
         bound = self._sticky.of(entry.connection).get(entry.conn_id)
         return bound is None or not (bound.open or bound.held)
 
+    def treat_new(self, what: New) -> None:
+        """From now on *what* becomes of new requests, and of those that wait; a relay that ends says so."""
+        self._new = what
+        self.queue.go_on()
+
     def event(self, connection: Connection, request: Request, message: bytes) -> None:
         """Send what no answer is due to: a piece of a body, a message of a JSON or XML socket."""
         bound = self._sticky.of(connection).get(request.conn_id)
@@ -188,6 +203,12 @@ class Forwarding:
         """Give a request to whoever is to have it; False where nobody can have it now."""
         bound = self._sticky.of(entry.connection).get(entry.conn_id)
         word = self._word(entry.connection)
+        # What is behind an open one of its connection goes where that is.
+        if self._new is not New.GO_OUT and not entry.refused and not (bound and (bound.open or bound.held)):
+            if self._new is New.WAIT:
+                return False
+            self._refuse(entry, 503)
+            return True
         # Whoever has its session has it, whatever connection it comes by: proxies mix those of many browsers.
         claimed = self.claiming.owner(entry.keys) if entry.keys else None
         if claimed is not None and word not in claimed.ready:
