@@ -138,9 +138,9 @@ def test_what_an_application_raises_is_its_own(folder, name, error):
         cli.load_application(name)
 
 
-def read(*words: str, **environ: str) -> argparse.Namespace:
-    """Return what the command makes of its words and of the environment."""
-    arguments = cli.build_parser().parse_args(["serve", *words])
+def read(*words: str, command: str = "serve", **environ: str) -> argparse.Namespace:
+    """Return what a command makes of its words and of the environment."""
+    arguments = cli.build_parser().parse_args([command, *words])
     arguments.fill_in(arguments, environ)
     return arguments
 
@@ -169,6 +169,10 @@ WRONG = [
     ("connect", "tcp://x", "listener 'tcp://x' is not of the form mongrel2://"),
     ("set", "limits.content_length", "limits.content_length is not NAME=VALUE, such as limits.content_length=1000000"),
     ("set", "Limits=1", "Limits=1 is not NAME=VALUE"),
+    ("workers", "0", "0 is not a whole number, or too small: the minimum is 1"),
+    ("worker_timeout", "0", "0 is not a whole number, or too small: the minimum is 1"),
+    ("max_requests", "-1", "-1 is not a whole number, or too small: the minimum is 0"),
+    ("retry", "GET,put", "put is not a method, such as GET or PUT"),
 ]
 
 
@@ -267,6 +271,13 @@ def test_each_option_has_a_variable():
         "control_allow": ("10.0.0.0/8 ::1", ["10.0.0.0/8", "::1"]),
         "curve_secret": ("secret", "secret"),
         "curve_allow": ("one two", ["one", "two"]),
+        "workers": ("3", 3),
+        "max_requests": ("1000", 1000),
+        "max_requests_jitter": ("50", 50),
+        "worker_timeout": ("10", 10),
+        "preload": ("yes", True),
+        "retry": ("GET,PUT", ["GET", "PUT"]),
+        "pid": ("/run/pid", "/run/pid"),
     }
     environ = {f"GREENTX_{name.upper()}": text for name, (text, _) in said.items()}
     arguments = vars(read(**environ))
@@ -277,6 +288,75 @@ def test_each_option_has_a_variable():
     assert set(arguments) - set(said) == {"connect", "front_end", "function", "fill_in"}
     assert read(GREENTX_FRONT_END=url).front_end == []
     assert not read("--no-reload", **environ).reload
+
+
+def test_the_relay_and_its_nodes_have_variables_as_well():
+    """Each option but those for the process that starts a relay."""
+    limits = {"max_queue_bytes": ("1000", 1000), "max_pending_bytes": ("1000", 1000), "upload_store": ("/x", "/x")}
+    common = {
+        **limits,
+        "env_file": (os.devnull, os.devnull),
+        "graceful_timeout": ("1.5", 1.5),
+        "log_level": ("debug", "debug"),
+        "control": (":0", ":0"),
+        "control_allow": ("10.0.0.0/8 ::1", ["10.0.0.0/8", "::1"]),
+        "curve_secret": ("secret", "secret"),
+        "curve_allow": ("one two", ["one", "two"]),
+    }
+    relay = {
+        **common,
+        "listen": ("*:9996", "*:9996"),
+        "push": ("*:9995", "*:9995"),
+        "pub": ("ipc:///run/pub", "ipc:///run/pub"),
+        "retry": ("GET,PUT", ["GET", "PUT"]),
+        "send_timeout": ("5", 5.0),
+        "bind": (":80", ":80"),
+        "certfile": ("cert", "cert"),
+        "keyfile": ("key", "key"),
+        "set": ("a=1", [("a", 1)]),
+        "origins": ("same", "same"),
+        "max_message_size": ("0", 0),
+        "ping_timeout": ("20", 20.0),
+    }
+    node = {
+        **common,
+        "app": ("a:b", "a:b"),
+        "app_dir": ("/srv", "/srv"),
+        "pool": ("5", 5),
+        "access_log": ("-", "-"),
+        "forwarded_allow_ips": ("10.0.0.0/8", "10.0.0.0/8"),
+        "relay": ("relay.example:9996", "relay.example:9996"),
+        "name": ("one", "one"),
+        "curve_relay": ("api.key", "api.key"),
+    }
+    hidden = {"connect", "until_eof", "notify_fd", "private_folder", "uid", "gid", "serves"}
+    for command, said, others in (("relay", relay, hidden), ("node", node, set())):
+        environ = {f"GREENTX_{name.upper()}": text for name, (text, _) in said.items()}
+        arguments = vars(read(command=command, **environ))
+        assert {name: arguments[name] for name in said} == {name: value for name, (_, value) in said.items()}
+        assert set(arguments) - set(said) - {"function", "fill_in"} == others
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value", "said"),
+    [
+        ("relay", "listen", "9996", "write"),
+        ("relay", "listen", "inproc://x", "use ipc:// or tcp://"),
+        ("relay", "push", "host:x", "'x'"),
+        ("relay", "send-timeout", "long", "long is not a number of seconds"),
+        ("node", "relay", "*:9996", "name the host to connect to"),
+        ("node", "relay", "host", "address 'host' has no port"),
+        ("node", "relay", "host:0", "port 0"),
+    ],
+)
+def test_an_address_of_a_relay_that_cannot_be_is_told(capsys, command, option, value, said):
+    """With the option, in one line."""
+    with pytest.raises(SystemExit) as caught:
+        read(f"--{option}", value, command=command)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error and f"--{option}" in error
+    assert error.count("\n") == 1
 
 
 def test_the_command_line_counts_more_than_the_environment_and_that_more_than_the_file(tmp_path):
@@ -407,6 +487,23 @@ def run(folder, *arguments: str) -> subprocess.CompletedProcess[str]:
         ),
         ("serve cli_app:app --bind :0 --keyfile x", 2, "greentx: --keyfile needs --certfile"),
         ("serve cli_app:app --shared", 2, "greentx: --shared: for an entry of another Mongrel2 (--connect)"),
+        (
+            "serve cli_app:app --reload --workers 2",
+            2,
+            "greentx: --reload and --workers exclude each other: send SIGHUP to replace the workers",
+        ),
+        (
+            "serve cli_app:app --workers 2 --connect mongrel2://x@y --shared",
+            2,
+            "greentx: --shared and --workers exclude each other",
+        ),
+        ("serve cli_app:app --max-requests 5", 2, "greentx: --max-requests needs --workers"),
+        ("serve cli_app:app --preload", 2, "greentx: --preload needs --workers"),
+        ("node --relay 127.0.0.1:9996", 2, "greentx: which application? Write greentx node MODULE:APP"),
+        ("node cli_app:app", 2, "greentx: which relay? Write --relay HOST:PORT, or set GREENTX_RELAY"),
+        ("node cli_nowhere:app --relay 127.0.0.1:9996", 2, "greentx: there is no module 'cli_nowhere', in "),
+        ("relay --connect mongrel2://x@y --set a=1", 2, "greentx: --set: for a mongrel2 of our own (--bind)"),
+        ("relay --keyfile x", 2, "greentx: --keyfile needs --certfile"),
         ("serve --bind :0", 2, "greentx: which application? Write greentx serve MODULE:APP, or set GREENTX_APP"),
         ("serve cli_app:app --bind 192.0.2.1:8000", 1, "greentx: 192.0.2.1:8000 cannot be bound: "),
         ("serve cli_app:app --bind 192.0.2.1:8000 --reload", 1, "greentx: 192.0.2.1:8000 cannot be bound: "),

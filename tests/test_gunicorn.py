@@ -9,7 +9,9 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
+from greentx.cli import build_parser
 from greentx.gunicorn import CONNECT_VARIABLE, Handler, Worker
+from greentx.gunicorn.plan import make_plan
 from greentx.gunicorn.settings import parse_settings
 from greentx.protocol.request import Request
 
@@ -89,33 +91,81 @@ def test_the_configuration_comes_before_the_environment(monkeypatch, capfd):
     worker.tmp.close()
 
 
-@pytest.mark.parametrize(
-    ("value", "meant"),
-    [
-        *((word, True) for word in ("1", "true", "yes", "on", "TRUE", "Yes", True, 1)),
-        *((word, False) for word in ("0", "false", "no", "off", "FALSE", "No", False, 0)),
-    ],
-)
-def test_a_flag_is_said_by_the_words_of_the_command_line(value, meant):
-    """In a variable and in the configuration file alike; numbers and truth values there, too."""
-    assert parse_settings({"relay": ("greentx_relay", value)}) == {"relay": meant}
+@pytest.mark.parametrize("value", ["relay.example:9996", "ipc:///run/relay", "10.0.0.5:9996"])
+def test_a_relay_elsewhere_is_said_by_its_address(value):
+    """Where its Nodes connect."""
+    assert parse_settings({"relay": ("greentx_relay", value)}) == {"relay": value}
 
 
-@pytest.mark.parametrize("value", ["perhaps", "nope", "2", 2, None, 1.5, ["no"]])
-def test_a_flag_that_is_neither_yes_nor_no_is_refused(value):
-    """The line names it, and says what to write."""
-    with pytest.raises(ValueError, match=r"greentx_relay is .*: use 1, true, yes, on, 0, false, no or off"):
+@pytest.mark.parametrize("value", [True, 1, "yes", "*:9996", "relay.example", "host:0"])
+def test_what_is_no_address_of_a_relay_is_refused(value):
+    """The line names the setting; "yes" was one before there was a relay of gunicorn's own."""
+    with pytest.raises(ValueError, match=r"greentx_relay is .*: .*(HOST:PORT|host:port|port|host)"):
         parse_settings({"relay": ("greentx_relay", value)})
 
 
-def test_an_entry_is_shared_or_behind_a_relay_not_both(monkeypatch, capfd):
-    """Where a relay keeps connections together nothing scatters."""
-    worker = make(monkeypatch, url="mongrel2://a@host", raw_env=["GREENTX_SHARED=1", "GREENTX_RELAY=1"])
-    with pytest.raises(SystemExit) as caught:
-        worker.init_process()
-    assert caught.value.code == Arbiter.WORKER_BOOT_ERROR
-    assert "GREENTX_SHARED and GREENTX_RELAY exclude each other" in capfd.readouterr().err
-    worker.tmp.close()
+def plan(**settings):
+    """Return what is to be done where a configuration says these."""
+    cfg = Config()
+    for name, value in settings.items():
+        cfg.set(name, value)
+    return make_plan(cfg)
+
+
+def test_what_the_relay_is_told(monkeypatch):
+    """All that belongs to WebSockets and to Mongrel2; workers have the bounds and the store, too."""
+    monkeypatch.delenv(CONNECT_VARIABLE, raising=False)
+    said = {
+        "CONNECT": "mongrel2://a@one mongrel2://b@two",
+        "ORIGINS": "same, none",
+        "MAX_MESSAGE_SIZE": "0",
+        "MAX_QUEUE_BYTES": "1000",
+        "MAX_PENDING_BYTES": "2000",
+        "PING_TIMEOUT": "0",
+        "RETRY": "GET, PUT",
+        "UPLOAD_STORE": "/x/XXXXXX",
+        "CONTROL": "127.0.0.1:9997",
+        "CONTROL_ALLOW": "10.0.0.0/8 ::1",
+    }
+    made = plan(raw_env=[f"GREENTX_{name}={value}" for name, value in said.items()])
+    assert list(made.words) == [
+        "--connect=mongrel2://a@one",
+        "--connect=mongrel2://b@two",
+        "--max-message-size=0",
+        "--origins=same,none",
+        "--ping-timeout=0",
+        "--retry=GET,PUT",
+        "--max-pending-bytes=2000",
+        "--max-queue-bytes=1000",
+        "--upload-store=/x/XXXXXX",
+        "--control=127.0.0.1:9997",
+        "--control-allow=10.0.0.0/8",
+        "--control-allow=::1",
+    ]
+    assert made.node == {
+        "max_queue_bytes": 1000,
+        "max_pending_bytes": 2000,
+        "upload_store": "/x/XXXXXX",
+        "rep_port": False,
+    }
+    # What they mean there is what was meant here.
+    arguments = build_parser().parse_args(["relay", *made.words])
+    arguments.fill_in(arguments, {})
+    assert arguments.retry == ["GET", "PUT"]
+    assert arguments.max_message_size == 0
+    assert (made.serves, made.relay) == ("mongrel2://a@one, mongrel2://b@two", "")
+
+
+def test_what_belongs_to_a_relay_elsewhere_is_not_said_here(monkeypatch):
+    """It would be without effect."""
+    monkeypatch.delenv(CONNECT_VARIABLE, raising=False)
+    relay = "GREENTX_RELAY=relay.example:9996"
+    made = plan(raw_env=[relay, "GREENTX_UPLOAD_STORE=/x/XXXXXX", "GREENTX_CONTROL=127.0.0.1:0"])
+    assert (made.relay, made.words) == ("relay.example:9996", ())
+    assert made.node == {"upload_store": "/x/XXXXXX", "rep_ip": "127.0.0.1", "rep_port": 0}
+    for name, value in (("CONNECT", "mongrel2://a@b"), ("ORIGINS", "same"), ("PING_TIMEOUT", "5"), ("RETRY", "GET")):
+        with pytest.raises(ValueError, match=f"GREENTX_{name} belongs to the relay at relay.example:9996"):
+            plan(raw_env=[relay, f"GREENTX_{name}={value}"])
 
 
 def test_true_is_no_number_of_seconds():

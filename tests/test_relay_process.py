@@ -221,6 +221,7 @@ def test_it_stays_for_the_next_arbiter(rig):
     first.note_for_next(environ)
     second = RelayProcess.of_arbiter_before(environ, program=[sys.executable, "-c", PROGRAM])
     assert second is not None
+    assert set(environ) == {"GUNICORN_PID"}
     assert not second.start([])
     first.end(20)
     assert rig.folder.has_relay()
@@ -232,7 +233,7 @@ def test_it_stays_for_the_next_arbiter(rig):
 @pytest.mark.parametrize("environ", [{}, {FOLDER_VARIABLE: "1:/tmp"}, {FOLDER_VARIABLE: "5:/tmp", "GUNICORN_PID": "6"}])
 def test_a_variable_that_came_another_way_is_ignored(environ):
     """A gunicorn that an application of another one starts has a relay of its own."""
-    assert RelayProcess.of_arbiter_before(environ) is None
+    assert RelayProcess.of_arbiter_before(dict(environ)) is None
 
 
 def test_a_folder_that_has_gone_is_not_found():
@@ -253,7 +254,7 @@ def test_workers_are_numbered(rig):
 
 
 def test_one_worker_ends_for_a_new_relay(rig):
-    """The others wait, and try it themselves only after a while, so that a relay that fails is not started ever anew."""
+    """The others wait, and may try it only after a while, so that a relay that fails is not started over and over."""
     other = RelayFolder(rig.folder.path)
     assert rig.folder.claim(60)
     assert not other.claim(60)

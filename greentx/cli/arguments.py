@@ -12,13 +12,17 @@ from urllib.parse import urlsplit
 from ..errors import BindError, GreentxError
 from ..protocol.proxies import TrustedProxies
 from ..protocol.websocket.origins import parse_origins
+from ..transport.endpoints import bind_endpoint, connect_endpoint
 
 __all__ = [
     "Failure",
     "address",
     "count",
+    "endpoint",
     "errors_as_one_line",
+    "methods",
     "origins",
+    "peer",
     "proxies",
     "seconds",
     "setting",
@@ -95,6 +99,26 @@ def address(text: str) -> str:
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise argparse.ArgumentTypeError(f"{text} can be read in two ways; write [{host}]:{port}")
     return text
+
+
+def endpoint(text: str) -> str:
+    """Return *text*, which has to be where ZeroMQ may bind: ``HOST:PORT``, ``*:PORT``, ``ipc://PATH``."""
+    return _checked(text, bind_endpoint)
+
+
+def peer(text: str) -> str:
+    """Return *text*, which has to be where ZeroMQ may connect: ``HOST:PORT``, ``ipc://PATH``."""
+    return _checked(text, connect_endpoint)
+
+
+def methods(text: str) -> list[str]:
+    """Read the methods of HTTP requests, with commas in between."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        # Mongrel2 knows no other, and none that were in small letters.
+        if not re.fullmatch(r"[A-Z]+", name):
+            raise argparse.ArgumentTypeError(f"{name} is not a method, such as GET or PUT")
+    return names
 
 
 def url(text: str) -> str:

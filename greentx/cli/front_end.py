@@ -5,10 +5,27 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["settings", "tls", "url"]
+from .arguments import Failure
+from .groups import DEFAULT_BIND
+
+__all__ = ["check", "settings", "tls", "url"]
 
 # What listens on every address of the machine.
 _EVERYWHERE = ("", "0.0.0.0", "::")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Fill in where it listens, and refuse what does not go together."""
+    if not arguments.connect and not arguments.bind:
+        arguments.bind = DEFAULT_BIND
+    own = {"--set": arguments.set, "--certfile": arguments.certfile, "--keyfile": arguments.keyfile}
+    given = [name for name, value in own.items() if value]
+    if arguments.connect and given:
+        raise Failure(
+            f"{', '.join(given)}: for a mongrel2 of our own (--bind); configure the one of --connect there", 2
+        )
+    if arguments.keyfile and not arguments.certfile:
+        raise Failure("--keyfile needs --certfile", 2)
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, int | str]:

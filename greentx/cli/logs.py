@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import sys
 
-__all__ = ["LEVELS", "keep_logging", "log_to_stderr"]
+__all__ = ["FORMAT", "LEVELS", "keep_logging", "log_to_stderr"]
 
 LEVELS = ("debug", "info", "warning", "error")
 
 _NAME = "greentx"
-_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+#: As all lines are written.
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def log_to_stderr(level: str) -> None:
     """Write what the package logs, from *level* on, once: also where the application sets up the root logger."""
     logger = logging.getLogger(_NAME)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(logging.Formatter(FORMAT))
     logger.addHandler(handler)
     logger.setLevel(level.upper())
     logger.propagate = False

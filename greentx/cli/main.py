@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ..version import __version__
-from . import keys, serve
+from . import keys, node, relay, serve
 from .arguments import Failure
 
 __all__ = ["build_parser", "main"]
@@ -35,12 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``greentx`` and of its commands, ``serve`` and ``keys``."""
+    """Return the parser of ``greentx`` and of its commands."""
     parser = _Parser(prog="greentx", description="Serve applications behind Mongrel2.")
     parser.add_argument("--version", action="version", version=f"greentx {__version__}")
     # Required: without a command argparse would go on with no function to call.
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     serve.add_parser(commands)
+    relay.add_parser(commands)
+    node.add_parser(commands)
     keys.add_parser(commands)
     return parser
 

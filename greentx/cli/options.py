@@ -14,7 +14,7 @@ from typing import Any
 from ..flags import FLAGS
 from .arguments import Failure
 
-__all__ = ["Options", "read_env_file"]
+__all__ = ["Group", "Options", "read_env_file"]
 
 _PREFIX = "GREENTX_"
 
@@ -39,9 +39,9 @@ class Options:
         self._exclusive = exclusive
         self._options: list[_Option] = []
 
-    def group(self, title: str) -> _Group:
+    def group(self, title: str) -> Group:
         """Return what adds options that stand under *title* in the help."""
-        return _Group(self, self._parser.add_argument_group(title))
+        return Group(self, self._parser.add_argument_group(title))
 
     def added(self, option: _Option) -> None:
         """*option* was added to the parser."""
@@ -108,7 +108,9 @@ class _Option:
         return value
 
 
-class _Group:
+class Group:
+    """A title of the help, and the options that stand under it; made by :meth:`Options.group`."""
+
     def __init__(self, options: Options, group: Any) -> None:
         self._options = options
         self._group = group

@@ -5,22 +5,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import gevent
 
-from ..protocol.websocket.origins import parse_origins
-from . import front_end
 from .arguments import Failure, errors_as_one_line
 from .loading import MISSING, file_state, files_of, load_application, source_files
 from .logs import keep_logging
 from .signals import Ended, Signals, ending_at_once
 
-__all__ = ["EXIT_RELOAD", "Worker"]
+__all__ = ["EXIT_RELOAD", "Site", "Worker"]
 
 log = logging.getLogger("greentx.cli")
 
@@ -32,24 +29,35 @@ EXIT_RELOAD = 213
 # (mounted from a host, say) send none.
 _WATCH_SECONDS = 0.25
 
-# Options that are arguments of a WSGIServer by the same name, where something was said; those for which 0 means none.
-_ARGUMENTS = ("max_message_size", "max_queue_bytes", "max_pending_bytes", "ping_timeout", "upload_store")
-_NONE_BY_ZERO = ("max_message_size", "ping_timeout")
+
+class Site(Protocol):
+    """Where an application is served."""
+
+    def make(self, application: Callable[..., Any], access_log: IO[str] | None) -> Any:
+        """Return a ``WSGIServer`` that was not started. Raises ``ValueError`` for a wrong argument."""
+
+    def start(self, server: Any) -> None:
+        """Start it; it is stopped again where that fails."""
+
+    def where(self, server: Any) -> str:
+        """Return where it serves, for the log."""
 
 
 class Worker:
     """Runs the application.
 
     Args:
-        arguments: Those of ``greentx serve``. ``front_end`` in them: another process owns the front end, and starts the
-            next worker when a file has changed.
+        arguments: Those of ``greentx serve`` or ``greentx node``.
+        site: Where it is served.
+        watches: Whether it ends when a file has changed, since another process starts the next one then.
     """
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(self, arguments: argparse.Namespace, site: Site, *, watches: bool = False) -> None:
         self.arguments = arguments
+        self.site = site
         self.signals = Signals()
         self.reload = False
-        self._watches = bool(arguments.front_end)
+        self._watches = watches
         self._watcher: Any = None
         self._also_watched: frozenset[str] = frozenset()
         # Settings were read just now; modules are looked at once they are imported.
@@ -116,9 +124,9 @@ class Worker:
         with contextlib.ExitStack() as stack:
             with errors_as_one_line():
                 access_log = stack.enter_context(_open_log(arguments.access_log))
-                server = _make_server(arguments, application, access_log)
-                _start(server, arguments)
-            log.info("serving %s %s", arguments.app, _where(server))
+                server = self.site.make(application, access_log)
+                self.site.start(server)
+            log.info("serving %s %s", arguments.app, self.site.where(server))
             if server.transceiver.rep_port is not None:
                 log.info("control socket on port %d", server.transceiver.rep_port)
             try:
@@ -169,51 +177,3 @@ def _open_log(name: str | None) -> Iterator[IO[str] | None]:
     # A line at a time, as people read access logs while they grow.
     with open(name, "a", buffering=1, encoding="utf-8") as file:
         yield file
-
-
-def _make_server(arguments: argparse.Namespace, application: Any, access_log: IO[str] | None) -> Any:
-    from ..wsgi import WSGIServer
-    from ..wsgi.listeners import control_options, parse_url
-
-    urls = arguments.front_end or arguments.connect
-    # All of them before anything starts: a typing error in the last one must not show as a half-started server.
-    for url in urls:
-        parse_url(url)
-    options: dict[str, Any] = {"spawn": "default" if arguments.pool is None else arguments.pool}
-    for name in _ARGUMENTS:
-        value = getattr(arguments, name)
-        if value is not None:
-            options[name] = None if value == 0 and name in _NONE_BY_ZERO else value
-    options["control"] = control_options(
-        arguments.control, arguments.control_allow, arguments.curve_secret, arguments.curve_allow
-    )
-    if arguments.origins is not None:
-        options["origins"] = parse_origins(arguments.origins)
-    options["trusted_proxies"] = arguments.forwarded_allow_ips
-    if arguments.forwarded_allow_ips is None:
-        # The variable and the default of gunicorn and uvicorn.
-        options["trusted_proxies"] = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1,::1")
-    if arguments.shared:
-        options |= {"shared": True, "environ": {"wsgi.multiprocess": True}}
-    listener = urls[0] if urls else arguments.bind
-    if not urls:
-        options |= front_end.tls(arguments) | {"mongrel2_settings": front_end.settings(arguments)}
-    return WSGIServer(listener, application, log=access_log, error_log=sys.stderr, **options)
-
-
-def _start(server: Any, arguments: argparse.Namespace) -> None:
-    from ..wsgi.listeners import parse_url
-
-    server.start()
-    try:
-        for url in (arguments.front_end or arguments.connect)[1:]:
-            parse_url(url).add_to(server.transceiver)
-    except BaseException:  # raised again: the started server is nobody else's to stop
-        server.stop(0)
-        raise
-
-
-def _where(server: Any) -> str:
-    if server.listener.owns_front_end:
-        return f"on {front_end.url(server.address, tls=server.ssl_enabled)}"
-    return "over " + ", ".join(connection.pull_endpoint for connection in server.transceiver.connections.values())

@@ -15,14 +15,14 @@ settings are, by a name in gunicorn's configuration file or by a variable of the
 ``greentx_max_pending_bytes`` the same for all
 ``greentx_ping_timeout``      seconds between two pings of a WebSocket; 0 sends no pings
 ``greentx_upload_store``      Mongrel2's ``upload.temp_store``, as the workers see it
-``greentx_control``           ``HOST:PORT`` that a control socket binds; without it there is none. With several workers
-                              the port is 0: any free one for each
+``greentx_control``           ``HOST:PORT`` that a control socket binds, the relay's; without it there is none. With a
+                              relay elsewhere it is each worker's, so that several of them need port 0, any free one
 ``greentx_control_allow``     networks that it answers to, in a list or with spaces in between
 ``greentx_curve_secret``      a file with its CURVE keys
 ``greentx_curve_allow``       a folder, or files, of the keys that it answers to; with ``greentx_curve_secret``
-``greentx_relay``             1, true, yes or on: a relay in front keeps each connection with one worker; 0, false, no
-                              or off: there is none
-``greentx_shared``            the same words: other programs serve the same handler entry, as a second gunicorn does
+``greentx_retry``             which requests go to another worker where one died over them: a list of methods, or a
+                              text with commas or spaces in between (GET, HEAD, OPTIONS)
+``greentx_relay``             ``HOST:PORT`` of a relay elsewhere, as ``greentx relay`` is one: then none is started
 ============================  ==================================================================================
 
 Each is ``GREENTX_...`` in the environment, or in gunicorn's ``--env``, which comes first. A name that is not in the
@@ -35,15 +35,29 @@ gunicorn's ``forwarded_allow_ips`` and ``secure_scheme_headers`` say which proxi
 gunicorn binds a socket of its own as well; say ``--bind 127.0.0.1:0``. It refuses all connections, since no worker
 would serve them.
 
-With several workers, or with ``greentx_shared``, Mongrel2 hands its messages out in turn, notices too. So nothing waits
-for what another worker may get (see ``shared`` of a :class:`~greentx.Transceiver`), and what would scatter is refused.
-A request for a WebSocket gets a 503, also while gunicorn runs more workers than it was configured for (SIGTTIN; those
-that are open already are not kept together). A streamed body (``upload.stream``) gets a 413. Requests that a client
-pipelines scatter, too. Nothing can put the answers of two processes in order, and answers that go out in several
-messages are mixed into each other, byte for byte. A warning says so at the start.
+The relay
+=========
 
-A worker that ends answers what it has received. So that Mongrel2 hands it nothing in the moment in which it leaves, it
-stops itself and the other workers for some milliseconds then, by the signal SIGURG.
+Mongrel2 deals its messages to all processes that are connected, in turn. So one process is connected, the relay, and
+the workers, also a single one, are its Nodes (:mod:`greentx.relay`)::
+
+    Mongrel2 --> relay --> worker, worker, worker --> Mongrel2
+
+The arbiter starts it, with the settings of that time, and it is the same as long as gunicorn runs, through SIGHUP and
+SIGUSR2. It loads no application. All of one browser connection goes to one worker. The relay keeps WebSockets: a worker
+may end, and they go on in another one, whose application is called with ``environ["greentx.adopted"]``.
+
+* SIGHUP, SIGTTOU, ``max_requests``: a worker goes on to serve until the one is there that takes its place; then it
+  leaves, one after the other. Requests that nobody can be given wait, for 30 s.
+* A worker that dies, or is killed as it was silent for ``timeout``: another one gets its requests of methods in
+  ``greentx_retry``, the others get a 502.
+* The relay's process dies: one worker ends by itself, since the arbiter starts the relay anew before it makes the next
+  worker; at once the first time, else each 5 s. Its WebSockets are lost. A relay that cannot start at all ends gunicorn
+  with exit code 3.
+* SIGTERM: WebSockets are closed (1001), the workers finish, then the relay ends. It does so too when the arbiter is
+  killed.
+
+Changed settings of the relay count when gunicorn is started the next time; a WARNING says so at a SIGHUP.
 """
 
 from __future__ import annotations

@@ -6,13 +6,14 @@
                whatever way they went
 ``relay``      locked by the relay's process from before it runs to its end; a line each time that it was ready
 ``workers``    a byte for each worker that was ever made
+``failed``     is there once a worker has failed to start, and has said why
 ``claim``      when a worker ended last so that a new relay is started
 ``owner``      locked (shared) by all but the workers: a folder that nobody has is removed by the next program that
                makes one
 =============  =======================================================================================================
 
-The locks are those of flock(2): they belong to an open file, go with the last process that has it, and a program that is
-started inherits them.
+The locks are those of flock(2): they belong to an open file, go with the last process that has it, and a program that
+is started inherits them.
 """
 
 from __future__ import annotations
@@ -95,7 +96,10 @@ class RelayFolder:
 
     def has_arbiters(self) -> bool:
         """Return whether any process is one."""
-        reader = self.arbiters()
+        try:
+            reader = self.arbiters()
+        except FileNotFoundError:
+            return False  # the relay has removed the folder
         try:
             return os.read(reader, 1) != b""
         except BlockingIOError:
@@ -150,6 +154,20 @@ class RelayFolder:
         with contextlib.suppress(FileNotFoundError):
             return os.path.getsize(f"{self.path}/workers")
         return 0
+
+    def is_first_to_fail(self) -> bool:
+        """Return whether no worker before this one has failed to start, so that it is the one to say why."""
+        try:
+            os.close(os.open(f"{self.path}/failed", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except OSError:
+            return False
+        return True
+
+    def made_lately(self, seconds: float) -> bool:
+        """Return whether a worker was made in the last so many *seconds*."""
+        with contextlib.suppress(FileNotFoundError):
+            return time.time() - os.path.getmtime(f"{self.path}/workers") < seconds
+        return False
 
     def claim(self, seconds: float) -> bool:
         """Return whether this worker is the one that ends for a new relay: nobody else was for so many *seconds*."""

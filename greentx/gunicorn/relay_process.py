@@ -12,19 +12,25 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 from gevent import monkey
 
 from .folder import RelayFolder
 
-__all__ = ["FOLDER_VARIABLE", "RelayProcess"]
+__all__ = ["FOLDER_VARIABLE", "PROGRAM", "RelayProcess"]
 
 #: Tells the next arbiter (SIGUSR2) of the folder, behind the process id of the one before.
 FOLDER_VARIABLE = "_GREENTX_RELAY_FOLDER"
 
+#: What runs a relay.
+PROGRAM = (sys.executable, "-m", "greentx", "relay")
+
 _LOOK_SECONDS = 0.02
+
+# What this program is told by variables.
+_OURS = ("GREENTX_", "_GREENTX_")
 
 # Not gevent's, where a configuration file has patched the arbiter: no hub is to run in it, and gevent would have the
 # children reaped that gunicorn waits for.
@@ -44,9 +50,7 @@ class RelayProcess:
         words: Those that it was started with last, by this arbiter.
     """
 
-    def __init__(
-        self, folder: RelayFolder, program: Sequence[str] = (sys.executable, "-m", "greentx", "relay")
-    ) -> None:
+    def __init__(self, folder: RelayFolder, program: Sequence[str] = PROGRAM) -> None:
         self.folder = folder
         self.words: list[str] | None = None
         self._program = list(program)
@@ -54,16 +58,24 @@ class RelayProcess:
         self._joined: int | None = folder.join()
 
     @classmethod
-    def of_arbiter_before(cls, environ: Mapping[str, str], **options: Any) -> RelayProcess | None:
-        """Return that of the arbiter whose place we are about to take (SIGUSR2); ``None`` where there is none."""
-        pid, _, path = environ.get(FOLDER_VARIABLE, "").partition(":")
-        # An application that runs a gunicorn of its own may hand the variable on to it.
+    def of_arbiter_before(cls, environ: MutableMapping[str, str], **options: Any) -> RelayProcess | None:
+        """Return that of the arbiter whose place we are about to take (SIGUSR2); ``None`` where there is none.
+
+        *environ* is ours; what told us is removed from it.
+        """
+        # An application that runs a gunicorn of its own would hand it on to that.
+        pid, _, path = environ.pop(FOLDER_VARIABLE, "").partition(":")
         if not path or pid != environ.get("GUNICORN_PID"):
             return None
         try:
             return cls(RelayFolder(path), **options)
         except OSError:
             return None  # it has ended meanwhile
+
+    @property
+    def left(self) -> bool:
+        """Whether this process does not want it any more."""
+        return self._joined is None
 
     def note_for_next(self, environ: dict[str, str]) -> None:
         """Write into *environ*, which the next arbiter is started with, where to find it."""
@@ -94,9 +106,7 @@ class RelayProcess:
                 command = [*self._program, *words, "--until-eof", "--notify-fd", str(lock)]
                 command += ["--private-folder", self.folder.path]
                 # What this program was told by variables is in the words, or was said otherwise elsewhere.
-                environ = {
-                    name: one for name, one in os.environ.items() if not name.startswith(("GREENTX_", "_GREENTX"))
-                }
+                environ = {name: one for name, one in os.environ.items() if not name.startswith(_OURS)}
                 # A session of its own: Ctrl-C is for the arbiter, since the workers end first.
                 self._pid = _posix_spawn(command[0], command, environ, file_actions=actions, setsid=True)
             finally:
@@ -107,7 +117,7 @@ class RelayProcess:
         return True
 
     def leave(self) -> None:
-        """This arbiter is about to end, or this is a worker of it: the relay need not be there for us. Twice is once."""
+        """This arbiter is about to end, or this is a worker: the relay need not be there for us. Twice is once."""
         joined, self._joined = self._joined, None
         if joined is not None:
             os.close(joined)
@@ -115,9 +125,6 @@ class RelayProcess:
     def end(self, seconds: float) -> None:
         """Leave; where no other arbiter is there, wait until it has ended, and kill it after *seconds*."""
         self.leave()
-        if not os.path.isdir(self.folder.path):
-            self.folder.close()
-            return
         if self.folder.has_arbiters():
             self.folder.close()
             return

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
-from ..flags import FLAGS
 from ..protocol.websocket.origins import parse_origins
+from ..transport.endpoints import connect_endpoint
 
-__all__ = ["ARGUMENTS", "CONNECT_VARIABLE", "find_settings", "parse_settings"]
+__all__ = ["CONNECT_VARIABLE", "find_settings", "parse_settings"]
 
 #: Where the URLs are looked for, in the environment.
 CONNECT_VARIABLE = "GREENTX_CONNECT"
@@ -47,12 +47,15 @@ def _seconds_or_none(value: Any) -> float | None:
     return seconds or None
 
 
-def _flag(value: Any) -> bool:
-    word = str(value).lower() if isinstance(value, (str, int)) else ""
-    if word not in FLAGS:
-        *others, last = FLAGS
-        raise ValueError(f"use {', '.join(others)} or {last}")
-    return FLAGS[word]
+def _names(value: Any) -> list[str]:
+    return value.replace(",", " ").split() if isinstance(value, str) else [str(one) for one in value]
+
+
+def _relay(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("use HOST:PORT of a relay elsewhere; without it gunicorn starts one")
+    connect_endpoint(value)
+    return value
 
 
 def _origins(value: Any) -> list[str | None] | None:
@@ -78,13 +81,10 @@ _SETTINGS: dict[str, Callable[[Any], Any]] = {
     "mongrel2_settings": _mongrel2s,
     "origins": _origins,
     "ping_timeout": _seconds_or_none,
-    "relay": _flag,
-    "shared": _flag,
+    "relay": _relay,
+    "retry": _names,
     "upload_store": str,
 }
-
-#: Those that are arguments of a WSGIServer, under the same names.
-ARGUMENTS = ("max_message_size", "max_pending_bytes", "max_queue_bytes", "origins", "ping_timeout", "upload_store")
 
 
 def find_settings(cfg: Any) -> dict[str, tuple[str, Any]]:
@@ -105,7 +105,7 @@ def find_settings(cfg: Any) -> dict[str, tuple[str, Any]]:
             # Variables of the environment may be for other programs.
             elif source is not os.environ:
                 meant = get_close_matches(key, _SETTINGS, 1)
-                hint = f"did you mean {prefix}{_cased(meant[0], prefix)}?" if meant else f"there are {_names(prefix)}"
+                hint = f"did you mean {prefix}{_cased(meant[0], prefix)}?" if meant else f"there are {_listed(prefix)}"
                 raise ValueError(f"{name} is not a setting: {hint}")
     return found
 
@@ -114,7 +114,7 @@ def _cased(name: str, prefix: str) -> str:
     return name.upper() if prefix.isupper() else name
 
 
-def _names(prefix: str) -> str:
+def _listed(prefix: str) -> str:
     return ", ".join(prefix + _cased(name, prefix) for name in _SETTINGS)
 
 
@@ -134,7 +134,4 @@ def parse_settings(found: dict[str, tuple[str, Any]]) -> dict[str, Any]:
                 values[key] = _SETTINGS[key](value)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name} is {value!r}: {error}") from error
-    if values.get("shared") and values.get("relay"):
-        shared, relay = (found[key][0] for key in ("shared", "relay"))
-        raise ValueError(f"{shared} and {relay} exclude each other: a relay serves the entry of Mongrel2 by itself")
     return values

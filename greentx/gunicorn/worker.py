@@ -4,52 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
 import gevent
 from gevent.event import Event
-from gunicorn.arbiter import Arbiter
+from gunicorn.arbiter import Arbiter as GunicornArbiter
 from gunicorn.workers.ggevent import GeventWorker
 
 from ..errors import GreentxError
-from ..handler.transceiver import SHARED_WARNING, Transceiver
-from ..protocol.flow import Hearing
+from ..relay import Node
+from ..relay.leaving import LeaveRequest
 from ..version import __version__
-from ..wsgi import TrustedProxies, WSGIHandler, WSGIServer
-from ..wsgi.listeners import control_options, parse_url
-from ..wsgi.standstill import Standstill
-from ..wsgi.upgrade import SCATTERED
-from .settings import ARGUMENTS, CONNECT_VARIABLE, find_settings, parse_settings
-from .siblings import Siblings, Successor
+from ..wsgi import WSGIHandler, WSGIServer
+from ..wsgi.listeners import SEND_TIMEOUT
+from .arbiter import Arbiter
+from .plan import Plan, make_plan
 
 __all__ = ["Handler", "Worker"]
 
-_SHARED = (
-    "greentx: %s share one handler entry of Mongrel2: WebSockets need one worker, and answers to pipelined "
-    "requests may be out of order or mixed into each other, as Mongrel2 hands messages out in turn"
-)
-
 _NOTIFY_SECONDS = 1.0
 
-# How often a worker that ends looks for the one that takes its place, and how much of graceful_timeout it keeps.
-_SUCCESSOR_SECONDS = 0.02
+# Between two new relays. The first one that died is replaced at once.
+_CLAIM_SECONDS = 5.0
+
+# So much of graceful_timeout is kept for the end, however long nobody comes in our place.
 _LAST_SECONDS = 5.0
 
-# How long it may take from the fork of a worker until the worker has locked its byte.
-_FORK_SECONDS = 1.0
+# A worker that is made when we are told to leave comes in our place.
+_MADE_SECONDS = 5.0
 
-# A new worker that has heard of no credits for so long takes it that there are none.
-_UNSURE_SECONDS = 5.0
-
-# Made in the arbiter, and inherited.
-_siblings: Siblings | None = None
+# In the arbiter, and inherited.
+_arbiter: Arbiter | None = None
 
 
 class _Response:
@@ -93,79 +83,64 @@ class _Server(WSGIServer):
         super().__init__(*args, **options)
         self.worker = worker
         self.log = worker.log
-        self.websockets_refused = worker.why_no_websockets
 
 
 class Worker(GeventWorker):
-    """Serves what Mongrel2 hands out until gunicorn tells it to quit, or ``max_requests`` were answered."""
+    """A Node of the relay, until gunicorn tells it to quit, or ``max_requests`` were answered."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._graceful_timeout = float(self.cfg.graceful_timeout)
-        self._settings: dict[str, Any] = {}
-        self._control: dict[str, Any] | None = None
-        self._unsure_until = 0.0
         # In the arbiter, before the worker is there.
         _refuse_connections(self.sockets)
-        self._number = 0 if _siblings is None else _siblings.next_number()
-
-    @classmethod
-    def setup(cls) -> None:
-        """Prepare what all workers share; gunicorn calls it in the arbiter, before it starts the first one."""
-        global _siblings
-        # Before the fork, so that all workers have the same file.
-        if _siblings is None:
-            before = os.environ.get("GUNICORN_PID", "")
-            _siblings = Siblings(int(before) if before.isdecimal() else None)
+        self._fault = ""
+        self._number = 0
+        self._graceful_timeout = 0.0
+        try:
+            # The command `greentx serve` has made one.
+            self._plan: Plan = getattr(self.app, "plan", None) or make_plan(self.cfg)
+        except ValueError as error:
+            self._fault = str(error)
+            return
+        if not self._plan.relay:
+            self._number = _arbiter_for(self._plan, self.cfg).make_worker(self._plan, self.cfg, self.log)
 
     def init_process(self) -> None:
         """Check what was set, so that gunicorn does not start workers forever; then go on as its own worker does."""
+        if _arbiter is not None:
+            _arbiter.in_worker()
         # With reuse_port each worker has a socket of its own.
         _refuse_connections(self.sockets)
-        if _siblings is not None:
-            _siblings.start(self._number)
-        try:
-            self._settings = self._read_settings()
-        except ValueError as error:
-            self.log.error("greentx: %s", error)
-            # With any other exit code gunicorn would start the next worker, which fails as well, forever.
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        if self._fault:
+            self._fail(self._fault)
+        self._graceful_timeout = self._plan.seconds_to_end(self.cfg)
         # Signals are handled from there on, while the application is imported.
         self._woken = Event()
         super().init_process()
 
-    def _read_settings(self) -> dict[str, Any]:
-        """Return the settings; raises ``ValueError``, which names one, where it is wrong or missing."""
-        settings = parse_settings(find_settings(self.cfg))
-        if not settings.get("connect"):
-            raise ValueError(f"{CONNECT_VARIABLE} is not set: mongrel2://SENDER@HOST?pull=9999&pub=9998")
-        for url in settings["connect"]:
-            parse_url(url)
-        self._control = control_options(
-            settings.get("control", ""),
-            settings.get("control_allow", ()),
-            settings.get("curve_secret", ""),
-            settings.get("curve_allow", ()),
-        )
-        return settings
+    def load_wsgi(self) -> None:
+        """Import the application. Where that fails the first worker says why, and the others just end."""
+        try:
+            super().load_wsgi()
+        except Exception:  # raised again, by whoever is the first
+            if _arbiter is None or _arbiter.folder.is_first_to_fail():
+                raise
+            sys.exit(GunicornArbiter.WORKER_BOOT_ERROR)
 
-    def init_signals(self) -> None:
-        """As gunicorn's own worker; and stand still for a moment where another worker asks for it."""
-        super().init_signals()
-        signal.signal(signal.SIGURG, _stand_still)
-        signal.siginterrupt(signal.SIGURG, False)
+    def _fail(self, why: str) -> None:
+        self.log.error("greentx: %s", why)
+        # With any other exit code gunicorn would start the next worker, which fails as well, forever.
+        sys.exit(GunicornArbiter.WORKER_BOOT_ERROR)
 
     def run(self) -> None:
-        """Connect, serve, and end gracefully; gunicorn calls it in the worker's process."""
+        """Serve, and end in order; gunicorn calls it in the worker's process."""
         try:
             server = self._start()
         except (GreentxError, ValueError) as error:
-            self.log.error("greentx: %s", error)
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+            self._fail(str(error))
         try:
             while self.alive:
                 self.notify()
-                self._listen_to_siblings(server.transceiver)
+                self._look_for_relay()
                 # gunicorn kills a worker that does not notify it within its own timeout.
                 self._woken.wait(_NOTIFY_SECONDS)
         finally:
@@ -177,86 +152,51 @@ class Worker(GeventWorker):
         # Equal, not above: further ones that are answered meanwhile must not say it again.
         if self.nr == self.max_requests:
             self.log.info("Autorestarting worker after current request.")
-            gevent.spawn(self._leave_in_turn)
-
-    def why_no_websockets(self) -> str:
-        """Return why requests for a WebSocket are refused; ``""`` where they are not, as now."""
-        assert _siblings is not None
-        # More may run than were configured: where one is replaced, or added by a signal.
-        return SCATTERED if not self._behind_relay and (self._shared or _siblings.serve()) else ""
-
-    @property
-    def _behind_relay(self) -> bool:
-        return bool(self._settings.get("relay"))
-
-    @property
-    def _shared(self) -> bool:
-        """Others serve the same handler entry by configuration: workers of this gunicorn, or other programs."""
-        return not self._behind_relay and (self.cfg.workers > 1 or bool(self._settings.get("shared")))
-
-    def _leave_in_turn(self) -> None:
-        """Leave where others go on to pull: what is answered last depends on notices that somebody pulls."""
-        assert _siblings is not None
-        until = time.monotonic() + self._graceful_timeout
-        in_turn = self.cfg.workers > 1 and not self._behind_relay
-        while self.alive and in_turn and not _siblings.may_leave() and time.monotonic() < until:
-            gevent.sleep(_SUCCESSOR_SECONDS)
-        self._leave()
+            self._leave()
 
     def _leave(self) -> None:
         self.alive = False
         self._woken.set()
 
     def _start(self) -> WSGIServer:
-        """Return a server that serves, or that waits for Mongrel2."""
-        assert _siblings is not None
-        server = self._make_server()
+        """Return a server that serves, or that waits for its relay."""
+        plan = self._plan
         self._set_up_logging()
-        _siblings.join(self._number)
-        self._unsure_until = time.monotonic() + _UNSURE_SECONDS
-        # Locked before the first request: a WebSocket may be the first.
-        server.start()
-        transceiver = server.transceiver
-        assert transceiver is not None
-        for url in self._settings["connect"][1:]:
-            parse_url(url).add_to(transceiver)
-        self._listen_to_siblings(transceiver)
-        gevent.spawn(self._await_requests, transceiver)
-        self._log_start(transceiver)
-        return server
-
-    def _make_server(self) -> _Server:
-        arguments = {name: self._settings[name] for name in ARGUMENTS if name in self._settings}
-        return _Server(
+        address = plan.relay
+        if not address:
+            assert _arbiter is not None
+            address = _arbiter.folder.endpoint
+        self._node = Node(
+            address,
+            name=f"worker-{self._number}" if self._number else None,
+            capacity=self.worker_connections,
+            send_timeout=SEND_TIMEOUT,
+            **plan.node,
+        )
+        server = _Server(
             self,
-            self._settings["connect"][0],
+            self._node,
             self.wsgi,
             spawn=self.worker_connections,
             # The access log is gunicorn's, written by Handler.log_request in its format.
             log=None,
             error_log=self.log.error_log,
-            environ={"wsgi.multiprocess": self.cfg.workers > 1 or self._shared},
-            control=self._control,
-            trusted_proxies=TrustedProxies(self.cfg.forwarded_allow_ips, self.cfg.secure_scheme_headers),
-            shared=self._shared,
-            **arguments,
+            environ={"wsgi.multiprocess": self.cfg.workers > 1 or bool(plan.relay)},
+            **plan.server,
         )
+        server.start()
+        assert self._node.link is not None
+        self._leave_request = LeaveRequest(self._node.link)
+        gevent.spawn(self._await_relay)
+        return server
 
-    def _await_requests(self, transceiver: Transceiver) -> None:
-        assert _siblings is not None
+    def _await_relay(self) -> None:
         with contextlib.suppress(GreentxError):  # it was stopped meanwhile
-            transceiver.wait_ready()
+            self._node.wait_ready()
             if self.alive:
-                _siblings.ready(self._number)
-
-    def _log_start(self, transceiver: Transceiver) -> None:
-        # By the first worker, for all.
-        if self._shared and self.age == 1:
-            others = self._settings.get("shared")
-            self.log.warning(_SHARED, "gunicorn and other programs" if others else f"{self.cfg.workers} workers")
-        self.log.info("greentx %s serves %s", __version__, ", ".join(self._settings["connect"]))
-        if transceiver.rep_port is not None:
-            self.log.info("control socket on port %d", transceiver.rep_port)
+                self.log.info("greentx %s serves %s", __version__, self._plan.serves)
+                if self._node.rep_port is not None:
+                    self.log.info("control socket on port %d", self._node.rep_port)
 
     def _set_up_logging(self) -> None:
         """Have gunicorn's error log get what greentx says, unless the application has set up logging itself."""
@@ -264,51 +204,53 @@ class Worker(GeventWorker):
         if not logger.hasHandlers():
             for handler in self.log.error_log.handlers:
                 logger.addHandler(handler)
-        # Said by the first worker, in gunicorn's words.
-        logging.getLogger("greentx.transceiver").addFilter(lambda record: record.msg is not SHARED_WARNING)
 
-    def _listen_to_siblings(self, transceiver: Transceiver | None) -> None:
-        """Where there is to be one worker there are two for a while, as when one is replaced: then notices scatter."""
-        assert _siblings is not None
-        if transceiver is None or self._shared or self._behind_relay:
+    def _look_for_relay(self) -> None:
+        """Where its process has gone, one of the workers ends, so that the arbiter, which makes the next, starts it."""
+        if self._plan.relay:
             return
-        alone = not _siblings.pull()
-        for connection in transceiver.connections.values():
-            writer = connection.link.writer
-            if alone and not writer.flow.control.announced and time.monotonic() < self._unsure_until:
-                # Connections that the worker before us has served do not say again that there are credits.
-                writer.flow.control.hear(Hearing.SOME)
-            else:
-                writer.hear(Hearing.ALL if alone else Hearing.SOME)
+        assert _arbiter is not None
+        folder = _arbiter.folder
+        if folder.has_relay():
+            return
+        if not folder.was_ready():
+            # It has said why.
+            self._fail("the relay could not be started")
+        if folder.claim(_CLAIM_SECONDS):
+            self.log.error("greentx: the process of the relay has gone; this worker ends, the next one starts it")
+            # What it works on could not be answered.
+            self._graceful_timeout = 0.0
+            self._leave()
 
     def _end(self, server: WSGIServer) -> None:
-        """Accept no more, wait for what runs up to gunicorn's ``graceful_timeout``, then kill it."""
-        assert _siblings is not None
-        # The one that takes our place need not wait.
-        _siblings.leave(self._number)
+        """Leave when it is our turn, and wait for what runs up to gunicorn's ``graceful_timeout``, then kill it."""
         deadline = time.monotonic() + self._graceful_timeout
-        self._await_successor(deadline - _LAST_SECONDS)
-        if server.transceiver is not None and not self._behind_relay:
-            # In the place of the server's own, which knows nobody else.
-            others = _siblings.others(self._number, shared=bool(self._settings.get("shared")))
-            server.transceiver.shared().extensions.append(Standstill(others))
-        # In a greenlet: the arbiter must be notified while it waits.
-        ending = gevent.spawn(server.stop, max(0.0, deadline - time.monotonic()))
-        while not ending.dead:
-            self.notify()
-            self._listen_to_siblings(server.transceiver)
-            ending.join(_NOTIFY_SECONDS)
-        ending.get()
+        try:
+            self._while_notifying(self._await_turn, max(0.0, self._graceful_timeout - _LAST_SECONDS))
+            self._while_notifying(server.stop, max(0.0, deadline - time.monotonic()))
+        except SystemExit:  # raised again: we are told to quit at once, or the arbiter has gone
+            server.stop(0)
+            raise
 
-    def _await_successor(self, until: float) -> None:
-        """Wait for the worker that takes our place, if one starts. Nobody would pull before; what comes is served."""
-        assert _siblings is not None
-        until_forked = min(until, time.monotonic() + _FORK_SECONDS)
-        while (successor := _siblings.successor()) is not Successor.NONE:
-            if time.monotonic() >= (until if successor is Successor.STARTS else until_forked):
-                return
+    def _await_turn(self, timeout: float) -> None:
+        """Go on to serve until somebody else can."""
+        replaced = False
+        if not self._plan.relay:
+            assert _arbiter is not None
+            folder = _arbiter.folder
+            # With SIGHUP the new ones are made just before the old ones are told. After SIGTTOU nobody comes, nor
+            # before this one has gone where it leaves by itself.
+            replaced = folder.newest_number() > self._number and folder.made_lately(_MADE_SECONDS)
+        flows = [connection.link.writer.flow for connection in self._node.connections.values()]
+        self._leave_request.wait(timeout, replaced=replaced, large=any(flow.waited for flow in flows))
+
+    def _while_notifying(self, call: Callable[..., Any], *args: Any) -> None:
+        # In a greenlet: the arbiter must be notified while it waits.
+        running = gevent.spawn(call, *args)
+        while not running.dead:
             self.notify()
-            gevent.sleep(_SUCCESSOR_SECONDS)
+            running.join(_NOTIFY_SECONDS)
+        running.get()
 
     def handle_exit(self, sig: int, frame: object) -> None:
         """SIGTERM: end gracefully."""
@@ -321,10 +263,19 @@ class Worker(GeventWorker):
         self._graceful_timeout = 0.0
         super().handle_quit(sig, frame)
 
+    def handle_abort(self, sig: int, frame: object) -> None:
+        """SIGABRT: gunicorn has not heard of us for its ``timeout``."""
+        # Whatever blocks would be waited for.
+        self._graceful_timeout = 0.0
+        super().handle_abort(sig, frame)
 
-def _stand_still(sig: int, frame: object) -> None:
-    if _siblings is not None:
-        _siblings.pausing.stand_still()
+
+def _arbiter_for(plan: Plan, cfg: Any) -> Arbiter:
+    """Return this process's; made with the first worker."""
+    global _arbiter
+    if _arbiter is None:
+        _arbiter = Arbiter(plan, cfg)
+    return _arbiter
 
 
 def _refuse_connections(sockets: Iterable[Any]) -> None:

@@ -1,4 +1,4 @@
-"""gunicorn's workers, which end and are replaced under load."""
+"""gunicorn's workers, Nodes of the relay that it starts, which end and are replaced under load."""
 
 from __future__ import annotations
 
@@ -95,5 +95,5 @@ def ending_workers(
         if gave_up:
             run.note(f"{gave_up} could not wait until nothing came")
         run.note(f"{rounds * workers} workers ended, {slowest:.1f} s at the most for a round")
-        # The last one finishes large answers, and refuses what comes meanwhile.
+        # The relay finishes large answers, and refuses what comes meanwhile.
         rig.check(refused=(503,) if how == "TERM" and size and flow_control else ())

@@ -1,0 +1,92 @@
+"""Where ``greentx serve`` serves, and what options mean to the objects that serve."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable
+from typing import IO, Any
+
+from ..protocol.websocket.origins import parse_origins
+from . import front_end
+
+__all__ = ["FrontEnd", "bounds", "proxies", "spawn"]
+
+# Options that are arguments by the same name, where something was said; those for which 0 means none.
+_BOUNDS = ("max_message_size", "max_queue_bytes", "max_pending_bytes", "ping_timeout", "upload_store")
+_NONE_BY_ZERO = ("max_message_size", "ping_timeout")
+
+
+def bounds(arguments: argparse.Namespace, names: Iterable[str] = _BOUNDS) -> dict[str, Any]:
+    """Return those of *names* that were said, and ``origins``, as arguments of a ``WSGIServer`` or a Transceiver."""
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    options = {name: None if value == 0 and name in _NONE_BY_ZERO else value for name, value in given.items()}
+    if getattr(arguments, "origins", None) is not None:
+        options["origins"] = parse_origins(arguments.origins)
+    return options
+
+
+def control(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Return what the control socket is told; ``None`` where there is none. Raises ``ValueError``."""
+    from ..wsgi.listeners import control_options
+
+    return control_options(arguments.control, arguments.control_allow, arguments.curve_secret, arguments.curve_allow)
+
+
+def proxies(arguments: argparse.Namespace) -> str:
+    """Return whom to believe where requests come from."""
+    if arguments.forwarded_allow_ips is None:
+        # The variable and the default of gunicorn and uvicorn.
+        return os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1,::1")
+    return str(arguments.forwarded_allow_ips)
+
+
+def spawn(arguments: argparse.Namespace) -> Any:
+    """Return how requests run, as a ``WSGIServer`` is told it."""
+    return "default" if arguments.pool is None else arguments.pool
+
+
+class FrontEnd:
+    """A ``mongrel2`` of our own, or one that runs.
+
+    Args:
+        arguments: Those of ``greentx serve``. ``front_end`` in them: another process owns the front end.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self._urls: list[str] = arguments.front_end or arguments.connect
+
+    def make(self, application: Callable[..., Any], access_log: IO[str] | None) -> Any:
+        from ..wsgi import WSGIServer
+        from ..wsgi.listeners import parse_url
+
+        arguments = self._arguments
+        # All of them before anything starts: a typing error in the last one must not show as a half-started server.
+        for url in self._urls:
+            parse_url(url)
+        options = bounds(arguments) | {"spawn": spawn(arguments), "trusted_proxies": proxies(arguments)}
+        options["control"] = control(arguments)
+        if arguments.shared:
+            options |= {"shared": True, "environ": {"wsgi.multiprocess": True}}
+        listener = self._urls[0] if self._urls else arguments.bind
+        if not self._urls:
+            options |= front_end.tls(arguments) | {"mongrel2_settings": front_end.settings(arguments)}
+        return WSGIServer(listener, application, log=access_log, error_log=sys.stderr, **options)
+
+    def start(self, server: Any) -> None:
+        from ..wsgi.listeners import parse_url
+
+        server.start()
+        try:
+            for url in self._urls[1:]:
+                parse_url(url).add_to(server.transceiver)
+        except BaseException:  # raised again: the started server is nobody else's to stop
+            server.stop(0)
+            raise
+
+    def where(self, server: Any) -> str:
+        if server.listener.owns_front_end:
+            return f"on {front_end.url(server.address, tls=server.ssl_enabled)}"
+        return "over " + ", ".join(connection.pull_endpoint for connection in server.transceiver.connections.values())
