@@ -58,6 +58,8 @@ class Program:
                 stack.callback(listener.close)
                 transceiver = listener.open()
                 stack.callback(transceiver.stop, 0)
+                # Whom to let in, and by which subprotocol, is the application's to say.
+                transceiver.handshake_events = True
                 for url in arguments.connect[1:]:
                     parse_url(url).add_to(transceiver)
                 relay = self._make_relay(transceiver)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import math
 import os
@@ -13,7 +14,7 @@ from typing import Any
 from gevent import monkey
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
-from gunicorn.errors import AppImportError
+from gunicorn.errors import AppImportError, HaltServer
 from gunicorn.glogging import Logger
 
 from ..gunicorn.plan import Plan
@@ -59,10 +60,23 @@ def serve_by_workers(arguments: argparse.Namespace, variables: Iterable[str]) ->
         # Workers are copies of this process, and end through here: their codes are for gunicorn.
         if os.getpid() != arbiter:
             raise
-        code = int(error.code or 0)
-        # It is gunicorn's word for two things, of which the user was told.
-        return {Arbiter.APP_LOAD_ERROR: 2, Arbiter.WORKER_BOOT_ERROR: 1}.get(code, code)
+        return _exit_code(int(error.code or 0))
+    except HaltServer as error:
+        # A second worker failed while gunicorn ended for the first one: it does not expect that, and stops in the
+        # middle of its end. The first one's reason counts.
+        first = error
+        while isinstance(first.__context__, HaltServer):
+            first = first.__context__
+        if arguments.pid:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(arguments.pid)
+        return _exit_code(first.exit_status)
     return 0
+
+
+def _exit_code(code: int) -> int:
+    """Return ours for gunicorn's word for two things, of which the user was told."""
+    return {Arbiter.APP_LOAD_ERROR: 2, Arbiter.WORKER_BOOT_ERROR: 1}.get(code, code)
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:

@@ -14,6 +14,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 from gunicorn.arbiter import Arbiter as GunicornArbiter
+from gunicorn.errors import AppImportError
 from gunicorn.workers.ggevent import GeventWorker
 
 from ..errors import GreentxError
@@ -121,10 +122,12 @@ class Worker(GeventWorker):
         """Import the application. Where that fails the first worker says why, and the others just end."""
         try:
             super().load_wsgi()
-        except Exception:  # raised again, by whoever is the first
+        except Exception as error:  # raised again, by whoever is the first
             if _arbiter is None or _arbiter.folder.is_first_to_fail():
                 raise
-            sys.exit(GunicornArbiter.WORKER_BOOT_ERROR)
+            # As the first one ends: gunicorn may see to this one before.
+            is_missing = isinstance(error, AppImportError)
+            sys.exit(GunicornArbiter.APP_LOAD_ERROR if is_missing else GunicornArbiter.WORKER_BOOT_ERROR)
 
     def _fail(self, why: str) -> None:
         self.log.error("greentx: %s", why)

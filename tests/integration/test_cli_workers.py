@@ -103,7 +103,7 @@ def test_workers_serve_http_and_websockets_and_end_in_order(run):
             pids.add(pid_of(ask(front_end.port)))
     peer = open_websocket(front_end)
     assert int(say(peer, "pid")) in pids
-    assert "cli_app" not in Path(f"/proc/{relay_of(arbiter)}/maps").read_text()
+    relay = relay_of(arbiter)
     slow = gevent.spawn(ask, front_end.port, "/slow")
     program.wait_for("slow has begun")
     processes = all_of(arbiter)
@@ -114,10 +114,23 @@ def test_workers_serve_http_and_websockets_and_end_in_order(run):
     wait_until(partial(none_runs, processes))
     assert folders() == before
     said = "".join(program.lines)
+    imported = {int(pid) for pid in re.findall(r"imported in (\d+)", said)}
+    assert imported == pids
+    assert relay not in imported
     assert re.search(r'^127.0.0.1 - - \[[^]]+\] "GET /slow HTTP/1.1" 200 \d+ 0\.\d{6}$', said, re.MULTILINE)
     assert "Traceback" not in said
     assert "Listening at" not in said
     peer.sock.close()
+
+
+def test_the_application_decides_which_websockets_are_let_in(run):
+    """The relay asks it, also where the relay runs the protocol."""
+    _, front_end = serve(run, "--workers", "2")
+    with socket.create_connection(("127.0.0.1", front_end.port), 40) as sock:
+        key = "dGhlIHNhbXBsZSBub25jZQ=="
+        head = "GET /page HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        sock.sendall(f"{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
+        assert sock.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def folders() -> set[str]:

@@ -16,6 +16,7 @@ from greentx.protocol.http1_parser import ResponseParser
 
 APP = """
 import os, time
+print(f"imported in {os.getpid()}", flush=True)
 def app(environ, start_response):
     path = environ["PATH_INFO"]
     if path == "/ws":
