@@ -17,6 +17,11 @@ answers. What is guaranteed:
 * **Accounted for.** A request whose Node has gone goes to another one, if its method is safe and nothing of its answer
   may have gone out, or the Node never received it (``req.redelivered`` says so); else it is answered 502, or its
   connection closed in the middle of the answer. One for which nobody has room in time is answered 503.
+* **By what was written.** With ``download.flow_control`` Mongrel2 tells the API how many bytes it wrote, and only that
+  counts when a Node has gone (:mod:`greentx.relay.written`): no request of a safe method is lost, but for those in the
+  middle of a long answer. Without it a Node's word has to do, and each connection is closed whose last answer is in
+  doubt. Left open: an answer of more than 16 KB that a Node did not announce before its end, to a browser that reads
+  too slowly for the system to take it, may be given again; so may one to a browser that pipelines and does not read.
 * **A session.** One connection of a Node is one session: with it all ends that the Node was given. So a Node that
   cannot be reached and a Node that has gone are the same. It answers for as long as the relay's last lease says
   (:mod:`greentx.relay.lease`), and its requests are given to others after that only.
@@ -39,10 +44,11 @@ request's are Mongrel2's own message. Down: ``welcome`` (the relay's word, its c
 ``servers``, ``request`` (number, word of the server's life, ``redelivered``), ``event`` (what no answer is due to),
 ``notice``, ``prove``, ``lease``, ``clock``, ``left``, ``over``. Up: ``hello``, ``ready`` and ``unready`` (a server can
 be answered, by its word), ``numbers`` (which receipts are the Node's), ``received`` (how many messages; for how many
-there is room again), ``begun`` (before the first byte of an answer leaves), ``done``, ``back`` (not seen by the
-application), ``lost`` (the server is out of reach), ``claims`` (keys of sessions), ``ask`` (which lives are valid?),
-``clock``, ``leave``, ``bye`` (nothing is under way any more). Those of WebSockets begin with ``ws-``
-(:mod:`greentx.relay.socket_messages`). XPUB carries a topic as a netstring behind a ``T``, and a message.
+there is room again), ``begun`` (before the first byte of an answer leaves; each with the bytes that leave then),
+``done`` (each with the bytes of its answer), ``back`` (not seen by the application), ``lost`` (the server is out of
+reach), ``claims`` (keys of sessions), ``ask`` (which lives are valid?), ``clock``, ``leave``, ``bye`` (nothing is under
+way any more). Those of WebSockets begin with ``ws-`` (:mod:`greentx.relay.socket_messages`). XPUB carries a topic as a
+netstring behind a ``T``, and a message.
 """
 
 from __future__ import annotations

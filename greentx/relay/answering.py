@@ -197,7 +197,7 @@ class Answering(Extension):
             return True
         begun = handed.begins(messages)
         if begun:
-            self._link.tell(b"begun " + b" ".join([b"%d" % one for one in begun]))
+            self._link.tell(b"begun " + b" ".join(begun))
         self._reports.leaving(connection, len(messages))
         # Where it cannot be said at once it is said first all the same, and the messages wait.
         return self._link.flush()
@@ -224,6 +224,7 @@ class Answering(Extension):
         """Nothing more goes to it."""
         self.lost(connection)
         handed = self._handed.pop(connection, None)
+        self._reports.removed(connection)
         self._own.discard(connection)
         self._of_word = {word: one for word, one in self._of_word.items() if one is not handed}
 

@@ -127,7 +127,7 @@ class Relay(Extension):
             retry=retry,
             send_timeout=send_timeout,
             answered=self._turns.answered,
-            prove=self.proofs.ask,
+            proofs=self.proofs,
             sessions=StickyNames(sticky),
         )
         self._send_timeout = send_timeout
@@ -368,6 +368,9 @@ class Relay(Extension):
         if session is not None:
             self.nodes.send(session, b"notice " + self.words.of(connection).encode(), request.encode())
             return True
+        written = request.credits()
+        if written:
+            self.forwarding.progress.credit(connection, request.conn_id, written)
         if self.sticky.owner(connection, request.conn_id) is not None:
             self.forwarding.notice(connection, request.conn_id, request.encode())
         if is_end:

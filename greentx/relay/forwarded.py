@@ -34,6 +34,7 @@ class Forwarded:
         bound: Its browser connection; ``None`` while it waits for the first Node.
         received: The Node has it.
         begun: The Node may have sent something in answer.
+        size: How many bytes of the answer the Node said that it sends.
         tries: How many Nodes it was given to.
         refused: Its turn comes, and then it is answered with this status.
         deadline: When it has waited for too long (``time.monotonic()``).
@@ -60,6 +61,7 @@ class Forwarded:
         "refused",
         "safe",
         "session",
+        "size",
         "tries",
         "waiter",
     )
@@ -87,6 +89,7 @@ class Forwarded:
         self.bound: Bound | None = None
         self.received = False
         self.begun = False
+        self.size = 0
         self.tries = 0
         self.refused = 0
         self.deadline = 0.0
@@ -117,6 +120,12 @@ class Forwarded:
     def stored(self) -> StoredFile | None:
         """The file of its body, where it is stored in one."""
         return None if self._request is None else self._request.stored
+
+    @property
+    def tells(self) -> bool:
+        """Its server tells us all that it writes."""
+        control = self.connection.link.writer.flow.control
+        return control.announced and not control.shared
 
     @property
     def over(self) -> bool:

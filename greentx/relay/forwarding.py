@@ -10,7 +10,9 @@
                                          +-- nothing may have gone out, the method is not safe: 502
                                          +-- something may have gone out: the connection is closed
 
-Something may have gone out where the Node has said so, or may have said so and could not be heard.
+Something may have gone out where the Node has said so, or may have said so and could not be heard. With
+``download.flow_control`` the server tells what it wrote (:mod:`greentx.relay.written`): then only that counts, and what
+a Node said to be done goes to another one, too, where nothing of it was written.
 
 Everything of one browser connection goes to one Node, which puts its answers in order. Where that Node goes while
 something is open, what comes meanwhile is held here until the rest is settled.
@@ -22,7 +24,6 @@ import logging
 from collections.abc import Callable, Collection
 from enum import Enum
 from functools import partial
-from time import monotonic
 from typing import Any
 
 from ..handler.connection import Connection
@@ -32,9 +33,12 @@ from ..protocol.request import Request
 from ..transport import Context
 from .claiming import Claiming
 from .claims import StickyNames
+from .counts import Counts
 from .forwarded import Forwarded
-from .messages import REDELIVERED, numbers
+from .messages import REDELIVERED
 from .nodes import Nodes, NodeSession
+from .progress import Progress
+from .proofs import Proofs
 from .returns import Returns
 from .sticky import Bound, Sticky
 from .waiting import Waiting
@@ -52,33 +56,6 @@ class New(Enum):
     ARE_REFUSED = "they are answered 503"
 
 
-class _Counts:
-    """What became of requests, for ``STATUS``.
-
-    Attributes:
-        forwarded: Requests and events that were sent to a Node or a plain handler.
-        retried: Requests that were given to another Node after one had been sent them.
-        bad_gateway: Answered 502: their Node has gone, and what it did is not known.
-        unavailable: Answered 503: nobody had room.
-        closed: Connections that were closed in the middle of an answer.
-        stale: Answers that Nodes reported, and nobody waited for any more.
-    """
-
-    __slots__ = ("bad_gateway", "closed", "forwarded", "retried", "stale", "unavailable")
-
-    def __init__(self) -> None:
-        self.forwarded = 0
-        self.retried = 0
-        self.bad_gateway = 0
-        self.unavailable = 0
-        self.closed = 0
-        self.stale = 0
-
-    def status(self) -> dict[str, int]:
-        """Return them by their names."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
 class Forwarding:
     """The requests of one relay.
 
@@ -93,11 +70,12 @@ class Forwarding:
         retry: The methods that are safe.
         send_timeout: Seconds that a request waits for somebody who has room; ``None`` waits forever.
         answered: Called with requests that an application forwarded, once they are answered, and whose Node did that.
-        prove: Calls back once a server has received what a Node sent so far.
+        proofs: Tell when a server has received what was sent.
         sessions: By which parameters requests say whose session they are of.
 
     Attributes:
         counts: What became of them.
+        progress: Which of them are answered.
         queue: Those that wait for somebody who has room.
         claiming: Which Nodes have which sessions, and those that wait for a claim.
     """
@@ -113,31 +91,49 @@ class Forwarding:
         retry: Collection[str],
         send_timeout: float | None,
         answered: Callable[[NodeSession, list[Forwarded]], object],
-        prove: Callable[[Connection, Callable[[], None], NodeSession], object],
+        proofs: Proofs,
         sessions: StickyNames,
     ) -> None:
-        self.counts = _Counts()
+        self.counts = Counts()
         self._nodes = nodes
         self._sticky = sticky
         self._word = word
         self._push = push
         self._retry = frozenset(retry)
-        self._answered = answered
-        self._prove = prove
+        self._proofs = proofs
         self._new = New.GO_OUT
         self._last = 0
         self.claiming = Claiming(context, nodes, sessions, go_on=self.submit, refuse=self._refuse)
+        self.progress = Progress(
+            nodes,
+            sticky,
+            self.counts,
+            last=lambda: self._last,
+            answered=answered,
+            settle=self._settle,
+            release=self._release,
+        )
         self.queue = Waiting(context, nodes, send_timeout, hand=self.hand, refuse=self._refuse)
-        Returns(context, nodes, cut=self._cut, release=self._release, go_on=self.queue.go_on)
-        nodes.on(b"begun", self._on_begun)
-        nodes.on(b"done", self._on_done)
+        self._returns = Returns(
+            context,
+            nodes,
+            proofs,
+            self.progress.unwritten,
+            cut=self._cut,
+            release=self._release,
+            go_on=self.queue.go_on,
+        )
         nodes.leaving.append(lambda session: self.queue.go_on())
         nodes.room.append(lambda session: self.queue.go_on())
 
     @property
     def open(self) -> int:
         """How many requests Nodes have."""
-        return sum(len(session.open) for session in (*self._nodes, *self._nodes.ending))
+        return sum(len(session.open) for session in self._sessions)
+
+    @property
+    def _sessions(self) -> tuple[NodeSession, ...]:
+        return (*self._nodes, *self._nodes.ending, *self._returns.settling)
 
     @property
     def waiting(self) -> int:
@@ -216,7 +212,7 @@ class Forwarding:
         if bound is not None:
             session = bound.session
             elsewhere = claimed is not None and claimed is not session
-            if bound.open or bound.held:
+            if bound.open or bound.held or (session.over and not session.finished and bound.written.answers):
                 if len(bound.open) + len(bound.held) >= MAX_PIPELINED:
                     self._cut(entry, f"{MAX_PIPELINED} of its requests wait for an answer")
                 elif bound.held or entry.refused or session.over or session.leaving or elsewhere:
@@ -247,7 +243,10 @@ class Forwarding:
         entry.session = session
         entry.bound = bound
         entry.received = entry.begun = False
+        entry.size = 0
         entry.tries += 1
+        if not bound.open:
+            bound.written.sync()
         bound.open.append(entry)
         session.open[entry.number] = entry
         self.counts.forwarded += 1
@@ -270,31 +269,6 @@ class Forwarding:
 
     # -- what becomes of them ----------------------------------------------------------------------------------------
 
-    def _on_begun(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
-        for number in numbers(words):
-            entry = session.open.get(number)
-            if entry is not None:
-                entry.begun = True
-
-    def _on_done(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
-        delegated: list[Forwarded] = []
-        now = monotonic()
-        session.forget_written(now)
-        for number in numbers(words):
-            entry = session.open.pop(number, None)
-            if entry is None:
-                self.counts.stale += 1
-                continue
-            # The Node has deleted the file, or will.
-            if entry.stored is not None:
-                entry.stored.give_away()
-            if entry.delegated:
-                delegated.append(entry)
-            session.written.append((now, self._last, entry))
-            self._settle(entry)
-        if delegated:
-            self._answered(session, delegated)
-
     def _settle(self, entry: Forwarded) -> None:
         """Its Node does not have it any more."""
         bound = entry.bound
@@ -302,7 +276,7 @@ class Forwarding:
             bound.open.remove(entry)
             if bound.held and not bound.open:
                 # They may be another Node's, whose answer must not overtake this one.
-                self._prove(entry.connection, partial(self._release, bound), bound.session)
+                self._proofs.ask(entry.connection, partial(self._release, bound), bound.session)
 
     def _release(self, bound: Bound) -> None:
         """Nothing of a browser connection is open: hand on what was held, in its order."""
@@ -357,13 +331,15 @@ class Forwarding:
             entry.bound = None
             if gone:
                 entry.end()
+        self.progress.forget(bound)
         bound.open = []
         bound.held = []
 
     def lost(self, connection: Connection) -> None:
         """The server of a connection set has gone, and all its browsers with it."""
         self._sticky.forget_all(connection)
-        for session in (*self._nodes, *self._nodes.ending):
+        self.progress.lost(connection)
+        for session in self._sessions:
             for number, entry in list(session.open.items()):
                 if entry.connection is connection:
                     del session.open[number]
@@ -372,8 +348,9 @@ class Forwarding:
 
     def stop(self) -> None:
         """Nobody answers any more: what is open is refused, or its connection closed."""
-        sessions = [*self._nodes, *self._nodes.ending]
+        sessions = self._sessions
         self.claiming.stop()
+        self._returns.stop()
         self.queue.stop()
         for session in sessions:
             for entry in list(session.open.values()):
@@ -384,6 +361,9 @@ class Forwarding:
                 else:
                     self._refuse(entry, 502)
             session.open.clear()
+        for entry in self.progress.unwritten:
+            if entry.session is not None and entry.session.over and not entry.session.finished and not entry.over:
+                self._cut(entry, "its Node has gone, and may not have written the answer")
         self._sticky.clear()
 
     def status(self) -> dict[str, Any]:

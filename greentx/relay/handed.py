@@ -56,6 +56,9 @@ class HandedOn:
         # The word is known to be valid since our own connection to the server was made.
         self._sure = False
         self._works: dict[str, list[Work]] = {}
+        self._sent = reports.sent_of(connection)
+        # What was counted, and may be asked about again, one by one, where there was no room for it.
+        self._counted: list[bytes] = []
 
     @property
     def working(self) -> int:
@@ -165,6 +168,7 @@ class HandedOn:
     def connection_ended(self, conn_id: str) -> None:
         """The browser has gone, as the relay knows."""
         self._works.pop(conn_id, None)
+        self._sent.pop(conn_id, None)
 
     def settled(self, request: Request) -> None:
         """Something was answered: see what is not open any more."""
@@ -186,18 +190,36 @@ class HandedOn:
         for conn_id, works in list(self._works.items()):
             self._finish(conn_id, works)
 
-    def begins(self, messages: Sequence[bytes]) -> list[int]:
-        """Return the numbers of the open requests whose answers begin with *messages*, which are about to go out."""
-        begun: list[int] = []
-        works_of = self._works
-        if works_of:
-            for message in messages:
-                # SENDER SP LENGTH ":" ids "," ...
-                colon = message.find(b":", message.find(b" "))
-                end = message.find(b",", colon)
-                for conn_id in message[colon + 1 : end].decode("latin-1").split(" "):
-                    works = works_of.get(conn_id)
-                    if works is not None and not works[0].begun:
+    def begins(self, messages: Sequence[bytes]) -> list[bytes]:
+        """Return the numbers of the open requests whose answers begin with *messages*, which are about to go out.
+
+        Behind each number is how many bytes of its answer are among them. Those of all answers are counted.
+        """
+        begun: list[tuple[Work, str]] = []
+        works_of, sent = self._works, self._sent
+        if not works_of and not sent:
+            return []
+        counted = self._counted
+        if len(messages) > 1 or not any(messages[0] is one for one in counted):
+            self._counted, counted = list(messages), []
+        for message in messages:
+            # SENDER SP LENGTH ":" ids "," SP body
+            colon = message.find(b":", message.find(b" "))
+            end = message.find(b",", colon)
+            conn_ids = message[colon + 1 : end].decode("latin-1").split(" ")
+            # Nothing of an answer: it is for the server.
+            if conn_ids[0] == "X":
+                continue
+            size = 0 if counted else len(message) - end - 2
+            for conn_id in conn_ids:
+                works = works_of.get(conn_id)
+                if works is not None:
+                    # Those that end with it are known to be complete before they leave.
+                    self._finish(conn_id, works)
+                    sent[conn_id] = sent.get(conn_id, 0) + size
+                    if works and not works[0].begun:
                         works[0].begun = True
-                        begun.append(works[0].number)
-        return begun
+                        begun.append((works[0], conn_id))
+                elif conn_id in sent:
+                    sent[conn_id] += size
+        return [b"%d %d" % (work.number, sent[conn_id]) for work, conn_id in begun]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import LocalProtocolError, RemoteProtocolError
@@ -31,6 +31,7 @@ __all__ = [
     "join",
     "number",
     "numbers",
+    "pairs",
     "parse_hello",
     "parse_published",
     "parse_servers",
@@ -116,6 +117,14 @@ def numbers(words: Sequence[bytes]) -> list[int]:
     if not words or (b"".join(words).isdigit() and max(map(len, words)) <= _MAX_DIGITS and b"" not in words):
         return [int(word) for word in words]
     return [number(word) for word in words]
+
+
+def pairs(words: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+    """Read numbers that go in twos; as :func:`number`."""
+    found = numbers(words)
+    if len(found) % 2:
+        raise RemoteProtocolError(f"numbers are to come in twos, not {len(found)} of them")
+    return zip(found[::2], found[1::2], strict=True)
 
 
 # -- hello and welcome -------------------------------------------------------------------------------------------------

@@ -27,11 +27,14 @@ _DIGITS = len(str(NOBODY))
 class _Proof:
     """What waits for the server to say that it has received something."""
 
-    __slots__ = ("connection", "then", "timer")
+    __slots__ = ("connection", "missing", "then", "timer")
 
-    def __init__(self, connection: Connection, then: Callable[[], None], timer: Any) -> None:
+    def __init__(
+        self, connection: Connection, then: Callable[[], None], missing: Callable[[], None], timer: Any
+    ) -> None:
         self.connection = connection
         self.then = then
+        self.missing = missing
         self.timer = timer
 
 
@@ -58,8 +61,19 @@ class Proofs:
         """How many are waited for."""
         return len(self._waiting)
 
-    def ask(self, connection: Connection, then: Callable[[], None], session: NodeSession | None = None) -> None:
-        """Call *then* once the server has received what we, or a Node, sent so far; later where it does not say so."""
+    def ask(
+        self,
+        connection: Connection,
+        then: Callable[[], None],
+        session: NodeSession | None = None,
+        *,
+        missing: Callable[[], None] | None = None,
+    ) -> None:
+        """Call *then* once the server has received what we, or a Node, sent so far.
+
+        Where it does not say so, *missing* is called, by default *then*: later, or at once where it is not asked.
+        """
+        missing = missing or then
         # Numbers are used again after a thousand: a notice that comes so late has been given up long before.
         self._asked += 1
         number = str(self._first + self._asked % NUMBERS)
@@ -70,10 +84,10 @@ class Proofs:
             or number in self._waiting
         ):
             # Better out of order now and then than each request waiting for a notice that never comes.
-            then()
+            missing()
             return
         timer = self._context.timer(PROOF_SECONDS)
-        self._waiting[number] = _Proof(connection, then, timer)
+        self._waiting[number] = _Proof(connection, then, missing, timer)
         timer.start(self._end, number, False)
         # Whoever sent the answer has to send this: two processes' messages are not in any order.
         if session is not None and not session.over:
@@ -91,7 +105,7 @@ class Proofs:
             self.unproved[proof.connection] = score
         else:
             self.unproved.pop(proof.connection, None)
-        proof.then()
+        (proof.then if is_proved else proof.missing)()
 
     def arrived(self, connection: Connection, conn_id: str) -> bool:
         """The server gave notice of a connection. Returns whether it was a proof."""
@@ -116,5 +130,5 @@ class Proofs:
             self._context.unwatch(proof.timer)
         # After all timers: what goes on may ask again.
         for proof in waiting.values():
-            proof.then()
+            proof.missing()
         self.unproved.clear()

@@ -59,6 +59,7 @@ class Reports:
         self._scheduled = False
         self._stopped = False
         self._finished: list[tuple[Connection, str, Work]] = []
+        self._sent: dict[Connection, dict[str, int]] = {}
         self._timer: Any = context.timer(_DONE_SECONDS, _DONE_SECONDS)
         self._sweeper: Any = context.timer(_SWEEP_SECONDS, _SWEEP_SECONDS)
         self._sweeper.start(sweep)
@@ -68,6 +69,16 @@ class Reports:
         """A session begins: nothing was received in it."""
         self._received = self._accepted = 0
         self._finished.clear()
+        for sent in self._sent.values():
+            sent.clear()
+
+    def sent_of(self, connection: Connection) -> dict[str, int]:
+        """Return how many bytes of answers that are not done have gone out to browser connections, for the counting."""
+        return self._sent.setdefault(connection, {})
+
+    def removed(self, connection: Connection) -> None:
+        """Nothing more goes out to it."""
+        self._sent.pop(connection, None)
 
     def received(self) -> None:
         """One message was received."""
@@ -101,6 +112,7 @@ class Reports:
         if not self._finished:
             self._context.hub.loop.run_callback(self._look)
         self._finished.append((connection, conn_id, work))
+        self.sent_of(connection).setdefault(conn_id, 0)
 
     def leaving(self, connection: Connection, messages: int) -> None:
         """Something of one connection set's goes out: say what is done with it, and what has begun.
@@ -113,12 +125,13 @@ class Reports:
             is_all = not pipe.line.turns and len(pipe.batch) == messages
             self._report(connection if is_all else None)
             begun = []
-            for one, _, work in self._finished:
+            sent = self.sent_of(connection)
+            for one, conn_id, work in self._finished:
                 if one is connection and not work.begun:
                     work.begun = True
-                    begun.append(work.number)
+                    begun.append(b"%d %d" % (work.number, sent.get(conn_id, 0)))
             if begun:
-                self._tell(b"begun " + b" ".join([b"%d" % number for number in begun]))
+                self._tell(b"begun " + b" ".join(begun))
 
     def _look(self) -> None:
         """Report what has left."""
@@ -134,7 +147,7 @@ class Reports:
     def _report(self, leaving: Connection | None) -> None:
         """Say what is done, where all that waits of *leaving* counts as having left."""
         waiting: list[tuple[Connection, str, Work]] = []
-        done: list[int] = []
+        done: list[bytes] = []
         for item in self._finished:
             connection, conn_id, work = item
             writer = connection.link.writer
@@ -142,10 +155,11 @@ class Reports:
             if busy or writer.flow.waiting(conn_id):
                 waiting.append(item)
             else:
-                done.append(work.number)
+                # Of several of one connection the first one counts for all: the sums matter.
+                done.append(b"%d %d" % (work.number, self.sent_of(connection).pop(conn_id, 0)))
         self._finished = waiting
         if done:
-            self._tell(b"done " + b" ".join([b"%d" % number for number in done]))
+            self._tell(b"done " + b" ".join(done))
 
     def stop(self) -> None:
         """Say what there is to say, for the last time."""

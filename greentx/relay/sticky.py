@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .written import Written
+
 if TYPE_CHECKING:
     from .forwarded import Forwarded
     from .nodes import NodeSession
@@ -28,14 +30,16 @@ class Bound:
         session: Of the Node that has it.
         open: Its requests that this Node has, in their order.
         held: Those that wait until nothing is open, since their Node leaves or has gone; in their order.
+        written: What the server wrote of its answers.
     """
 
-    __slots__ = ("held", "open", "session")
+    __slots__ = ("held", "open", "session", "written")
 
     def __init__(self, session: NodeSession) -> None:
         self.session = session
         self.open: list[Forwarded] = []
         self.held: list[Forwarded] = []
+        self.written = Written()
 
 
 class Sticky:
@@ -96,6 +100,6 @@ class Sticky:
         for _ in range(min(_LOOKED_AT, len(table))):
             conn_id = next(iter(table))
             bound = table.pop(conn_id)
-            if not bound.open and not bound.held:
+            if not bound.open and not bound.held and not bound.written.answers:
                 return
             table[conn_id] = bound

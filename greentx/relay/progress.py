@@ -1,0 +1,131 @@
+"""What Nodes say of their answers, and servers of what they wrote: which requests are answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+from ..handler.connection import Connection
+from .counts import Counts
+from .forwarded import Forwarded
+from .messages import pairs
+from .nodes import Nodes, NodeSession
+from .sticky import Bound, Sticky
+from .written import Unwritten
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """Follows the answers to one relay's requests.
+
+    Args:
+        nodes: Who answers.
+        sticky: Whose browser connections they are.
+        counts: For those that nobody waits for.
+        last: Returns the number that was given to a request last.
+        answered: Called with requests that an application forwarded, once they are answered, and whose Node did that.
+        settle: Called with a request that its Node does not have any more.
+        release: Hands on what is held of a browser connection of which nothing is open.
+
+    Attributes:
+        unwritten: Their Nodes said that they are done, and their servers have not told that they wrote it.
+    """
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        sticky: Sticky,
+        counts: Counts,
+        *,
+        last: Callable[[], int],
+        answered: Callable[[NodeSession, list[Forwarded]], object],
+        settle: Callable[[Forwarded], object],
+        release: Callable[[Bound], object],
+    ) -> None:
+        self.unwritten = Unwritten()
+        self._sticky = sticky
+        self._counts = counts
+        self._last = last
+        self._answered = answered
+        self._settle = settle
+        self._release = release
+        nodes.on(b"begun", self._on_begun)
+        nodes.on(b"done", self._on_done)
+
+    # -- what Nodes say ----------------------------------------------------------------------------------------------
+
+    def _on_begun(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
+        for number, size in pairs(words):
+            entry = session.open.get(number)
+            if entry is not None:
+                entry.begun = True
+                entry.size = size
+
+    def _on_done(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
+        arrived: list[Forwarded] = []
+        now = monotonic()
+        session.forget_written(now)
+        for number, size in pairs(words):
+            entry = session.open.pop(number, None)
+            if entry is None:
+                self._counts.stale += 1
+                continue
+            # The Node has deleted the file, or will.
+            if entry.stored is not None:
+                entry.stored.give_away()
+            if entry.bound is not None:
+                arrived += self._done(entry, entry.bound, size)
+                if not entry.tells:
+                    session.written.append((now, self._last(), entry))
+            self._settle(entry)
+        self._say_answered(session, arrived)
+
+    def _done(self, entry: Forwarded, bound: Bound, size: int) -> list[Forwarded]:
+        written = bound.written
+        if not entry.tells:
+            # Nobody will say more of them.
+            return self._known([*written.done(entry, size), *written.untold()])
+        oldest = self.unwritten.add(entry)
+        found = written.done(entry, size)
+        if oldest is not None and oldest.bound is not None:
+            found += oldest.bound.written.untold()
+        return self._known(found)
+
+    # -- what servers say --------------------------------------------------------------------------------------------
+
+    def credit(self, connection: Connection, conn_id: str, count: int) -> None:
+        """The server says that it wrote *count* bytes to a browser connection; it was not told to anybody else yet."""
+        # Of what we answered ourselves, which was before what a Node answers.
+        count -= connection.link.writer.flow.control.of(conn_id).unconfirmed(conn_id)
+        bound = self._sticky.of(connection).get(conn_id)
+        if count <= 0 or bound is None:
+            return
+        found = bound.written.credit(count)
+        if found:
+            self._say_answered(bound.session, self._known(found))
+            # They wait for that where their Node has gone.
+            if bound.held and not bound.open and not bound.written.answers:
+                self._release(bound)
+
+    def _known(self, found: list[Forwarded]) -> list[Forwarded]:
+        """They need not be kept any more."""
+        for entry in found:
+            self.unwritten.remove(entry)
+        return found
+
+    def _say_answered(self, session: NodeSession, arrived: list[Forwarded]) -> None:
+        delegated = [entry for entry in arrived if entry.delegated]
+        if delegated:
+            self._answered(session, delegated)
+
+    # -- ends --------------------------------------------------------------------------------------------------------
+
+    def forget(self, bound: Bound) -> None:
+        """A browser connection has ended."""
+        for entry in self._known(bound.written.untold()):
+            entry.bound = None
+
+    def lost(self, connection: Connection) -> None:
+        """The server of a connection set has gone."""
+        self._known([entry for entry in self.unwritten if entry.connection is connection])
