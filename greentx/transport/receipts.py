@@ -31,8 +31,7 @@ FLUSH_SECONDS = 0.005
 _OTHERS = (
     "%s: others pull from the same endpoint, and get our receipts. Mongrel2 hands messages out in turn: answers to "
     "pipelined requests may be out of order or mixed into each other, and WebSockets scatter. Put a relay in front "
-    "(greentx.relay), give each process a handler entry of its own, or tell each one (shared=True, --shared, "
-    "greentx_shared)"
+    "(greentx.relay), give each process a handler entry of its own, or tell each one (shared=True, --shared)"
 )
 _SAID = {
     Overdue.OTHERS: (logging.WARNING, _OTHERS),
