@@ -807,6 +807,73 @@ def test_what_is_adopted_is_accepted_once_more_by_the_application(held):
     assert taken == [("a", False, False), ("b", True, True)]
 
 
+def accepting(got):
+    """Return a handler that accepts, and notes what it hears and how that ends."""
+
+    def handler(conn, req):
+        if req.method == "WEBSOCKET_HANDSHAKE":
+            ws = conn.accept_websocket(req)
+            got.extend(ws)
+            got.append((ws.close_code, ws.moved))
+
+    return handler
+
+
+def wait_for_nothing(chain):
+    """Until no WebSocket is left, at the API and at Nodes."""
+    wait_until(lambda: chain.relay.status()["websockets"]["open"] == 0)
+    wait_until(lambda: [one["websockets"] for one in chain.relay.status()["nodes"]] == [0])
+
+
+def test_what_ended_before_its_application_accepts_is_read_first(sockets):
+    """It was let in by the API: messages come, then the end."""
+    client = sockets.browser()
+    client.send("important")
+    client.close(4001)
+    wait_until(lambda: not len(sockets.api.websockets))
+    got = []
+    sockets.node(accepting(got), handshake_events=True)
+    wait_until(lambda: len(got) == 2)
+    assert got == ["important", (4001, False)]
+    wait_for_nothing(sockets)
+
+
+def test_what_ended_between_two_applications_is_read_by_the_next(held):
+    """With ``handshake_events``, too, it accepts what has ended."""
+    first, second = [], []
+    node = held.node(accepting(first), handshake_events=True)
+    client = held.browser()
+    client.send("1")
+    wait_until(lambda: first == ["1"])
+    held.leave(node).join(10)
+    client.send("important")
+    client.close(4001)
+    wait_until(lambda: not len(held.api.websockets))
+    held.node(accepting(second), handshake_events=True)
+    wait_until(lambda: len(second) == 2)
+    assert (first, second) == (["1", (1012, True)], ["important", (4001, False)])
+    wait_for_nothing(held)
+
+
+def test_what_has_ended_and_is_refused_is_over(sockets):
+    """What came before goes to nobody, and nothing of it is left."""
+    client = sockets.browser()
+    client.send("x")
+    client.close(4001)
+    wait_until(lambda: not len(sockets.api.websockets))
+    asked = []
+
+    def refuse(conn, req):
+        asked.append(req.method)
+        gevent.sleep(0.05)  # the end has come by then, or does not matter
+        conn.reply_http(req, "no", 404)
+
+    sockets.node(refuse, handshake_events=True)
+    wait_until(lambda: asked)
+    wait_for_nothing(sockets)
+    assert asked == ["WEBSOCKET_HANDSHAKE"]
+
+
 def test_an_adopted_one_that_is_refused_is_closed(held):
     """It is a WebSocket already: no HTTP goes there."""
 

@@ -63,6 +63,7 @@ class NodeSocket(Carrier):
 
     __slots__ = (
         "_answer",
+        "_ending",
         "_entry",
         "_reports",
         "adopted",
@@ -96,6 +97,8 @@ class NodeSocket(Carrier):
         self.early: list[Request] | None = []
         self.window = SendWindow(reports.shared, request.conn_id, reports.endpoint)
         self._answer = b""
+        # What waits behind those that came early.
+        self._ending: tuple[int, str] | None = None
         self._entry: Entry | None = None
 
     @property
@@ -134,6 +137,8 @@ class NodeSocket(Carrier):
         early, self.early = self.early, None
         for request in early or ():
             self.deliver(request)
+        if self._ending is not None and self.hand.place is not Place.GONE:
+            self.end(*self._ending)
 
     def answer(self, data: bytes, close: bool) -> None:
         self._answer += data
@@ -145,6 +150,8 @@ class NodeSocket(Carrier):
             self._answer = b""
             if self.hand.place is Place.HELD:
                 self.forget()
+            elif self.early is not None:
+                self._replay()  # for nobody: it is handled
 
     # -- what the application sends ----------------------------------------------------------------------------------
 
@@ -244,6 +251,10 @@ class NodeSocket(Carrier):
 
     def end(self, code: int, reason: str) -> None:
         """It has ended; what came before may still be handled here."""
+        if self.early is not None and self.hand.ended and self.hand.place is Place.HERE:
+            # Let in elsewhere, or just now: the application is told behind what came early, once it has accepted.
+            self._ending = code, reason
+            return
         self.window.close()
         entry = self.entry
         if entry is not None:
