@@ -919,6 +919,35 @@ def test_a_handshake_for_which_no_node_comes_gets_503(sockets_by_hand):
             chain.browser()
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_handshake_whose_only_node_goes_gets_503(leaves):
+    """``send_timeout`` after it began to wait for another one."""
+    with contextlib.ExitStack() as stack:
+        chain = Sockets(stack, send_timeout=0.1)
+        chain.api.handshake_events = True
+        chain.relay_all()
+        asked = Event()
+
+        def never(conn, req):
+            asked.set()
+            Event().wait()
+
+        node = chain.node(never, handshake_events=True)
+
+        def open_it():
+            with pytest.raises(RemoteProtocolError, match="503"):
+                chain.browser()
+
+        opening = gevent.spawn(open_it)
+        assert asked.wait(10)
+        if leaves:
+            node.stop(0.1)
+        else:
+            chain.cut(node)
+        opening.get(timeout=10)
+        assert chain.relay.status()["websockets"] == {"open": 0, "waiting": 0, "adopted": 0, "redelivered": 0}
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_the_end_of_the_relay_answers_held_handshakes(held, there):
     """Whether or not a Node has them."""

@@ -49,25 +49,27 @@ class SocketOpenings:
         self._table = table
         self._send_timeout = send_timeout
         self._later = Group()
+        table.held_waits = self._wait
         nodes.on(ACCEPT, self._on_accept)
         nodes.on(ANSWER, self._on_answer)
 
     def hold(self, connection: Connection, request: Request, extra: Mapping[str, Any]) -> None:
-        """Have an application on a Node answer an opening handshake; after ``send_timeout`` without one it is 503."""
+        """Have an application on a Node answer an opening handshake; after ``send_timeout`` without a Node it is 503."""
         socket = self._table.add(connection, request.sid, handshake_of(request, extra))
         socket.held = request
         self._table.place(socket, request)
-        if socket.session is not None:
-            return
+
+    def _wait(self, socket: Socket) -> None:
+        """No Node is there for one; none had it, or that one has gone."""
         if len(self._table.waiting) > _MAX_WAITING:
             self._refuse(socket, _NO_NODE.build())
         elif self._send_timeout is not None:
-            self._later.spawn(self._expire, socket, self._send_timeout)
+            self._later.spawn(self._expire, socket, socket.waits, self._send_timeout)
 
-    def _expire(self, socket: Socket, seconds: float) -> None:
+    def _expire(self, socket: Socket, waits: int, seconds: float) -> None:
         # Where a Node has it the time is the Node's, or its application's.
         gevent.sleep(seconds)
-        if socket.held is not None and socket.session is None:
+        if socket.held is not None and socket.session is None and socket.waits == waits:
             self._refuse(socket, _NO_NODE.build())
 
     def _on_accept(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:

@@ -18,7 +18,7 @@ handled (:mod:`greentx.relay.socket_backlog`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from sys import getsizeof
@@ -72,6 +72,7 @@ class Socket:
         share: What counts them.
         life: Of its server.
         left: Bytes that its Node has sent, and has not been told to have left.
+        waits: How often it began to wait for a Node.
     """
 
     __slots__ = (
@@ -89,6 +90,7 @@ class Socket:
         "share",
         "sid",
         "state",
+        "waits",
     )
 
     def __init__(self, number: int, connection: Connection, sid: Sid, request: bytes) -> None:
@@ -106,6 +108,7 @@ class Socket:
         self.share = connection.sessions.queued.share()
         self.life = connection.link.life
         self.left = 0
+        self.waits = 0
 
 
 class SocketTable:
@@ -123,6 +126,7 @@ class SocketTable:
         redelivered: How many messages were given to a Node again.
         by_sid: Those that have not ended.
         waiting: Those that wait for a Node, by number.
+        held_waits: Called with one whose handshake is held when it begins to wait; it must not block.
     """
 
     def __init__(self, nodes: Nodes, sticky: Sticky, claiming: Claiming) -> None:
@@ -130,6 +134,7 @@ class SocketTable:
         self.redelivered = 0
         self.by_sid: dict[Sid, Socket] = {}
         self.waiting: dict[int, Socket] = {}
+        self.held_waits: Callable[[Socket], object] = lambda socket: None
         self._nodes = nodes
         self._sticky = sticky
         self._claiming = claiming
@@ -182,8 +187,9 @@ class SocketTable:
         if session is None or session.leaving:
             session = self._choose()
         if session is None:
-            self.waiting[socket.number] = socket
+            self._wait(socket)
             return
+        self.waiting.pop(socket.number, None)
         # All that is of interest of this connection comes here from now on, and not to its Node by what it is bound to.
         self._sticky.forget(connection, conn_id)
         socket.session = session
@@ -205,6 +211,14 @@ class SocketTable:
         if socket.adopted:
             self.adopted += 1
         self._push(socket)
+
+    def _wait(self, socket: Socket) -> None:
+        if socket.number in self.waiting:
+            return
+        self.waiting[socket.number] = socket
+        socket.waits += 1
+        if socket.held is not None:
+            self.held_waits(socket)
 
     def _choose(self) -> NodeSession | None:
         """Return the session with the fewest WebSockets for its capacity, then with the fewest requests."""
@@ -326,7 +340,7 @@ class SocketTable:
     def _on_room(self, session: NodeSession) -> None:
         """Somebody may have room again for those that wait."""
         while self.waiting:
-            socket = self.waiting.pop(next(iter(self.waiting)))
+            socket = next(iter(self.waiting.values()))
             self.give(socket)
             if socket.session is None:
                 return
