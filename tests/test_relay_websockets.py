@@ -532,18 +532,18 @@ def test_one_that_nobody_has_seen_may_go_unseen(sockets):
     wait_until(lambda: sockets.relay.status()["websockets"]["waiting"] == 0)
 
 
-def test_an_end_that_meets_a_move_is_told_by_the_next_node(sockets):
-    """The browser goes while its Node finishes the last message."""
+def leaving_with(sockets, handler):
+    """Have a Node leave whose *handler* has a message in hand; returns the browser, the next Node's application and
+    what lets the handler go on."""
     release, began = Event(), Event()
-    ended = []
 
-    def slow(ws):
-        for _ in ws:
-            began.set()
-            release.wait()
-        ended.append(ws.moved)
+    def in_hand(ws):
+        ws.receive()
+        began.set()
+        release.wait()
+        handler(ws)
 
-    node = sockets.node(websocket=slow)
+    node = sockets.node(websocket=in_hand)
     client = sockets.browser()
     client.send("x")
     assert began.wait(10)
@@ -551,11 +551,74 @@ def test_an_end_that_meets_a_move_is_told_by_the_next_node(sockets):
     sockets.node(websocket=talk)
     sockets.leave(node)
     wait_until(lambda: any(session.leaving for session in sockets.relay.nodes))
+    return client, talk, release
+
+
+def test_a_node_that_leaves_is_told_of_an_end_that_meets_its_message_in_hand(sockets):
+    """With what came before it, and nobody is told once more."""
+    heard = []
+
+    def handler(ws):
+        heard.extend(ws)
+        heard.append((ws.moved, ws.close_code))
+
+    client, talk, release = leaving_with(sockets, handler)
+    client.send("y")
     client.close(4001)
     wait_until(lambda: not len(sockets.api.websockets))
     release.set()
-    wait_until(lambda: talk.ended)
-    assert ended == [True] and (talk.heard, talk.ended[0].close_code, talk.ended[0].adopted) == ([], 4001, True)
+    wait_until(lambda: len(heard) == 2)
+    assert heard == ["y", (False, 4001)]
+    wait_until(lambda: [one["websockets"] for one in sockets.relay.status()["nodes"]] == [0])
+    assert talk.sockets == []
+
+
+def test_a_node_that_leaves_can_close_a_websocket(sockets):
+    """With the client's answer it is over: no other Node has anything to do with it."""
+    closed = []
+
+    def handler(ws):
+        ws.close(4000, "bye")
+        closed.append((ws.moved, ws.close_code))
+
+    client, talk, release = leaving_with(sockets, handler)
+    release.set()
+    assert client.recv(5000).opcode == 8 and client.close_code == 4000
+    wait_until(lambda: closed)
+    assert closed == [(False, 4000)]
+    wait_until(lambda: [one["websockets"] for one in sockets.relay.status()["nodes"]] == [0])
+    assert talk.sockets == []
+
+
+@pytest.mark.parametrize("what", ["ping", "send"])
+def test_what_waits_for_a_browser_at_a_node_that_leaves_hears_of_its_end(sockets, what):
+    """``ping()`` and ``send()`` raise, and the Node can go."""
+    raised, begins = [], Event()
+
+    def handler(ws):
+        try:
+            begins.set()
+            while True:
+                if what == "ping":
+                    ws.ping()
+                else:
+                    ws.send(b"x" * 50_000)
+        except ConnectionClosed as error:
+            raised.append(error.code)
+
+    client, talk, release = leaving_with(sockets, handler)
+    # As a browser that answers nothing, and does not read.
+    for connection in sockets.api.connections.values():
+        connection.link.stand_in = False
+        connection.link.writer.flow.control.announce(True)
+    release.set()
+    assert begins.wait(10)
+    gevent.sleep(0.1)  # until it waits
+    client.disconnect()
+    wait_until(lambda: raised)
+    assert raised == [1006]
+    wait_until(lambda: [one["websockets"] for one in sockets.relay.status()["nodes"]] == [0])
+    assert talk.sockets == []
 
 
 def test_the_end_of_one_in_dead_hands_is_told_by_the_next_node(sockets):

@@ -102,14 +102,14 @@ class SocketSends:
     def _on_send(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
         number, flags = parse_numbers(words, 2)
         opcode, rsvd, _ = split_flags(flags)
-        socket = self._find(session, number)
+        socket = self._table.find(session, number)
         if socket is None:
             return
-        assert socket.entry is not None
-        try:
-            socket.connection.sessions.send_to(socket.entry, payload, opcode, rsvd, wait=False)
-        except LocalProtocolError as error:
-            raise RemoteProtocolError(str(error)) from error
+        if socket.entry is not None:
+            try:
+                socket.connection.sessions.send_to(socket.entry, payload, opcode, rsvd, wait=False)
+            except LocalProtocolError as error:
+                raise RemoteProtocolError(str(error)) from error
         socket.left += len(payload) + SENT_BYTES
         if socket.left >= ACK_BYTES and not self._tell_left(socket):
             self._slow[socket.number] = socket
@@ -118,11 +118,12 @@ class SocketSends:
 
     def _tell_left(self, socket: Socket) -> bool:
         """Tell its Node what has left, if it has; returns whether there is nothing more to tell."""
-        session, entry = socket.session, socket.entry
-        if session is None or entry is None:
+        session = socket.session
+        if session is None:
             return True
         writer = socket.connection.link.writer
-        if writer.pipe_full or writer.flow.waiting(entry.sid[1]) > OUTBOX_LIMIT:
+        # Of one that has ended nothing waits.
+        if socket.entry is not None and (writer.pipe_full or writer.flow.waiting(socket.sid[1]) > OUTBOX_LIMIT):
             return False
         self._nodes.send(session, b"%b %d %d" % (ACK, socket.number, socket.left))
         socket.left = 0

@@ -246,9 +246,11 @@ class SocketTable:
         self._push(socket)
 
     def _push(self, socket: Socket) -> None:
-        """Give the Node what it has room for; one that leaves gets nothing more."""
+        """Give the Node what it has room for; one that leaves gets nothing more, but the end."""
         session = socket.session
-        if session is None or session.leaving:
+        # Where that Node has let it go meanwhile, the end is another one's. Else its application waits for it, as it may
+        # have asked for it.
+        if session is None or (session.leaving and socket.ending is None):
             return
         # The end of one is not held up by the window: what is sent after it goes nowhere, and nobody would say so.
         for number, flags, payload in socket.backlog.due(all_of_them=socket.ending is not None):
