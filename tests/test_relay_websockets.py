@@ -565,7 +565,7 @@ def test_a_node_that_leaves_is_told_of_an_end_that_meets_its_message_in_hand(soc
     client, talk, release = leaving_with(sockets, handler)
     client.send("y")
     client.close(4001)
-    wait_until(lambda: not len(sockets.api.websockets))
+    wait_until(lambda: not len(sockets.nodes[0].websockets))  # the end has come there
     release.set()
     wait_until(lambda: len(heard) == 2)
     assert heard == ["y", (False, 4001)]
@@ -692,6 +692,40 @@ def test_send_waits_while_the_browser_does_not_read(sockets_by_hand):
     assert chain.heard(other) == "x" and not found
     wait_until(lambda: found == [True])
     assert len(chain.api.websockets) == 2 and not client.closed
+
+
+def test_what_a_node_sends_at_once_waits_for_room(sockets):
+    """However much that is; its session goes on."""
+    size = 5_000_000
+
+    def talk(ws):
+        for _ in ws:
+            ws.send(b"x" * size)
+
+    node = sockets.node(websocket=talk)
+    clients = [sockets.browser() for _ in range(15)]
+    session = node.link
+    for client in clients:
+        client.send("x")
+    for client in clients:
+        assert len(client.recv(20_000).payload) == size
+    assert session.in_session and sockets.relay.status()["websockets"]["adopted"] == 0
+
+
+def test_one_message_may_be_larger_than_what_waits(sockets):
+    """It goes when nothing else does; that of somebody who must not wait, too."""
+    size = 65 * 1024 * 1024
+
+    def talk(ws):
+        ws.receive()
+        ws.send(b"x" * size)
+        ws.receive()
+
+    node = sockets.node(websocket=talk)
+    client = sockets.browser()
+    client.send("x")
+    assert len(client.recv(20_000).payload) == size
+    assert node.link.in_session and sockets.relay.status()["websockets"]["adopted"] == 0
 
 
 # -- what nobody should say --------------------------------------------------------------------------------------------
@@ -894,7 +928,7 @@ def test_what_ended_before_its_application_accepts_is_read_first(sockets):
     client.send("important")
     client.close(4001)
     wait_until(lambda: not len(sockets.api.websockets))
-    got = []
+    got: list[object] = []
     sockets.node(accepting(got), handshake_events=True)
     wait_until(lambda: len(got) == 2)
     assert got == ["important", (4001, False)]
@@ -903,7 +937,8 @@ def test_what_ended_before_its_application_accepts_is_read_first(sockets):
 
 def test_what_ended_between_two_applications_is_read_by_the_next(held):
     """With ``handshake_events``, too, it accepts what has ended."""
-    first, second = [], []
+    first: list[object] = []
+    second: list[object] = []
     node = held.node(accepting(first), handshake_events=True)
     client = held.browser()
     client.send("1")

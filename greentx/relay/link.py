@@ -22,7 +22,8 @@ from ..protocol.fields import shown
 from ..transport import Context, Receiver, SocketKind
 from ..transport.security import Dial
 from .lease import Lease
-from .messages import Hello, Welcome, build_hello, join, number, numbers, parse_welcome, parts, split
+from .messages import Hello, Welcome, build_hello, number, numbers, parse_welcome, parts, split
+from .outbox import MAX_WAITING, Outbox
 
 __all__ = ["ALONE_WARNING_SECONDS", "Link"]
 
@@ -34,12 +35,8 @@ ALONE_WARNING_SECONDS = 5.0
 # What the relay does not count: it is no part of what a session is sent.
 _UNCOUNTED = frozenset({b"welcome", b"lease", b"clock", b"over"})
 
-# How often the relay's clock is asked for, and what waits for room is tried again.
+# How often the relay's clock is asked for.
 _CLOCK_SECONDS = 0.25
-_RETRY_SECONDS = 0.01
-
-# Bytes that may wait for room in the connection to the relay; with more the session ends.
-_MAX_WAITING = 64 * 1024 * 1024
 
 Downstream = Callable[[list[bytes], bytes], object]
 
@@ -73,7 +70,7 @@ class Link:
         self.bad_messages = 0
         self._hello = hello
         self._context = context
-        self._outbox = _Outbox(context, lambda message: self._dealer.send(message))
+        self._outbox = Outbox(context, lambda message: self._dealer.send(message))
         self._state = _State(fenced=not endpoint.startswith("ipc:"))
         self._left = Event()
         self._downstream: dict[bytes, Downstream] = {
@@ -120,7 +117,24 @@ class Link:
             head: Its kind and words.
         """
         if self.in_session and not self._outbox.put(b"%b\n%b" % (head, payload)):
-            self._let_go(f"more than {_MAX_WAITING} bytes wait for the relay")
+            self._let_go(f"more than {MAX_WAITING} bytes wait for the relay")
+
+    def offer(self, head: bytes, payload: bytes, *, wait: bool = True) -> bool:
+        """As :meth:`tell`, but for what an application may send any amount of: it never ends the session.
+
+        Never blocks. Returns whether there was room for it: else nothing was sent.
+
+        Args:
+            wait: Whoever offers it can call :meth:`send` then; else there is room for more.
+        """
+        return not self.in_session or self._outbox.offer(head, payload, wait=wait)
+
+    def send(self, head: bytes, payload: bytes, seconds: float | None) -> bool:
+        """As :meth:`offer`, in turn: blocks this greenlet until there is room, or the session is over.
+
+        Returns whether that came to be, before nothing went to the relay for so many *seconds*; ``None`` waits on.
+        """
+        return not self.in_session or self._outbox.send(head, payload, seconds)
 
     def flush(self) -> bool:
         """Send what was told now. Returns whether all of it went; else it waits for room."""
@@ -190,7 +204,7 @@ class Link:
             return
         # First: nothing is told any more.
         self.in_session = False
-        self._outbox.clear()
+        self._outbox.over()
         self._left.set()
         if why:
             self._warning.again(self._warn, update=True)
@@ -268,59 +282,6 @@ class _State:
         self.asked = 0.0
         self.feeding = False
         self.lease = Lease()
-
-
-class _Outbox:
-    """What is to be sent to the relay, all that one round of the hub has for it in one message.
-
-    Args:
-        context: Owner of the timer.
-        send: Sends one message; returns whether there was room for it.
-    """
-
-    def __init__(self, context: Context, send: Callable[[bytes], bool]) -> None:
-        self._messages: list[bytes] = []
-        self._bytes = 0
-        self._send = send
-        self._scheduled = False
-        self._context = context
-        # While there is no room.
-        self._timer: Any = context.timer(_RETRY_SECONDS, _RETRY_SECONDS)
-
-    def put(self, message: bytes) -> bool:
-        """Return whether that is within the bound."""
-        self._messages.append(message)
-        self._bytes += len(message)
-        if not self._scheduled:
-            self._scheduled = True
-            self._context.hub.loop.run_callback(self._end_round)
-        return self._bytes <= _MAX_WAITING
-
-    def _end_round(self) -> None:
-        self._scheduled = False
-        self.flush()
-
-    def flush(self) -> bool:
-        if not self._messages:
-            return True
-        if not self._context.open:
-            return False
-        if self._send(join(self._messages)):
-            self.clear()
-            return True
-        if not self._timer.active:
-            # Not start(): it goes on with what was left of the timer's last run.
-            self._timer.again(self.flush, update=True)
-        return False
-
-    def clear(self) -> None:
-        self._messages.clear()
-        self._bytes = 0
-        self._timer.stop()
-
-    def stop(self) -> None:
-        self.clear()
-        self._context.unwatch(self._timer)
 
 
 def _one(words: list[bytes]) -> int:

@@ -158,8 +158,8 @@ class NodeSocket(Carrier):
     def send(self, payload: bytes, opcode: int, rsvd: int) -> None:
         if self.hand.place is Place.GONE:
             return
-        self._reports.tell(b"%b %d %d" % (SEND, self.number, opcode | rsvd << 4), payload)
-        why = self.window.sent(len(payload))
+        why = self._reports.send(b"%b %d %d" % (SEND, self.number, opcode | rsvd << 4), payload)
+        why = why or self.window.sent(len(payload))
         if why and self.entry is not None:
             self.connection.sessions.fail(self.entry, CloseCode.TRY_AGAIN_LATER, why)
         elif self.window.closed:

@@ -197,7 +197,9 @@ class NodeSockets:
         self._casts[number] = waiting
         try:
             cast = Cast(broadcast.group, sids, broadcast.payload)
-            self._link.tell(b"%b %d %d" % (CAST, number, broadcast.opcode), cast.build())
+            why = self.reports.send(b"%b %d %d" % (CAST, number, broadcast.opcode), cast.build())
+            if why:
+                raise SendTimeout(why, address=self.reports.endpoint, queued=False)
             if gevent.getcurrent() is self._context.hub:
                 return 0  # which must not wait
             waiting.wait(self._shared.send_timeout)

@@ -54,7 +54,7 @@ class SocketOpenings:
         nodes.on(ANSWER, self._on_answer)
 
     def hold(self, connection: Connection, request: Request, extra: Mapping[str, Any]) -> None:
-        """Have an application on a Node answer an opening handshake; after ``send_timeout`` without a Node it is 503."""
+        """Have an application on a Node answer an opening handshake; 503 after ``send_timeout`` without a Node."""
         socket = self._table.add(connection, request.sid, handshake_of(request, extra))
         socket.held = request
         self._table.place(socket, request)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ..errors import SendTimeout
 from ..handler.shared import Shared
 from .link import Link
+from .outbox import MAX_WAITING
 from .socket_hand import Hand, Place
 from .socket_messages import DONE
 from .socket_receipts import Receipts
@@ -52,6 +54,33 @@ class SocketReports:
             self._link.tell(head, payload)
         elif self._context.open:
             self._context.hand_over(self._link.tell, head, payload)
+
+    def send(self, head: bytes, payload: bytes) -> str:
+        """Tell the relay what goes to browsers. Blocks this greenlet while there is no room.
+
+        Returns:
+            ``""``; or why nothing was sent: this greenlet must not wait, and too much waits for the relay.
+
+        Raises:
+            SendTimeout: Nothing went to the relay for ``send_timeout`` seconds; nothing of this was sent.
+        """
+        if not self._context.in_hub_thread():
+            why: str = self._context.hand_over(self.send, head, payload) if self._context.open else ""
+            return why
+        if self._link.offer(head, payload):
+            return ""
+        waits = self.shared.for_browser()
+        if waits is None or self._context.hub is self._context.caller():
+            if self._link.offer(head, payload, wait=False):
+                return ""
+            return f"more than {MAX_WAITING} bytes wait for the relay at {self.endpoint}"
+        seconds = self.shared.send_timeout
+        with waits:
+            if not self._link.send(head, payload, seconds):
+                raise SendTimeout(
+                    f"the relay at {self.endpoint} took nothing for {seconds} s", address=self.endpoint, queued=False
+                )
+        return ""
 
     def soon(self, call: Callable[[], object]) -> None:
         """Call it in the hub."""

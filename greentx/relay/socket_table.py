@@ -248,7 +248,7 @@ class SocketTable:
     def _push(self, socket: Socket) -> None:
         """Give the Node what it has room for; one that leaves gets nothing more, but the end."""
         session = socket.session
-        # Where that Node has let it go meanwhile, the end is another one's. Else its application waits for it, as it may
+        # Where that Node has let it go meanwhile, the end is another one's. Else its application waits for it: it may
         # have asked for it.
         if session is None or (session.leaving and socket.ending is None):
             return
