@@ -332,6 +332,38 @@ def test_two_events_of_one_browser_do_not_hold_up_others(sockets):
 # -- Nodes come and go -------------------------------------------------------------------------------------------------
 
 
+def test_messages_wait_at_the_api_while_a_node_accepts_nothing(sockets):
+    """Little waits on the way to it, whatever comes for its WebSockets; with room they go on in order, ends as well."""
+    heard: dict[str, list[object]] = {}
+
+    def listen(ws):
+        mine = heard.setdefault(ws.sid[1], [])
+        mine.extend(message.strip() for message in ws)
+        mine.append(ws.close_code)
+
+    node = sockets.node(websocket=listen)
+    clients = [sockets.browser() for _ in range(20)]
+    wait_until(lambda: len(heard) == 20)
+    # As one whose hub something else keeps busy: it says nothing of what it has received.
+    missed: list[None] = []
+    counted, node.link.counted = node.link.counted, lambda: missed.append(None)
+    for number in range(3):
+        for client in clients:
+            client.send(f"{number}" + " " * 100_000)
+    for client in clients:
+        client.close(4001)
+    wait_until(lambda: not len(sockets.api.websockets))
+    [status] = sockets.relay.status()["nodes"]
+    assert status["queued_bytes"] < 300_000
+    assert sum(len(mine) for mine in heard.values()) < 60
+    node.link.counted = counted
+    for _ in list(missed):
+        counted()
+    wait_until(lambda: all(len(mine) == 4 for mine in heard.values()))
+    assert all(mine == ["0", "1", "2", 4001] for mine in heard.values())
+    wait_for_nothing(sockets)
+
+
 def test_messages_wait_for_the_first_node(sockets):
     """In order; it is not adopted, since nobody had it."""
     client = sockets.browser()

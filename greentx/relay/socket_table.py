@@ -141,6 +141,8 @@ class SocketTable:
         self._numbers = count(1)
         self._sockets: dict[int, Socket] = {}
         self._of: dict[NodeSession, dict[int, Socket]] = {}
+        # Those of which something is due to their Node, which has no room.
+        self._behind: dict[NodeSession, dict[int, Socket]] = {}
         for kind, call in ((STATE, self._on_state), (DONE, self._on_done), (MOVE, self._on_move)):
             nodes.on(kind, call)
         nodes.came.append(self._on_room)
@@ -252,6 +254,10 @@ class SocketTable:
         # have asked for it.
         if session is None or (session.leaving and socket.ending is None):
             return
+        # It stays where it can be given to another Node still. More than so much waiting for a Node ends its session.
+        if session.lane.full:
+            self._behind.setdefault(session, {})[socket.number] = socket
+            return
         # The end of one is not held up by the window: what is sent after it goes nowhere, and nobody would say so.
         for number, flags, payload in socket.backlog.due(all_of_them=socket.ending is not None):
             if socket.ending is not None and flags & 15 == Opcode.CLOSE:
@@ -294,7 +300,8 @@ class SocketTable:
         session, socket.session = socket.session, None
         if session is not None:
             session.websockets -= 1
-            self._of.get(session, {}).pop(socket.number, None)
+            for sockets in (self._of, self._behind):
+                sockets.get(session, {}).pop(socket.number, None)
 
     # -- what Nodes say ----------------------------------------------------------------------------------------------
 
@@ -341,6 +348,9 @@ class SocketTable:
 
     def _on_room(self, session: NodeSession) -> None:
         """Somebody may have room again for those that wait."""
+        behind = self._behind.get(session)
+        while behind and not session.lane.full:
+            self._push(behind.pop(next(iter(behind))))
         while self.waiting:
             socket = next(iter(self.waiting.values()))
             self.give(socket)
@@ -349,6 +359,7 @@ class SocketTable:
 
     def _on_gone(self, session: NodeSession) -> None:
         # No need to wait for its lease to run out: all that it sends to a WebSocket came by the session that is over.
+        self._behind.pop(session, None)
         for socket in self._of.pop(session, {}).values():
             socket.session = None
             socket.backlog.lost()
