@@ -295,7 +295,7 @@ class Relay(Extension):
         self._others.publish(topic_of(topic) + (message.encode() if isinstance(message, str) else bytes(message)))
 
     def close(self) -> None:
-        """Let go of the Nodes: what they have is answered 502, or its connection closed. Safe to call twice."""
+        """Let go of the Nodes: the connections of what they have are closed. Safe to call twice."""
         self._drain.kill(0)
         self._transceiver.detach(self._drain)
         self.stop(self._shared.context.linger)

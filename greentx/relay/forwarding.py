@@ -78,6 +78,7 @@ class Forwarding:
         progress: Which of them are answered.
         queue: Those that wait for somebody who has room.
         claiming: Which Nodes have which sessions, and those that wait for a claim.
+        ended: Nothing is forwarded any more: what comes is answered 503.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Forwarding:
         sessions: StickyNames,
     ) -> None:
         self.counts = Counts()
+        self.ended = False
         self._nodes = nodes
         self._sticky = sticky
         self._word = word
@@ -156,7 +158,7 @@ class Forwarding:
 
     def submit(self, entry: Forwarded) -> None:
         """Give a request to a Node, now or when one has room; where none has in time it is answered 503."""
-        if self.claiming.hold(entry):
+        if not self.ended and self.claiming.hold(entry):
             return
         # Behind those that wait already, of the same connection above all.
         if (len(self.queue) and self._is_behind(entry)) or not self.hand(entry):
@@ -347,23 +349,26 @@ class Forwarding:
         self.queue.lost(connection)
 
     def stop(self) -> None:
-        """Nobody answers any more: what is open is refused, or its connection closed."""
+        """Nothing is forwarded any more: the connections of what is open are closed, what waits is refused."""
         sessions = self._sessions
+        self._new = New.ARE_REFUSED
+        self.ended = True
         self.claiming.stop()
         self._returns.stop()
         self.queue.stop()
         for session in sessions:
             for entry in list(session.open.values()):
-                if entry.over or entry.number not in session.open:
-                    continue
-                if entry.begun:
-                    self._cut(entry, "the relay ends in the middle of the answer")
-                else:
-                    self._refuse(entry, 502)
+                # Not answered: its Node may live, and be about to answer. The browser would take the second answer for
+                # that to its next request.
+                if not entry.over and entry.number in session.open:
+                    self._cut(entry, "the relay ends, and a Node may answer")
             session.open.clear()
         for entry in self.progress.unwritten:
             if entry.session is not None and entry.session.over and not entry.session.finished and not entry.over:
                 self._cut(entry, "its Node has gone, and may not have written the answer")
+        for bound in self._sticky:
+            for entry in bound.held[:1]:
+                self._cut(entry, "the relay ends, and the answer before it may be under way")
         self._sticky.clear()
 
     def status(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ bound: beyond it the oldest are forgotten for which nothing is open.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .written import Written
@@ -55,6 +56,10 @@ class Sticky:
 
     def __len__(self) -> int:
         return sum(map(len, self._of.values()))
+
+    def __iter__(self) -> Iterator[Bound]:
+        """All that are known; a copy."""
+        return iter([bound for table in self._of.values() for bound in table.values()])
 
     def of(self, connection: object) -> dict[str, Bound]:
         """Return those of one connection set, to look up; :meth:`bind` and :meth:`forget` change it."""
