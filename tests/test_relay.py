@@ -878,6 +878,47 @@ def test_a_relay_that_is_closed_closes_the_connections_of_what_is_open(chain):
         chain.relay.forward(Request(SENDER, "1", "/", {"METHOD": "GET"}))
 
 
+@pytest.mark.parametrize("push_addr", [None, (LOCAL, 0)])
+def test_a_relay_that_is_closed_serves_no_more(chain, push_addr):
+    """serve() ends; what comes is answered 503 at once, until somebody else reads it."""
+    relay = Relay(chain.api, push_addr, send_timeout=None)
+    serving = gevent.spawn(relay.serve)
+    gevent.sleep(0)  # it begins
+    waits = chain.client()
+    if push_addr is None:
+        waits.send("/")
+        wait_until(lambda: relay.status()["waiting"] == 1)
+    relay.close()
+    serving.get(timeout=5)
+    if push_addr is None:
+        assert waits.recv(5000).status == 503
+    for body in (b"", b"x", b"", b"x"):
+        client = chain.client()
+        client.send("/", body=body)
+        assert client.recv(5000).status == 503
+    assert relay.status()["waiting"] == 0
+    chain.serve(chain.api, say("api"))
+    gevent.sleep(0)  # it begins
+    for body in (b"", b"x"):
+        client = chain.client()
+        client.send("/", body=body)
+        assert client.recv(5000).body.startswith(b"api: ")
+
+
+def test_a_relay_may_follow_one_that_was_closed(chain):
+    """On the same Transceiver: the end of the first one takes nothing from the second."""
+    serving = gevent.spawn(chain.relay.serve)
+    gevent.sleep(0)  # it begins
+    chain.relay.close()
+    chain.relay = Relay(chain.api, send_timeout=5)
+    chain.relay_all()
+    chain.node(say("node"))
+    serving.get(timeout=5)
+    client = chain.client()
+    client.send("/")
+    assert client.recv(5000).body == b"node: GET / "
+
+
 def test_a_node_finds_a_relay_that_was_started_anew(chain):
     """It connects again by itself; what it had of the former one is over."""
     chain.forward_all()

@@ -107,6 +107,7 @@ class Relay(Extension):
         self._shared = shared
         self._closed = False
         self._later = Group()
+        self._serving = Group()
         self.sticky = Sticky()
         context = shared.context
         self._others = _Others(context, push_endpoint, pub_endpoint, access)
@@ -178,10 +179,11 @@ class Relay(Extension):
     # -- what goes out ---------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
-        """Forward all that comes, unchanged, until the Transceiver stops. Blocks this greenlet, or native thread.
+        """Forward all that comes, unchanged, until the Transceiver stops, or the relay is closed.
 
-        Nothing of it comes out of ``recv()`` or ``serve()`` of the Transceiver then. A request for which nobody has
-        room within ``send_timeout`` is answered 503.
+        Blocks this greenlet, or native thread. Nothing of it comes out of ``recv()`` or ``serve()`` of the Transceiver
+        then. A request for which nobody has room within ``send_timeout`` is answered 503; each one at once where the
+        relay was closed, until somebody else reads what comes to the Transceiver.
 
         Raises:
             TransportError: The relay is closed.
@@ -195,18 +197,28 @@ class Relay(Extension):
             self._take_from(connection)
         receivers = self._shared.websocket_receivers
         receivers.append(self.sockets.receive)
+        # In a greenlet of its own, which close() can end without a harm to the caller's.
+        serving = self._serving.spawn(self._serve)
         try:
-            for _sid, connection, request in self._transceiver.recv():
-                # What came before, and what is not forwarded as it is.
-                if request.method in WEBSOCKETS:
-                    self._forward_or_refuse(connection, request)
-                elif request.method not in ENDS:
-                    self._later.spawn(self._forward_or_refuse, connection, request)
-                del request  # this frame must not hold it until the next one comes
+            serving.get()
         finally:
+            serving.kill()
             receivers.remove(self.sockets.receive)
-            for connection in self._transceiver.connections.values():
-                connection.intake.taker = connection.intake.raw_taker = None
+            # Else what comes is answered 503: see stop().
+            if not self._closed:
+                for connection in self._transceiver.connections.values():
+                    connection.intake.taker = connection.intake.raw_taker = None
+
+    def _serve(self) -> None:
+        for _sid, connection, request in self._transceiver.recv():
+            # What came before, and what is not forwarded as it is.
+            if request.method in WEBSOCKETS:
+                self._forward_or_refuse(connection, request)
+            elif request.method not in ENDS:
+                self._later.spawn(self._forward_or_refuse, connection, request)
+            del request  # this frame must not hold it until the next one comes
+            if self._closed:
+                break
 
     def _take_from(self, connection: Connection) -> None:
         connection.intake.taker = partial(self._take, connection)
@@ -215,6 +227,12 @@ class Relay(Extension):
     def _take(self, connection: Connection, request: Request, message: bytes) -> None:
         self.servers.check_credits(connection)
         self.forwarding.take(connection, request, message)
+
+    def _give_way(self, connection: Connection, message: bytes) -> bool:
+        # Somebody else has begun to read what comes.
+        if self._shared.readers:
+            connection.intake.taker = connection.intake.raw_taker = None
+        return False
 
     def _forward_or_refuse(self, connection: Connection, request: Request) -> None:
         try:
@@ -301,7 +319,7 @@ class Relay(Extension):
         self.stop(self._shared.context.linger)
 
     def _check(self) -> None:
-        if self._closed:
+        if self._closed or self.forwarding.ended:
             raise TransportError(f"the relay at {self.node_endpoint} is closed")
 
     def _connection_of(self, request: Request) -> Connection:
@@ -393,6 +411,7 @@ class Relay(Extension):
         if self in self._shared.extensions:
             self._shared.extensions.remove(self)
         try:
+            self._stop_serving()
             self._later.kill()
             self.leaving.stop()
             self._turns.kill()
@@ -401,6 +420,16 @@ class Relay(Extension):
         finally:
             self.nodes.close(linger=linger)
             self._others.close(linger)
+
+    def _stop_serving(self) -> None:
+        if not self._serving:
+            return
+        for greenlet in list(self._serving):
+            # One that closes the relay itself leaves its loop behind that.
+            if greenlet is not gevent.getcurrent():
+                greenlet.kill()
+        for connection in self._transceiver.connections.values():
+            connection.intake.raw_taker = partial(self._give_way, connection)
 
     def report(self) -> dict[str, Any]:
         """Add :meth:`status` to the Transceiver's."""

@@ -177,6 +177,9 @@ class Forwarding:
 
     def event(self, connection: Connection, request: Request, message: bytes) -> None:
         """Send what no answer is due to: a piece of a body, a message of a JSON or XML socket."""
+        if self.ended:
+            connection.answers.abandon(request)
+            return
         bound = self._sticky.of(connection).get(request.conn_id)
         word = self._word(connection)
         if bound is None or (not bound.open and not self._can(bound.session, word)):
