@@ -262,6 +262,25 @@ def test_a_relay_that_is_closed_leaves_no_pipelined_request_without_an_end(chain
     assert len(connection.link.life.requests) == 0
 
 
+@pytest.mark.parametrize("how", ["killed unbegun", "has its turn later"])
+def test_what_has_its_turn_as_the_relay_is_closed_has_an_end(chain, how):
+    """Its connection is closed: what was answered before it may be under way."""
+    client = chain.client()
+    client.send("/a")
+    client.send("/b")
+    events = chain.api.recv()
+    first, second = next(events)[2], next(events)[2]
+    connection = chain.api.connections[SENDER]
+    chain.relay.forward(second)
+    ends = [lambda: connection.reply_http(first, "first"), chain.relay.close]
+    for end in ends if how == "killed unbegun" else reversed(ends):
+        end()
+    assert client.recv(5000).body == b"first"
+    with pytest.raises(RemoteProtocolError, match="closed the connection"):
+        client.recv(5000)
+    assert len(connection.link.life.requests) == 0
+
+
 def test_a_notice_that_comes_late_is_the_relays_still(chain, monkeypatch):
     """It is no other handler's receipt, and the server is asked again."""
     monkeypatch.setattr(proofs_module, "PROOF_SECONDS", 0.001)

@@ -414,7 +414,8 @@ class Relay(Extension):
             self._stop_serving()
             self._later.kill()
             self.leaving.stop()
-            self._turns.kill()
+            self._turns.stop()
+            # It has those go on that wait for a proof: their turns come now.
             self.proofs.stop()
             self.sockets.stop(linger)
         finally:

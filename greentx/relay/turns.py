@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from gevent.pool import Group
 from ..errors import GreentxError
 from ..handler.connection import Connection
 from ..protocol.request import Request
+from ..transport import SocketClosed
 from .forwarded import Forwarded
 from .nodes import NodeSession
 from .proofs import Proofs
@@ -47,16 +49,29 @@ class Turns:
         self._proofs = proofs
         self._forward_now = forward_now
         self._later = Group()
+        self._stopped = False
+        # Those of which no greenlet has seen to the end.
+        self._unfinished: dict[int, tuple[Connection, Request]] = {}
 
-    def kill(self) -> None:
-        """Wait for nothing any more: the connections of what waits are closed."""
+    def stop(self) -> None:
+        """Wait for nothing any more: the connections of what waits are closed, and of what has its turn later."""
+        self._stopped = True
         self._later.kill()
+        # One that is killed before it begins runs nothing at its end.
+        unfinished, self._unfinished = self._unfinished, {}
+        for connection, stand_in in unfinished.values():
+            self._close(connection, stand_in)
 
     def forward(self, connection: Connection, request: Request, extra: Mapping[str, Any]) -> None:
         """It is this pipelined request's turn; for this process it has been answered. May be called in the hub."""
         # At once: what comes behind it meanwhile has to wait for this one, and not for the one before.
         stand_in = connection.link.life.requests.delegate(request)
         stand_in.stored = request.stored
+        if self._stopped:
+            # Not at once: the answer before it is about to be written.
+            gevent.get_hub().loop.run_callback(self._close, connection, stand_in)
+            return
+        self._unfinished[id(stand_in)] = connection, stand_in
         self._later.spawn(self._forward, connection, request, extra, stand_in)
 
     def _forward(self, connection: Connection, request: Request, extra: Mapping[str, Any], stand_in: Request) -> None:
@@ -77,8 +92,13 @@ class Turns:
             log.warning("%s %s could not be forwarded, closing its connection: %s", request.method, request.path, error)
         finally:
             # Also where the relay is closed meanwhile: the browser can try again, waiting would help nobody.
-            if not is_done:
-                connection.close(stand_in)
+            if self._unfinished.pop(id(stand_in), None) is not None and not is_done:
+                self._close(connection, stand_in)
+
+    @staticmethod
+    def _close(connection: Connection, stand_in: Request) -> None:
+        with suppress(SocketClosed):  # then all connections end
+            connection.close(stand_in)
 
     def answered(self, session: NodeSession, entries: list[Forwarded]) -> None:
         """A Node answered requests: the next ones of their connections may be, once these answers have arrived."""
