@@ -6,10 +6,12 @@ import contextlib
 import time
 
 import gevent
+import zmq.green as zmq
 from free_ports import Server
 
 from greentx import Transceiver
 from greentx.relay import Node, Relay
+from greentx.relay.messages import parse_welcome, parts, split
 
 LOCAL = "127.0.0.1"
 SENDER = "front"
@@ -78,6 +80,50 @@ class Chain:
     def client(self, protocol="http"):
         """Return one more pretended browser."""
         return self.server.client(protocol)
+
+
+class BareNode:
+    """A Node that says what it is told to say, and answers nothing."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        context = zmq.Context()
+        chain.stack.callback(context.destroy, 0)
+        self._dealer = context.socket(zmq.DEALER)
+        self._dealer.connect(chain.relay.node_endpoint)
+        self.say(b'hello 1\n{"name": "bare", "capacity": 1, "what": ""}')
+        words, payload = self.next(b"welcome")
+        self.word = parse_welcome(words, payload).servers[0].word.encode()
+        self.say(b"ready %b\n" % self.word)
+        wait_until(lambda: any(session.ready for session in chain.relay.nodes))
+
+    def say(self, message: bytes) -> None:
+        """Tell the relay something."""
+        self._dealer.send(message)
+
+    def next(self, kind: bytes) -> tuple[list[bytes], bytes]:
+        """Wait for the next message of a kind, and return its words and its bytes."""
+        while self._dealer.poll(5000):
+            for message in parts(self._dealer.recv()):
+                found, words, payload = split(message)
+                if found == kind:
+                    return words, payload
+        raise AssertionError(f"no {kind!r}")
+
+    def request(self) -> bytes:
+        """Wait for the next one, and return its number."""
+        words, _ = self.next(b"request")
+        return words[0]
+
+    def end(self) -> None:
+        """End, once all that it said was read."""
+        wait_until(self._all_read)
+        self._dealer.close(1000)
+
+    def _all_read(self) -> bool:
+        # All that it was sent, however much; notices may come meanwhile.
+        self.say(b"received 1000 1000\n")
+        return not any(session.lane.unreceived for session in self._chain.relay.nodes)
 
 
 def say(text):

@@ -12,7 +12,7 @@ import pytest
 import zmq.green as zmq
 from free_ports import Server
 from gevent.event import Event
-from relay_chain import LOCAL, SENDER, Chain, delayed, say, wait_until
+from relay_chain import LOCAL, SENDER, BareNode, Chain, delayed, say, wait_until
 
 from greentx import GreentxError
 from greentx.errors import (
@@ -862,6 +862,37 @@ def test_a_post_whose_node_has_gone_is_answered_502(chain):
     release.set()
     wait_until(lambda: client.closed)
     assert chain.relay.status()["bad_gateway"] == 1
+
+
+def test_what_a_node_gives_back_goes_on_whole(chain):
+    """Also a POST that the Node says afterwards to have received, with all that came in that round."""
+    chain.relay_all()
+    bare = BareNode(chain)
+    client = chain.client()
+    client.send("/", body=b"whole")
+    number = bare.request()
+    bare.say(b"unready %b\n" % bare.word)
+    bare.say(b"back %b\n" % number)
+    bare.say(b"received 1000 1000\n")
+    wait_until(lambda: not any(session.lane.unreceived for session in chain.relay.nodes))
+    chain.node(say("node"))
+    assert client.recv(5000).body == b"node: POST / whole"
+
+
+@pytest.mark.parametrize("report", [b"begun %b 9\n", b"done %b 9\n"])
+def test_what_a_node_has_begun_it_has_received(chain, report):
+    """Whether it says so or not: a POST goes to no other one then."""
+    chain.relay_all()
+    bare = BareNode(chain)
+    chain.api.connections[SENDER].link.writer.flow.control.announce(True)
+    client = chain.client()
+    client.send("/", body=b"x")
+    bare.say(report % bare.request())
+    bare.say(b"clock 7\n")
+    bare.next(b"clock")
+    [bound] = chain.relay.sticky
+    entries = [*bound.open, *(entry for entry, _, _ in bound.written.answers)]
+    assert [(entry.received, entry.message) for entry in entries] == [(True, b"")]
 
 
 def test_other_methods_can_be_called_safe(chain):

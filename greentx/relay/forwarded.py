@@ -138,6 +138,12 @@ class Forwarded:
             or (not self.delegated and self.life.requests.is_closed(self.conn_id))
         )
 
+    def seen(self) -> None:
+        """Its Node has it: where it is not safe it goes to no other one from now on."""
+        self.received = True
+        if not self.safe:
+            self.message = b""
+
     def end(self) -> None:
         """Its browser has gone."""
         self._ended = True

@@ -261,10 +261,9 @@ class Nodes:
         if len(found) != 2:
             raise RemoteProtocolError(f"two numbers say what was received, not {len(found)}")
         for item in session.lane.acknowledge(*found):
-            item.received = True
-            # It goes to no other Node from now on.
-            if not item.safe:
-                item.message = b""
+            # Else it was given back before this was said, and is another one's.
+            if session.open.get(item.number) is item:
+                item.seen()
         self._go_on(session)
 
     def _on_clock(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:

@@ -59,6 +59,7 @@ class Progress:
         for number, size in pairs(words):
             entry = session.open.get(number)
             if entry is not None:
+                entry.seen()
                 entry.begun = True
                 entry.size = size
 
@@ -71,6 +72,7 @@ class Progress:
             if entry is None:
                 self._counts.stale += 1
                 continue
+            entry.seen()
             # The Node has deleted the file, or will.
             if entry.stored is not None:
                 entry.stored.give_away()
