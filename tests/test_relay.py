@@ -23,10 +23,12 @@ from greentx.errors import (
     SendTimeout,
     TransportError,
 )
+from greentx.protocol.flow import NOBODY, NUMBERS
 from greentx.protocol.request import Request, parse_request
 from greentx.protocol.requests import build_disconnect_notice, build_request
 from greentx.relay import Node, Relay
 from greentx.relay import proofs as proofs_module
+from greentx.relay.messages import MAX_BATCH, MAX_SERVERS, join
 from greentx.relay.topics import Topics
 from greentx.standin.client import build_headers
 from greentx.transport.endpoints import endpoint_address
@@ -969,6 +971,15 @@ def test_a_relay_may_follow_one_that_was_closed(chain):
     assert client.recv(5000).body == b"node: GET / "
 
 
+def is_bound(chain, endpoint):
+    """Try to give the chain a new relay there; return whether that was possible."""
+    try:
+        chain.relay = Relay(chain.api, node_addr=endpoint, send_timeout=5)
+    except BindError:
+        return False
+    return True
+
+
 def test_a_node_finds_a_relay_that_was_started_anew(chain):
     """It connects again by itself; what it had of the former one is over."""
     chain.forward_all()
@@ -976,7 +987,9 @@ def test_a_node_finds_a_relay_that_was_started_anew(chain):
     endpoint = chain.relay.node_endpoint
     chain.relay.close()
     wait_until(lambda: not node.status()["node"]["connected"])
-    relay = chain.relay = Relay(chain.api, node_addr=endpoint, send_timeout=5)
+    # The former one's socket closes in the background.
+    wait_until(lambda: is_bound(chain, endpoint))
+    relay = chain.relay
     wait_until(lambda: any(session.ready for session in relay.nodes))
     client = chain.client()
     client.send("/")
@@ -1114,3 +1127,63 @@ def test_a_hostile_node_ends_its_own_messages_only(chain, caplog):
     assert client.recv(5000).body == b"node: GET / "
     assert not [record for record in caplog.records if record.exc_info]
     wait_until(lambda: len(chain.relay.nodes) == 1)
+
+
+def test_a_stranger_says_nothing_in_a_batch(chain):
+    """Who has not said hello is told once, whatever it sent."""
+    context = zmq.Context()
+    try:
+        dealer = context.socket(zmq.DEALER)
+        dealer.connect(chain.relay.node_endpoint)
+        dealer.send(b"batch " + b" ".join([b"0"] * 500_000) + b"\n")
+        assert dealer.poll(5000)
+        assert dealer.recv() == b"over\n"
+        dealer.send(b"\n")
+        assert dealer.poll(5000)
+        assert dealer.recv() == b"over\n"
+        assert chain.relay.status()["bad_messages"] == 1
+    finally:
+        context.destroy(0)
+
+
+def test_bad_messages_that_come_together_are_one(chain, caplog):
+    """One line in the log for them; the good ones among them count."""
+    bare = BareNode(chain)
+    bare.say(join([b"nonsense\n"] * 1000 + [b"unready %b\n" % bare.word] + [b"clock 7\n"]))
+    bare.next(b"clock")
+    assert chain.relay.status()["bad_messages"] == 1
+    assert len([record for record in caplog.records if "bad message" in record.msg]) == 1
+    assert not any(session.ready for session in chain.relay.nodes)
+
+
+def test_a_node_may_say_any_number_of_things_at_once(chain):
+    """In as many messages as that needs, in their order."""
+    node = chain.node(say("node"))
+    session = next(iter(chain.relay.nodes))
+    heard = []
+    chain.relay.nodes.on(b"test", lambda session, words, payload: heard.append(payload))
+    said = [b"%d" % number for number in range(2 * MAX_BATCH + 3)]
+    for one in said:
+        node.link.tell(b"test", one)
+    wait_until(lambda: len(heard) == len(said))
+    assert heard == said and not session.over
+    assert chain.relay.status()["bad_messages"] == 0
+
+
+def test_the_numbers_of_a_node_are_bounded(chain):
+    """Those that no process has are refused; of the others the relay knows the newest."""
+    bare = BareNode(chain)
+    session = next(iter(chain.relay.nodes))
+    known = [NOBODY + NUMBERS * number for number in range(MAX_SERVERS + 1)]
+    bare.say(b"numbers %b\n" % b" ".join(b"%d" % one for one in known))
+    bare.say(b"numbers %d\n" % (known[-1] + NUMBERS + 1))
+    bare.say(b"ready " + b"x" * 256 + b"\n")
+    bare.say(b"clock 7\n")
+    bare.next(b"clock")
+    assert chain.relay.status()["bad_messages"] == 2
+    servers = chain.relay.servers
+    assert [servers.receipt_of(str(known[at])) for at in (0, 1, -1)] == [None, session, session]
+    assert list(session.ready) == [bare.word.decode()]
+    bare.end()
+    wait_until(lambda: session.over)
+    assert servers.receipt_of(str(known[-1])) is None

@@ -10,7 +10,9 @@ from greentx.errors import LocalProtocolError, RemoteProtocolError
 from greentx.relay.lease import Lease
 from greentx.relay.messages import (
     LEASE_SECONDS,
+    MAX_BATCH,
     MAX_CAPACITY,
+    MAX_SERVERS,
     Hello,
     Server,
     Welcome,
@@ -31,6 +33,7 @@ from greentx.relay.messages import (
     topic_of,
 )
 from greentx.relay.reach import reachable
+from greentx.relay.session import NodeSession
 from greentx.relay.sticky import Sticky
 from greentx.relay.window import MAX_QUEUED, WINDOW_BYTES, WINDOW_MESSAGES, Lane
 
@@ -73,6 +76,22 @@ def test_a_batch_whose_lengths_are_wrong_is_refused(message):
     """As a whole: where one of its messages ends is not known."""
     with pytest.raises(RemoteProtocolError):
         parts(message)
+
+
+def test_a_batch_has_a_bound():
+    """Each of its messages costs time, however small it is."""
+    assert len(parts(join([b""] * MAX_BATCH))) == MAX_BATCH
+    for more in (b"batch " + b" ".join([b"0"] * (MAX_BATCH + 1)) + b"\n", b"batch" + b" " * (MAX_BATCH + 1) + b"\n"):
+        with pytest.raises(RemoteProtocolError, match=f"{MAX_BATCH + 1} messages, limit {MAX_BATCH}"):
+            parts(more)
+
+
+def test_of_too_many_servers_what_a_node_said_of_the_oldest_is_forgotten():
+    """As it says it again where it means it."""
+    session = NodeSession(b"n", Hello("n", 1), 0.0)
+    for one in range(MAX_SERVERS + 2):
+        session.is_ready(f"r.{one}")
+    assert list(session.ready) == [f"r.{one}" for one in range(2, MAX_SERVERS + 2)]
 
 
 @pytest.mark.parametrize("word", [b"", b"x", b"-1", b"1 ", b"1_0", b"9" * 5000, b"\xb2"])

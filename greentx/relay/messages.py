@@ -16,8 +16,11 @@ from ..protocol.headers import SERVER_NAMES
 
 __all__ = [
     "LEASE_SECONDS",
+    "MAX_BATCH",
     "MAX_CAPACITY",
     "MAX_HELD",
+    "MAX_SERVERS",
+    "MAX_WORD",
     "REDELIVERED",
     "VERSION",
     "Hello",
@@ -59,8 +62,12 @@ _MAX_HEAD = 1024 * 1024
 _MAX_DIGITS = 18
 #: What a Node may say that its capacity is, at the most.
 MAX_CAPACITY = 1_000_000
+#: Messages that go together.
+MAX_BATCH = 4096
 #: A server's word, a sender: none is longer.
-_MAX_WORD = 255
+MAX_WORD = 255
+#: Of so many lives of servers a relay remembers what a Node said, those that it spoke of last.
+MAX_SERVERS = 1024
 
 # Names that a client cannot send, since Mongrel2 lower-cases its letters.
 _ANNOTATION = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
@@ -90,9 +97,17 @@ def join(messages: list[bytes]) -> bytes:
 
 
 def parts(message: bytes) -> Sequence[bytes]:
-    """Return the messages that :func:`join` was given. Raises ``RemoteProtocolError`` where the lengths are wrong."""
+    """Return the messages that :func:`join` was given.
+
+    Raises:
+        RemoteProtocolError: The lengths are wrong, or they are more than :data:`MAX_BATCH`.
+    """
     if not message.startswith(b"batch "):
         return (message,)
+    # Counted before they are taken apart.
+    count = message.count(b" ", 0, message.find(b"\n", 0, _MAX_HEAD) + 1)
+    if count > MAX_BATCH:
+        raise RemoteProtocolError(f"a batch of {count} messages, limit {MAX_BATCH}")
     _, words, payload = split(message)
     found = []
     end = 0
@@ -156,7 +171,7 @@ def parse_hello(words: list[bytes], payload: bytes) -> Hello:
     match _json(payload):
         case {"name": str(name), "capacity": int(capacity), "what": str(what)} if 0 < capacity <= MAX_CAPACITY:
             try:
-                return Hello(check_sender(name), capacity, what[:_MAX_WORD])
+                return Hello(check_sender(name), capacity, what[:MAX_WORD])
             except LocalProtocolError as error:
                 raise RemoteProtocolError(str(error)) from error
     raise RemoteProtocolError(f"{shown(payload)} is not what a Node says of itself")
@@ -204,7 +219,7 @@ def _server(one: Any) -> Server:
             "stand_in": bool(stand_in),
             "credits": bool(has_credits),
             "key": str(key),
-        } if 0 < len(word) <= _MAX_WORD and " " not in word:
+        } if 0 < len(word) <= MAX_WORD and " " not in word:
             try:
                 return Server(check_sender(sender, mongrel2=False), word, endpoint, stand_in, has_credits, key)
             except LocalProtocolError as error:

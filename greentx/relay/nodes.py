@@ -28,7 +28,7 @@ from ..transport import Context, PeerGone, Router
 from ..transport.security import Access
 from .batches import Batches, Leases, milliseconds
 from .forwarded import Forwarded
-from .messages import Hello, numbers, parse_hello, parts, split
+from .messages import MAX_WORD, Hello, numbers, parse_hello, parts, split
 from .session import NodeSession
 
 __all__ = ["NodeSession", "Nodes"]
@@ -87,8 +87,8 @@ class Nodes:
             b"bye": self._on_bye,
             b"received": self._on_received,
             b"clock": self._on_clock,
-            b"ready": lambda session, words, payload: session.ready.add(_text(words)),
-            b"unready": lambda session, words, payload: session.ready.discard(_text(words)),
+            b"ready": lambda session, words, payload: session.is_ready(_text(words)),
+            b"unready": lambda session, words, payload: session.ready.pop(_text(words), None),
         }
         self._router = Router(context, endpoint, self._on_message, lambda: self._leases.look_soon(), access)
         self._batches = Batches(context, self._router, self._gone)
@@ -192,30 +192,39 @@ class Nodes:
         if session is None and identity in self._ending:
             session = self._ending[identity][0]
         try:
+            if session is None:
+                self._on_stranger(identity, message)
+                return
             found = parts(message)
+            session.heard = monotonic()
         except RemoteProtocolError as error:
             self._bad(identity, session, error)
             return
-        if session is not None:
-            session.heard = monotonic()
+        bad: RemoteProtocolError | None = None
         for one in found:
             try:
-                self._on_one(identity, session, one)
+                self._on_one(session, one)
             except RemoteProtocolError as error:
-                self._bad(identity, session, error)
+                bad = bad or error
+        # One for all that came together: each costs a line in the log.
+        if bad is not None:
+            self._bad(identity, session, bad)
 
-    def _on_one(self, identity: bytes, session: NodeSession | None, message: bytes) -> None:
+    def _on_stranger(self, identity: bytes, message: bytes) -> None:
+        if not message.startswith(b"batch "):
+            kind, words, payload = split(message)
+            if kind == b"hello":
+                self._on_hello(identity, parse_hello(words, payload))
+                return
+        # It was let go of, and does not know.
+        self._refuse(identity)
+
+    def _on_one(self, session: NodeSession, message: bytes) -> None:
         kind, words, payload = split(message)
-        if session is not None:
-            call = self._upstream.get(kind)
-            if call is None:
-                raise RemoteProtocolError(f"{shown(kind)} means nothing here")
-            call(session, words, payload)
-        elif kind == b"hello":
-            self._on_hello(identity, parse_hello(words, payload))
-        else:
-            # It was let go of, and does not know.
-            self._refuse(identity)
+        call = self._upstream.get(kind)
+        if call is None:
+            raise RemoteProtocolError(f"{shown(kind)} means nothing here")
+        call(session, words, payload)
 
     def _bad(self, identity: bytes, session: NodeSession | None, error: RemoteProtocolError) -> None:
         self.bad_messages += 1
@@ -322,4 +331,6 @@ class Nodes:
 def _text(words: list[bytes]) -> str:
     if len(words) != 1:
         raise RemoteProtocolError(f"one word says which server, not {len(words)}")
+    if len(words[0]) > MAX_WORD:
+        raise RemoteProtocolError(f"a server's word has {len(words[0])} bytes, limit {MAX_WORD}")
     return words[0].decode("latin-1")

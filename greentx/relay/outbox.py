@@ -9,7 +9,7 @@ from typing import Any
 from gevent.event import Event
 
 from ..transport import Context
-from .messages import join
+from .messages import MAX_BATCH, join
 
 __all__ = ["MAX_WAITING", "Outbox"]
 
@@ -119,11 +119,15 @@ class Outbox:
             return True
         if not self._context.open:
             return False
-        if self._send(join(self._messages)):
+        while self._send(join(self._messages[:MAX_BATCH])):
             self._sends += 1
-            self._clear()
-            self._grant()
-            return True
+            sent, self._messages = self._messages[:MAX_BATCH], self._messages[MAX_BATCH:]
+            if not self._messages:
+                self._clear()
+                self._grant()
+                return True
+            self._bytes -= sum(map(len, sent))
+            self._told = min(self._told, self._bytes)
         if not self._timer.active:
             # Not start(): it goes on with what was left of the timer's last run.
             self._timer.again(self.flush, update=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import uuid
 from itertools import count
 
+from ..errors import RemoteProtocolError
 from ..handler.connection import Connection
 from ..handler.transceiver import Transceiver
 from ..protocol.flow import range_of
-from .messages import Server, Welcome, build_servers, build_welcome, numbers
+from .messages import MAX_SERVERS, Server, Welcome, build_servers, build_welcome, numbers
 from .nodes import Nodes, NodeSession
 
 __all__ = ["Servers", "Words"]
@@ -51,6 +52,7 @@ class Servers:
         self._credited: set[Connection] = set()
         # By the first of the numbers that its receipts have.
         self._receipts: dict[int, NodeSession] = {}
+        self._numbers: dict[NodeSession, dict[int, None]] = {}
         nodes.on(b"ask", self._on_ask)
         nodes.on(b"numbers", self._on_numbers)
         nodes.gone.append(self._on_gone)
@@ -106,8 +108,22 @@ class Servers:
         self._nodes.send(session, b"servers %b" % b"".join(words[:1]), build_servers(self._list()))
 
     def _on_numbers(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
+        mine = self._numbers.setdefault(session, {})
         for first in numbers(words):
+            if range_of(str(first)) != first:
+                raise RemoteProtocolError(f"{first} is not the first of the numbers of a process")
+            mine[first] = None
+            # It may have another session's until now: one that has not ended, of the same Node.
             self._receipts[first] = session
+            if len(mine) > MAX_SERVERS:
+                self._forget(session, next(iter(mine)))
+
+    def _forget(self, session: NodeSession, first: int) -> None:
+        self._numbers[session].pop(first)
+        if self._receipts.get(first) is session:
+            del self._receipts[first]
 
     def _on_gone(self, session: NodeSession) -> None:
-        self._receipts = {first: one for first, one in self._receipts.items() if one is not session}
+        for first in list(self._numbers.get(session, ())):
+            self._forget(session, first)
+        self._numbers.pop(session, None)

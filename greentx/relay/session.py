@@ -7,7 +7,7 @@ from math import inf
 from typing import Any
 
 from .forwarded import Forwarded
-from .messages import Hello
+from .messages import MAX_SERVERS, Hello
 from .window import Lane
 
 __all__ = ["WRITE_SECONDS", "NodeSession"]
@@ -29,7 +29,7 @@ class NodeSession:
         websockets: How many WebSockets it has.
         leaving: It gets nothing new.
         over: It has ended, here.
-        ready: The words of the servers' lives that it can answer in.
+        ready: The words of the servers' lives that it can answer in; see :meth:`is_ready`.
         lane: What waits for it, and what it was sent.
         written: Its last answers: when it said so, the last number given then, and the request.
         ended: When it did.
@@ -69,7 +69,7 @@ class NodeSession:
         self.websockets = 0
         self.leaving = False
         self.over = False
-        self.ready: set[str] = set()
+        self.ready: dict[str, None] = {}
         self.lane: Lane[Forwarded] = Lane()
         self.written: deque[tuple[float, int, Forwarded]] = deque()
         self.ended = inf
@@ -83,6 +83,12 @@ class NodeSession:
     def word(self) -> str:
         """What it is called, other than any other session."""
         return self.identity.decode("latin-1")
+
+    def is_ready(self, word: str) -> None:
+        """It can answer in the life of a server. What it said of the oldest of too many is forgotten."""
+        self.ready[word] = None
+        if len(self.ready) > MAX_SERVERS:
+            del self.ready[next(iter(self.ready))]
 
     def forget_written(self, now: float) -> None:
         """What was done some time ago has been written."""
