@@ -42,13 +42,13 @@ so by a notice of a connection that is not there, to which whoever answered send
 On the wire, between ROUTER and DEALER, each message is one frame: ``KIND word word ...``, a newline, and bytes; a
 request's are Mongrel2's own message. Down: ``welcome`` (the relay's word, its clock, where topics are; the servers),
 ``servers``, ``request`` (number, word of the server's life, ``redelivered``), ``event`` (what no answer is due to),
-``notice``, ``prove``, ``lease``, ``clock``, ``left``, ``over``. Up: ``hello``, ``ready`` and ``unready`` (a server can
-be answered, by its word), ``numbers`` (which receipts are the Node's), ``received`` (how many messages; for how many
-there is room again), ``begun`` (before the first byte of an answer leaves; each with the bytes that leave then),
-``done`` (each with the bytes of its answer), ``back`` (not seen by the application), ``lost`` (the server is out of
-reach), ``claims`` (keys of sessions), ``ask`` (which lives are valid?), ``clock``, ``leave``, ``bye`` (nothing is under
-way any more). Those of WebSockets begin with ``ws-`` (:mod:`greentx.relay.socket_messages`). XPUB carries a topic as a
-netstring behind a ``T``, and a message.
+``notice``, ``prove``, ``lease``, ``clock``, ``left``, ``over`` (why). Up: ``hello``, ``ready`` and ``unready`` (a
+server can be answered, by its word), ``numbers`` (which receipts are the Node's), ``received`` (how many messages; for
+how many there is room again), ``begun`` (before the first byte of an answer leaves; each with the bytes that leave
+then), ``done`` (each with the bytes of its answer), ``back`` (not seen by the application), ``lost`` (the server is out
+of reach), ``claims`` (keys of sessions), ``ask`` (which lives are valid?), ``clock``, ``leave``, ``bye`` (nothing is
+under way any more). Those of WebSockets begin with ``ws-`` (:mod:`greentx.relay.socket_messages`). XPUB carries a topic
+as a netstring behind a ``T``, and a message.
 """
 
 from __future__ import annotations

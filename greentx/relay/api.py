@@ -446,7 +446,7 @@ class Relay(Extension):
             **self.forwarding.status(),
             "connections": len(self.sticky),
             "websockets": self.sockets.status(),
-            "bad_messages": self.nodes.bad_messages,
+            "bad_messages": self.nodes.complaints.count,
             "nodes": [session.status(now) for session in self.nodes],
         }
 

@@ -24,6 +24,7 @@ from ..transport.security import Dial
 from .lease import Lease
 from .messages import Hello, Welcome, build_hello, number, numbers, parse_welcome, parts, split
 from .outbox import MAX_WAITING, Outbox
+from .refusals import Refused, reason_of
 
 __all__ = ["ALONE_WARNING_SECONDS", "Link"]
 
@@ -72,13 +73,13 @@ class Link:
         self._context = context
         self._outbox = Outbox(context, lambda message: self._dealer.send(message))
         self._state = _State(fenced=not endpoint.startswith("ipc:"))
-        self._left = Event()
+        self._refused = Refused(context, lambda: self._dealer.connect(endpoint))
         self._downstream: dict[bytes, Downstream] = {
             b"welcome": self._on_welcome,
             b"lease": lambda words, payload: self._state.lease.renewed(_one(words)),
             b"clock": self._on_clock,
-            b"over": lambda words, payload: self._let_go("the relay says that the session is over", logging.INFO),
-            b"left": lambda words, payload: self._left.set(),
+            b"over": self._on_over,
+            b"left": lambda words, payload: self._state.left.set(),
         }
         self._dealer = Receiver(
             context,
@@ -154,10 +155,10 @@ class Link:
 
     def leave(self, timeout: float) -> None:
         """Have the relay give us nothing new, and block until all that it gave us has come; *timeout* at the most."""
-        self._left.clear()
+        self._state.left.clear()
         if self.in_session:
             self.tell(b"leave")
-            self._left.wait(timeout)
+            self._state.left.wait(timeout)
 
     def stop(self, timeout: float) -> None:
         """End the session, behind what was told; what was answered has left. Safe to call twice."""
@@ -166,6 +167,7 @@ class Link:
         for timer in (self._clock, self._warning):
             self._context.unwatch(timer)
         self._outbox.stop()
+        self._refused.stop()
         # First: that its connection ends is no news.
         self._end("")
         self._dealer.stop(timeout)
@@ -184,6 +186,7 @@ class Link:
         if self.in_session or self._dealer.lost:
             return
         self.in_session = True
+        self._refused.let_in()
         self._warning.stop()
         self._state.lease.compared(self._state.asked, welcome.at)
         self._ask_for_clock()
@@ -193,6 +196,17 @@ class Link:
     def _state_changed(self) -> None:
         if self.in_session and self._dealer.lost:
             self._end(f"the connection to the relay at {self.endpoint} has ended")
+
+    def _on_over(self, words: list[bytes], payload: bytes) -> None:
+        if self.in_session:
+            # Without a reason it ends.
+            why = f"the relay says that the session is over: {reason_of(payload) or 'it ends'}"
+            self._let_go(why, logging.WARNING if payload else logging.INFO)
+            return
+        # Not at once: nothing has changed by then, and the next attempt would be refused, too.
+        self._dealer.drop()
+        if self._refused.refused(payload):
+            self._warn()
 
     def _let_go(self, why: str, level: int = logging.WARNING) -> None:
         self._end(why, level)
@@ -205,7 +219,7 @@ class Link:
         # First: nothing is told any more.
         self.in_session = False
         self._outbox.over()
-        self._left.set()
+        self._state.left.set()
         if why:
             self._warning.again(self._warn, update=True)
             log.log(level, "%s: %s", self._hello.name, why)
@@ -259,6 +273,8 @@ class Link:
         """Why there is no session, and what to look at; ``""`` where there is one."""
         if self.in_session:
             return ""
+        if self._refused.why:
+            return f"the relay at {self.endpoint} refuses this Node: {self._refused.why}"
         why = self._dealer.why or "connected, but it does not say welcome"
         return f"no relay at {self.endpoint} ({why}): is the API running, and is this its relay's node_endpoint?"
 
@@ -273,15 +289,17 @@ class _State:
         fenced: Answers need a lease.
         asked: When the hello was made.
         feeding: A message is being dealt with.
+        left: The relay has said that nothing new comes.
     """
 
-    __slots__ = ("asked", "feeding", "fenced", "lease")
+    __slots__ = ("asked", "feeding", "fenced", "lease", "left")
 
     def __init__(self, *, fenced: bool) -> None:
         self.fenced = fenced
         self.asked = 0.0
         self.feeding = False
         self.lease = Lease()
+        self.left = Event()
 
 
 def _one(words: list[bytes]) -> int:

@@ -167,7 +167,9 @@ def build_hello(hello: Hello) -> bytes:
 def parse_hello(words: list[bytes], payload: bytes) -> Hello:
     """Read it. Raises ``RemoteProtocolError`` for what a Node of another version says, and for what is none."""
     if words != [b"%d" % VERSION]:
-        raise RemoteProtocolError(f"a Node speaks version {shown(b' '.join(words))} of the relay's messages, not 1")
+        raise RemoteProtocolError(
+            f"a Node speaks version {shown(b' '.join(words))} of the relay's messages, not {VERSION}"
+        )
     match _json(payload):
         case {"name": str(name), "capacity": int(capacity), "what": str(what)} if 0 < capacity <= MAX_CAPACITY:
             try:

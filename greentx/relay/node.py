@@ -46,7 +46,7 @@ class Node(Transceiver):
         options: As for a Transceiver.
 
     Raises:
-        LocalProtocolError: (a ``ValueError``) A malformed name, address or key; a capacity below 1.
+        LocalProtocolError: (a ``ValueError``) A malformed name, address or key; a capacity that is no number above 0.
 
     Attributes:
         name: As given.
@@ -68,8 +68,10 @@ class Node(Transceiver):
         **options: Any,
     ) -> None:
         self.name = check_sender(f"node-{uuid.uuid4().hex[:12]}" if name is None else name)
-        if not 0 < capacity <= MAX_CAPACITY:
-            raise LocalProtocolError(f"capacity is 1 to {MAX_CAPACITY}, not {capacity!r}")
+        if not isinstance(capacity, int) or isinstance(capacity, bool) or not 0 < capacity <= MAX_CAPACITY:
+            raise LocalProtocolError(f"capacity is 1 to {MAX_CAPACITY}, a whole number, not {capacity!r}")
+        if not isinstance(what, str):
+            raise LocalProtocolError(f"what is text, for people, not {what!r}")
         self._relay_endpoint = connect_endpoint(relay_addr)
         super().__init__(self.name, None, None, rep_port, ping_timeout, log_level, **options)
         self._relay_timeout = connect_timeout

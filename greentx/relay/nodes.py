@@ -29,6 +29,7 @@ from ..transport.security import Access
 from .batches import Batches, Leases, milliseconds
 from .forwarded import Forwarded
 from .messages import MAX_WORD, Hello, numbers, parse_hello, parts, split
+from .refusals import MAX_REASON, Complaints
 from .session import NodeSession
 
 __all__ = ["NodeSession", "Nodes"]
@@ -60,7 +61,7 @@ class Nodes:
         came, leaving, gone, fenced: Called with a session each time that it gets there; they must not block. Those in
             *fenced* may give what it had to others.
         room: Called with a session that has room again.
-        bad_messages: How many messages of Nodes meant nothing.
+        complaints: How many messages of Nodes meant nothing.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Nodes:
         self.gone: list[Callable[[NodeSession], object]] = []
         self.fenced: list[Callable[[NodeSession], object]] = []
         self.room: list[Callable[[NodeSession], object]] = []
-        self.bad_messages = 0
+        self.complaints = Complaints()
         self._context = context
         self._welcome = welcome
         self._sessions: dict[bytes, NodeSession] = {}
@@ -217,7 +218,7 @@ class Nodes:
                 self._on_hello(identity, parse_hello(words, payload))
                 return
         # It was let go of, and does not know.
-        self._refuse(identity)
+        self._refuse(identity, "it was let go of")
 
     def _on_one(self, session: NodeSession, message: bytes) -> None:
         kind, words, payload = split(message)
@@ -227,15 +228,18 @@ class Nodes:
         call(session, words, payload)
 
     def _bad(self, identity: bytes, session: NodeSession | None, error: RemoteProtocolError) -> None:
-        self.bad_messages += 1
-        name = shown(identity) if session is None else session.name
-        log.warning("%s: bad message number %d, of %s: %s", self.endpoint, self.bad_messages, name, error)
+        complaints = self.complaints
+        complaints.count += 1
+        # Its routing id has another end each time.
+        name = shown(identity.rpartition(b".")[0] or identity) if session is None else session.name
+        if session is not None or complaints.is_due(name, monotonic()):
+            log.warning("%s: bad message number %d, of %s: %s", self.endpoint, complaints.count, name, error)
         if session is None:
-            self._refuse(identity)
+            self._refuse(identity, str(error))
 
-    def _refuse(self, identity: bytes) -> None:
+    def _refuse(self, identity: bytes, why: str = "") -> None:
         with suppress(PeerGone):  # so it knows
-            self._router.send(identity, b"over\n")
+            self._router.send(identity, b"over\n%b" % why.encode(errors="backslashreplace")[:MAX_REASON])
 
     def _on_hello(self, identity: bytes, hello: Hello) -> None:
         if len(self._sessions) >= _MAX_NODES:
@@ -288,7 +292,7 @@ class Nodes:
     def _let_go(self, session: NodeSession, why: str) -> None:
         log.warning("%s: node %s is let go of: %s", self.endpoint, session.word, why)
         session.sure = False
-        self._refuse(session.identity)
+        self._refuse(session.identity, why)
         self._context.hub.loop.run_callback(self._end, session)
 
     def _end(self, session: NodeSession) -> None:

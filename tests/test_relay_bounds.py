@@ -1,0 +1,62 @@
+"""What a relay and its Nodes do not let grow, and what they say instead."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Any, cast
+
+import pytest
+from relay_chain import LOCAL, Chain, wait_until
+
+from greentx.errors import LocalProtocolError
+from greentx.relay import Node
+from greentx.relay.refusals import Complaints
+
+
+@pytest.fixture
+def chain():
+    """A chain without Nodes."""
+    with contextlib.ExitStack() as stack:
+        yield Chain(stack)
+
+
+# -- Nodes that are not let in -----------------------------------------------------------------------------------------
+
+
+def test_a_node_that_is_refused_says_why_and_waits(chain, caplog, monkeypatch):
+    """It asks more seldom each time, and the relay's log names it once."""
+    hello = b'hello 2\n{"name": "new", "capacity": 1, "what": ""}'
+    monkeypatch.setattr("greentx.relay.link.build_hello", lambda _: hello)
+    with caplog.at_level(logging.WARNING, logger="greentx.relay"):
+        node = chain.make_node(name="new", connect_timeout=None)
+        chain.stack.callback(node.stop, 0)
+        node.start()
+        wait_until(lambda: chain.relay.status()["bad_messages"] >= 3)
+        assert node.link is not None and "refuses this Node" in node.link.why
+        assert "speaks version b'2' of the relay's messages, not 1" in node.link.why
+    named = [record.getMessage() for record in caplog.records if "speaks version" in record.getMessage()]
+    assert len(named) == 2
+    assert sum("bad message number" in line for line in named) == 1
+    monkeypatch.setattr("greentx.relay.link.build_hello", lambda _: hello.replace(b"hello 2", b"hello 1"))
+    wait_until(lambda: "new" in chain.relay.nodes.names)
+    wait_until(lambda: node.link.why == "")
+
+
+def test_a_peer_is_named_once_a_minute_and_only_so_many_are():
+    """Whatever names they make up."""
+    complaints = Complaints()
+    assert [complaints.is_due("a", 0.0), complaints.is_due("a", 1.0), complaints.is_due("b", 1.0)] == [
+        True,
+        False,
+        True,
+    ]
+    assert complaints.is_due("a", 60.0)
+    assert sum(complaints.is_due(str(number), 61.0) for number in range(5000)) < 1001
+
+
+@pytest.mark.parametrize("options", [{"capacity": 1.5}, {"capacity": "5"}, {"capacity": True}, {"what": 5}])
+def test_what_a_node_says_of_itself_is_checked_where_it_is_made(options):
+    """A relay would refuse it, again and again."""
+    with pytest.raises(LocalProtocolError, match=r"capacity is|what is"):
+        Node((LOCAL, 1), **cast(Any, options))
