@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import OrderedDict
 from typing import Any, cast
 
 import pytest
-from relay_chain import LOCAL, Chain, wait_until
+from relay_chain import LOCAL, SENDER, Chain, say, wait_until
 
 from greentx.errors import LocalProtocolError
+from greentx.protocol.requests import build_credits_notice
 from greentx.relay import Node
 from greentx.relay.refusals import Complaints
+from greentx.relay.sticky import Sticky
 
 
 @pytest.fixture
@@ -60,3 +63,50 @@ def test_what_a_node_says_of_itself_is_checked_where_it_is_made(options):
     """A relay would refuse it, again and again."""
     with pytest.raises(LocalProtocolError, match=r"capacity is|what is"):
         Node((LOCAL, 1), **cast(Any, options))
+
+
+# -- who has which browser connection ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("forward", ["relay_all", "forward_all"])
+@pytest.mark.parametrize("headers", [{"connection": "close"}, {"connection": "Close"}, {"VERSION": "HTTP/1.0"}])
+@pytest.mark.parametrize("tells", [False, True])
+def test_a_connection_that_the_server_closes_is_forgotten(chain, forward, headers, tells):
+    """It tells nobody that it has."""
+    flow = chain.api.connections[SENDER].link.writer.flow.control
+    flow.announce(tells)
+    getattr(chain, forward)()
+    chain.node(say("node"))
+    for number in range(5):
+        client = chain.client()
+        client.send("/", headers)
+        answer = client.recv(5000)
+        assert answer.body == b"node: GET / "
+        wait_until(lambda: not chain.relay.open)
+        if tells:
+            assert chain.relay.status()["connections"] == number + 1
+    if tells:
+        for client in range(1, 100):
+            chain.server.send(build_credits_notice(SENDER, str(client), 100_000))
+    wait_until(lambda: chain.relay.status()["connections"] == 0)
+
+
+def test_a_connection_that_goes_on_is_remembered(chain):
+    """Also one that says so in the way of HTTP/1.0."""
+    chain.relay_all()
+    chain.node(say("node"))
+    for headers in ({}, {"VERSION": "HTTP/1.0", "connection": "keep-alive"}, {"x-close": "close"}):
+        client = chain.client()
+        client.send("/", headers)
+        assert client.recv(5000).body == b"node: GET / "
+    wait_until(lambda: not chain.relay.open)
+    assert chain.relay.status()["connections"] == 3
+
+
+def test_the_order_of_a_full_table_takes_no_time_to_find():
+    """A dict walks over all places of what was taken out in front."""
+    sticky = Sticky(limit=2)
+    session: Any = object()
+    for conn_id in "abc":
+        sticky.bind("set", conn_id, session)
+    assert isinstance(sticky.of("set"), OrderedDict) and list(sticky.of("set")) == ["b", "c"]

@@ -386,11 +386,12 @@ class Relay(Extension):
         if session is not None:
             self.nodes.send(session, b"notice " + self.words.of(connection).encode(), request.encode())
             return True
+        if self.sticky.owner(connection, request.conn_id) is not None:
+            self.forwarding.notice(connection, request.conn_id, request.encode())
+        # Behind it: it may be the end of what is known of the connection.
         written = request.credits()
         if written:
             self.forwarding.progress.credit(connection, request.conn_id, written)
-        if self.sticky.owner(connection, request.conn_id) is not None:
-            self.forwarding.notice(connection, request.conn_id, request.encode())
         if is_end:
             self.sockets.client_gone(request)
             self.forwarding.connection_ended(connection, request.conn_id)

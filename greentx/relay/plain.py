@@ -22,8 +22,18 @@ _START = (
 )
 _NO_BODY = b"}0:,"
 
-# With one of these, anywhere, somebody has to look: a body may follow, or Mongrel2 says something by it.
-_WORDS = (b"content-length", b"transfer-encoding", b"UPLOAD_STREAM", b"x-mongrel2-upload", b"DOWNLOAD_CREDITS")
+# With one of these, anywhere, somebody has to look: a body may follow, or Mongrel2 says something by it, or the
+# connection ends behind the answer ("Connection: close", however that is written).
+_WORDS = (
+    b"content-length",
+    b"transfer-encoding",
+    b"UPLOAD_STREAM",
+    b"x-mongrel2-upload",
+    b"DOWNLOAD_CREDITS",
+    b"lose",
+    b"LOSE",
+    b"HTTP/1.0",
+)
 
 
 class Plain:

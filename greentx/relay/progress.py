@@ -81,6 +81,8 @@ class Progress:
                 if not entry.tells:
                     session.written.append((now, self._last(), entry))
             self._settle(entry)
+            if entry.bound is not None:
+                self._sticky.forget_closed(entry.bound, entry)
         self._say_answered(session, arrived)
 
     def _done(self, entry: Forwarded, bound: Bound, size: int) -> list[Forwarded]:
@@ -109,6 +111,7 @@ class Progress:
             # They wait for that where their Node has gone.
             if bound.held and not bound.open and not bound.written.answers:
                 self._release(bound)
+            self._sticky.forget_closed(bound, found[-1])
 
     def _known(self, found: list[Forwarded]) -> list[Forwarded]:
         """They need not be kept any more."""

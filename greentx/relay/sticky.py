@@ -1,11 +1,13 @@
 """Which Node a browser connection belongs to: the one that got its first message. No I/O.
 
-Mongrel2 does not tell of every connection that ends (it says nothing of those that it ends itself), so the table has a
+Mongrel2 does not tell of every connection that ends: it says nothing of those that it ends itself. Where a client has
+asked for that, the connection is forgotten behind the answer; a Node may also end one by itself. So the table has a
 bound: beyond it the oldest are forgotten for which nothing is open.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -52,7 +54,8 @@ class Sticky:
 
     def __init__(self, limit: int = MAX_BOUND) -> None:
         self._limit = limit
-        self._of: dict[object, dict[str, Bound]] = {}
+        # Not a dict: to find its first it walks over all places of what was taken out in front.
+        self._of: dict[object, OrderedDict[str, Bound]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._of.values()))
@@ -63,9 +66,12 @@ class Sticky:
 
     def of(self, connection: object) -> dict[str, Bound]:
         """Return those of one connection set, to look up; :meth:`bind` and :meth:`forget` change it."""
+        return self._ordered(connection)
+
+    def _ordered(self, connection: object) -> OrderedDict[str, Bound]:
         found = self._of.get(connection)
         if found is None:
-            found = self._of[connection] = {}
+            found = self._of[connection] = OrderedDict()
         return found
 
     def owner(self, connection: object, conn_id: str) -> NodeSession | None:
@@ -76,7 +82,7 @@ class Sticky:
 
     def bind(self, connection: object, conn_id: str, session: NodeSession) -> Bound:
         """From now on a browser connection belongs to *session*."""
-        table = self.of(connection)
+        table = self._ordered(connection)
         bound = table.get(conn_id)
         if bound is not None:
             bound.session = session
@@ -91,6 +97,15 @@ class Sticky:
         found = self._of.get(connection)
         return None if found is None else found.pop(conn_id, None)
 
+    def forget_closed(self, bound: Bound, last: Forwarded) -> None:
+        """A request was answered; where it was the last of its connection, that has ended."""
+        # Most were not decoded: then it is known that they are not the last.
+        if bound.open or bound.held or bound.written.answers or not last.decoded or not last.request.should_close():
+            return
+        found = self._of.get(last.connection)
+        if found is not None and found.get(last.conn_id) is bound:
+            del found[last.conn_id]
+
     def forget_all(self, connection: object) -> None:
         """The server of a connection set has gone, with all its ids."""
         self._of.pop(connection, None)
@@ -100,11 +115,12 @@ class Sticky:
         self._of.clear()
 
     @staticmethod
-    def _make_room(table: dict[str, Bound]) -> None:
+    def _make_room(table: OrderedDict[str, Bound]) -> None:
         # The oldest is the first; those that are passed over go to the end, so that they are not looked at each time.
         for _ in range(min(_LOOKED_AT, len(table))):
             conn_id = next(iter(table))
-            bound = table.pop(conn_id)
+            bound = table[conn_id]
             if not bound.open and not bound.held and not bound.written.answers:
+                del table[conn_id]
                 return
-            table[conn_id] = bound
+            table.move_to_end(conn_id)
