@@ -87,6 +87,7 @@ class BareNode:
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
+        self._messages: list[bytes] = []
         context = zmq.Context()
         chain.stack.callback(context.destroy, 0)
         self._dealer = context.socket(zmq.DEALER)
@@ -103,12 +104,17 @@ class BareNode:
 
     def next(self, kind: bytes) -> tuple[list[bytes], bytes]:
         """Wait for the next message of a kind, and return its words and its bytes."""
-        while self._dealer.poll(5000):
-            for message in parts(self._dealer.recv()):
-                found, words, payload = split(message)
-                if found == kind:
-                    return words, payload
+        while self._messages or self._dealer.poll(5000):
+            if not self._messages:
+                self._messages += parts(self._dealer.recv())
+            found, words, payload = split(self._messages.pop(0))
+            if found == kind:
+                return words, payload
         raise AssertionError(f"no {kind!r}")
+
+    def event(self) -> bytes:
+        """Wait for the next one, and return its bytes."""
+        return self.next(b"event")[1]
 
     def request(self) -> bytes:
         """Wait for the next one, and return its number."""

@@ -8,13 +8,15 @@ from collections import OrderedDict
 from typing import Any, cast
 
 import pytest
-from relay_chain import LOCAL, SENDER, Chain, say, wait_until
+from relay_chain import LOCAL, SENDER, BareNode, Chain, say, wait_until
 
 from greentx.errors import LocalProtocolError
+from greentx.protocol.request import parse_request
 from greentx.protocol.requests import build_credits_notice
 from greentx.relay import Node
 from greentx.relay.refusals import Complaints
 from greentx.relay.sticky import Sticky
+from greentx.relay.window import WINDOW_MESSAGES
 
 
 @pytest.fixture
@@ -110,3 +112,68 @@ def test_the_order_of_a_full_table_takes_no_time_to_find():
     for conn_id in "abc":
         sticky.bind("set", conn_id, session)
     assert isinstance(sticky.of("set"), OrderedDict) and list(sticky.of("set")) == ["b", "c"]
+
+
+# -- messages that no answer is due to ---------------------------------------------------------------------------------
+
+
+def json_client(chain):
+    """Return a client of a JSON socket, and what sends a message of it."""
+    client = chain.client("mongrel2")
+    headers = {"METHOD": "JSON", "VERSION": None, "URI": None, "host": None}
+    return client, lambda number: client.send("@chat", headers, b'{"n":%d}' % number)
+
+
+def data_of(message):
+    """Return the number in a message."""
+    return parse_request(message).data["n"]
+
+
+@pytest.mark.parametrize("forward", ["relay_all", "forward_all"])
+def test_messages_of_one_connection_stay_with_one_node_in_order(chain, forward):
+    """Also where that accepts no more at present."""
+    getattr(chain, forward)()
+    bare = BareNode(chain)
+    _, send = json_client(chain)
+    send(0)
+    assert data_of(bare.event()) == 0
+    BareNode(chain)
+    count = WINDOW_MESSAGES + 50
+    for number in range(1, count):
+        send(number)
+    wait_until(lambda: any(session.lane.queued for session in chain.relay.nodes))
+    got = [data_of(bare.event()) for _ in range(WINDOW_MESSAGES - 2)]
+    wait_until(lambda: chain.relay.status()["forwarded"] == count)
+    bare.say(b"received 1000 1000\n")
+    got += [data_of(bare.event()) for _ in range(count - 1 - len(got))]
+    assert got == list(range(1, count))
+
+
+def test_connections_whose_messages_a_dead_node_had_are_closed(chain):
+    """Nobody knows which of them were handled; what comes then is not given to others as if nothing was missing."""
+    chain.relay_all()
+    bare = BareNode(chain)
+    client, send = json_client(chain)
+    for number in range(3):
+        send(number)
+        assert data_of(bare.event()) == number
+    idle = chain.client()
+    bare.end()
+    wait_until(lambda: client.closed)
+    assert (chain.relay.status()["closed"], idle.closed) == (1, False)
+    assert chain.relay.status()["connections"] == 0
+
+
+def test_connections_whose_messages_a_node_had_that_left_in_order_go_on(chain):
+    """It has handled them."""
+    chain.relay_all()
+    first = chain.node(lambda conn, req: conn.reply_json(req, {"first": req.data}))
+    client, send = json_client(chain)
+    send(1)
+    assert client.recv(5000).body == b'{"first": {"n": 1}}'
+    chain.node(lambda conn, req: conn.reply_json(req, {"second": req.data}), name="second")
+    first.stop(5)
+    wait_until(lambda: chain.relay.nodes.names == {"second"})
+    send(2)
+    assert client.recv(5000).body == b'{"second": {"n": 2}}'
+    assert chain.relay.status()["closed"] == 0

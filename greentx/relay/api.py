@@ -284,7 +284,7 @@ class Relay(Extension):
         self.servers.check_credits(connection)
         # No answer is due to these, so there is nothing to wait for, and no order to keep.
         if req.method in NO_ANSWER:
-            self.forwarding.event(connection, req, _message_of(req, extra))
+            self.forwarding.events.send(connection, req, _message_of(req, extra))
             return
         # Two answers to one request would be read as the answers to two.
         if req.answered:

@@ -34,6 +34,7 @@ from ..transport import Context
 from .claiming import Claiming
 from .claims import StickyNames
 from .counts import Counts
+from .events import Events
 from .forwarded import Forwarded
 from .messages import REDELIVERED
 from .nodes import Nodes, NodeSession
@@ -75,6 +76,7 @@ class Forwarding:
 
     Attributes:
         counts: What became of them.
+        events: What comes with no answer due to it.
         progress: Which of them are answered.
         queue: Those that wait for somebody who has room.
         claiming: Which Nodes have which sessions, and those that wait for a claim.
@@ -105,6 +107,7 @@ class Forwarding:
         self._proofs = proofs
         self._new = New.GO_OUT
         self._last = 0
+        self.events = Events(nodes, sticky, self.counts, word=word, push=push)
         self.claiming = Claiming(context, nodes, sessions, go_on=self.submit, refuse=self._refuse)
         self.progress = Progress(
             nodes,
@@ -148,7 +151,7 @@ class Forwarding:
         """Forward what came in, as it came; it is not among the open requests here."""
         method = request.method
         if method in NO_ANSWER:
-            self.event(connection, request, message)
+            self.events.send(connection, request, message)
             return
         self.submit(Forwarded(connection, request.conn_id, message, safe=method in self._retry, request=request))
 
@@ -174,25 +177,6 @@ class Forwarding:
         """From now on *what* becomes of new requests, and of those that wait; a relay that ends says so."""
         self._new = what
         self.queue.go_on()
-
-    def event(self, connection: Connection, request: Request, message: bytes) -> None:
-        """Send what no answer is due to: a piece of a body, a message of a JSON or XML socket."""
-        if self.ended:
-            connection.answers.abandon(request)
-            return
-        bound = self._sticky.of(connection).get(request.conn_id)
-        word = self._word(connection)
-        if bound is None or (not bound.open and not self._can(bound.session, word)):
-            # A piece of a body whose request is not known, or was refused, is of no use to anybody.
-            session = self._nodes.choose(word) if request.method != "UPLOAD_STREAM" else None
-            if session is None:
-                if self._push is None or not self._push(message):
-                    log.warning("%s %s was dropped: no Node has room", request.method, request.path)
-                    connection.answers.abandon(request)
-                return
-            bound = self._sticky.bind(connection, request.conn_id, session)
-        self.counts.forwarded += 1
-        self._nodes.send(bound.session, b"event %b" % word.encode(), message)
 
     def notice(self, connection: Connection, conn_id: str, message: bytes) -> None:
         """Send a notice of the server's to whom it concerns."""
@@ -225,7 +209,7 @@ class Forwarding:
                 else:
                     self._give(entry, bound, word)
                 return True
-            if not entry.refused and not elsewhere and self._can(session, word):
+            if not entry.refused and not elsewhere and session.serves(word) and not session.lane.full:
                 self._give(entry, bound, word)
                 return True
         if entry.refused:
@@ -236,10 +220,6 @@ class Forwarding:
             self._give(entry, self._sticky.bind(entry.connection, entry.conn_id, chosen), word)
             return True
         return self._push is not None and not len(self._nodes) and self._push_now(entry, self._push)
-
-    @staticmethod
-    def _can(session: NodeSession, word: str) -> bool:
-        return not session.over and not session.leaving and not session.lane.full and word in session.ready
 
     def _give(self, entry: Forwarded, bound: Bound, word: str) -> None:
         session = bound.session
@@ -323,6 +303,7 @@ class Forwarding:
     def connection_ended(self, connection: Connection, conn_id: str) -> None:
         """The browser has gone: nobody waits for its answers."""
         self._forget(connection, conn_id, gone=True)
+        self.events.forget(connection, conn_id)
         self.claiming.connection_ended(connection, conn_id)
         self.queue.connection_ended(connection, conn_id)
 
@@ -343,6 +324,7 @@ class Forwarding:
     def lost(self, connection: Connection) -> None:
         """The server of a connection set has gone, and all its browsers with it."""
         self._sticky.forget_all(connection)
+        self.events.lost(connection)
         self.progress.lost(connection)
         for session in self._sessions:
             for number, entry in list(session.open.items()):
@@ -355,7 +337,7 @@ class Forwarding:
         """Nothing is forwarded any more: the connections of what is open are closed, what waits is refused."""
         sessions = self._sessions
         self._new = New.ARE_REFUSED
-        self.ended = True
+        self.ended = self.events.ended = True
         self.claiming.stop()
         self._returns.stop()
         self.queue.stop()

@@ -90,6 +90,10 @@ class NodeSession:
         if len(self.ready) > MAX_SERVERS:
             del self.ready[next(iter(self.ready))]
 
+    def serves(self, word: str) -> bool:
+        """Whether what comes may be given to it, that has to be answered in that life of a server."""
+        return not self.over and not self.leaving and word in self.ready
+
     def forget_written(self, now: float) -> None:
         """What was done some time ago has been written."""
         written = self.written
