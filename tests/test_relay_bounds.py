@@ -177,3 +177,25 @@ def test_connections_whose_messages_a_node_had_that_left_in_order_go_on(chain):
     send(2)
     assert client.recv(5000).body == b'{"second": {"n": 2}}'
     assert chain.relay.status()["closed"] == 0
+
+
+# -- what waits --------------------------------------------------------------------------------------------------------
+
+
+def test_requests_of_browsers_that_gave_up_wait_no_more(chain, monkeypatch):
+    """Their places are free at once, also behind one that waits on."""
+    monkeypatch.setattr("greentx.relay.waiting.MAX_WAITING", 3)
+    chain.relay_all()
+    patient = chain.client()
+    patient.send("/patient")
+    for _ in range(10):
+        gone = chain.client()
+        gone.send("/gone")
+        gone.send("/gone")
+        wait_until(lambda: chain.relay.status()["waiting"] == 3)
+        gone.disconnect()
+        wait_until(lambda: chain.relay.status()["waiting"] == 1)
+    assert chain.relay.status()["unavailable"] == 0
+    chain.node(say("node"))
+    assert patient.recv(5000).body == b"node: GET /patient "
+    assert chain.relay.status()["waiting"] == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from math import inf
 from time import monotonic
@@ -55,7 +55,7 @@ class Waiting:
         self._send_timeout = send_timeout
         self._hand = hand
         self._refuse = refuse
-        self._queues: dict[Connection, deque[Forwarded]] = {}
+        self._queues: dict[Connection, _Queue] = {}
         self._count = 0
         self._bytes = 0
         self._warning_due = 0.0
@@ -78,7 +78,7 @@ class Waiting:
         entry.deadline = inf if self._send_timeout is None else monotonic() + self._send_timeout
         self._count += 1
         self._bytes += size
-        self._queues.setdefault(entry.connection, deque()).append(entry)
+        self._queues.setdefault(entry.connection, _Queue()).add(entry)
         if not self._timer.active:
             self._warning_due = monotonic() + ALONE_WARNING_SECONDS
             # Not start(): it goes on with what was left of the timer's last run.
@@ -87,9 +87,8 @@ class Waiting:
     def withdraw(self, entry: Forwarded) -> bool:
         """A request is not to wait any more. Returns whether it did."""
         queue = self._queues.get(entry.connection)
-        if queue is None or entry not in queue:
+        if queue is None or not queue.remove(entry):
             return False
-        queue.remove(entry)
         self._left(entry)
         return True
 
@@ -106,18 +105,16 @@ class Waiting:
             return
         now = monotonic()
         for connection, queue in list(self._queues.items()):
-            while queue:
-                entry = queue[0]
+            while (entry := queue.first) is not None:
                 if not entry.over:
                     if entry.deadline <= now and entry.waiter is None:
                         self._refuse(entry, 503)
                     elif not self._hand(entry):
                         break
                 # Its server may have gone meanwhile, and all that waited with it.
-                if queue and queue[0] is entry:
-                    queue.popleft()
+                if queue.remove(entry):
                     self._left(entry)
-            if not queue and self._queues.get(connection) is queue:
+            if queue.first is None and self._queues.get(connection) is queue:
                 del self._queues[connection]
         if self._count and not len(self._nodes) and now >= self._warning_due:
             self._warning_due = now + _WARNING_AGAIN_SECONDS
@@ -126,23 +123,57 @@ class Waiting:
 
     def connection_ended(self, connection: Connection, conn_id: str) -> None:
         """A browser has gone: nobody waits for its answers."""
-        for entry in self._queues.get(connection, ()):
-            if entry.conn_id == conn_id:
-                entry.end()
+        queue = self._queues.get(connection)
+        for entry in () if queue is None else queue.of(conn_id):
+            entry.end()
+            self.withdraw(entry)
 
     def lost(self, connection: Connection) -> None:
         """The server of a connection set has gone."""
         queue = self._queues.pop(connection, None)
-        while queue:
-            self._left(queue.popleft())
+        while queue is not None and (entry := queue.first) is not None:
+            queue.remove(entry)
+            self._left(entry)
 
     def stop(self) -> None:
         """Nobody gets anything any more: all that wait are refused."""
         self._context.unwatch(self._timer)
         queues, self._queues = self._queues, {}
         for queue in queues.values():
-            while queue:
-                entry = queue.popleft()
+            while (entry := queue.first) is not None:
+                queue.remove(entry)
                 self._left(entry)
                 if not entry.over and entry.waiter is None:
                     self._refuse(entry, 503)
+
+
+class _Queue:
+    """Those of one connection set, in their order; any of them may be taken out."""
+
+    def __init__(self) -> None:
+        # Not a dict: to find its first it walks over all places of what was taken out in front.
+        self._entries: OrderedDict[Forwarded, None] = OrderedDict()
+        self._of: dict[str, dict[Forwarded, None]] = {}
+
+    @property
+    def first(self) -> Forwarded | None:
+        return next(iter(self._entries), None)
+
+    def of(self, conn_id: str) -> list[Forwarded]:
+        """Return those of one browser connection."""
+        return list(self._of.get(conn_id, ()))
+
+    def add(self, entry: Forwarded) -> None:
+        self._entries[entry] = None
+        self._of.setdefault(entry.conn_id, {})[entry] = None
+
+    def remove(self, entry: Forwarded) -> bool:
+        """Return whether it was there."""
+        if entry not in self._entries:
+            return False
+        del self._entries[entry]
+        of_browser = self._of[entry.conn_id]
+        del of_browser[entry]
+        if not of_browser:
+            del self._of[entry.conn_id]
+        return True
