@@ -126,6 +126,10 @@ class BareNode:
         wait_until(self._all_read)
         self._dealer.close(1000)
 
+    def die(self) -> None:
+        """End, whatever was not read."""
+        self._dealer.close(0)
+
     def _all_read(self) -> bool:
         # All that it was sent, however much; notices may come meanwhile.
         self.say(b"received 1000 1000\n")

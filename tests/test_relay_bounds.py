@@ -199,3 +199,22 @@ def test_requests_of_browsers_that_gave_up_wait_no_more(chain, monkeypatch):
     chain.node(say("node"))
     assert patient.recv(5000).body == b"node: GET /patient "
     assert chain.relay.status()["waiting"] == 0
+
+
+def test_nothing_is_kept_of_what_waited_for_a_node_that_has_gone(chain):
+    """However long one of its browser connections is remembered."""
+    chain.relay_all()
+    bare = BareNode(chain)
+    idle = chain.client()
+    idle.send("/")
+    bare.say(b"done %b 0\n" % bare.request())
+    wait_until(lambda: not chain.relay.open)
+    (session,) = chain.relay.nodes
+    _, send = json_client(chain)
+    for number in range(WINDOW_MESSAGES + 50):
+        send(number)
+    wait_until(lambda: session.lane.queued > 4000)
+    bare.die()
+    wait_until(lambda: session.over)
+    wait_until(lambda: not session.lane.queued)
+    assert (len(session.lane.queue), session.lane.unreceived) == (0, 0)

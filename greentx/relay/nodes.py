@@ -316,6 +316,8 @@ class Nodes:
         self._context.unwatch(self._ending.pop(session.identity)[1])
         for call in self.fenced:
             call(session)
+        # Others have it by now. The session itself is known for as long as a browser connection that it had.
+        session.lane.clear()
 
     def close(self, *, linger: float) -> None:
         """Let go of all of them; their sessions are over. Safe to call twice."""

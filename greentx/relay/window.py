@@ -87,6 +87,15 @@ class Lane(Generic[T]):
         self.queued -= len(waiting.message) + _MESSAGE_BYTES
         self.sent(len(waiting.message), waiting.item)
 
+    def clear(self) -> None:
+        """Nothing more goes there: keep nothing of what waits, nor whose it was."""
+        self.queue.clear()
+        self.queued = 0
+        self._sizes.clear()
+        self._bytes = 0
+        self._unreceived.clear()
+        self.received = self._accepted = self._sent
+
     def acknowledge(self, received: int, accepted: int) -> list[T]:
         """The Node says how many messages it has received so far, and for how many there is room again.
 
