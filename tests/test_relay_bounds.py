@@ -17,6 +17,7 @@ from greentx.relay import Node
 from greentx.relay.refusals import Complaints
 from greentx.relay.sticky import Sticky
 from greentx.relay.window import WINDOW_MESSAGES
+from greentx.transport.keys import make_key_files
 
 
 @pytest.fixture
@@ -218,3 +219,30 @@ def test_nothing_is_kept_of_what_waited_for_a_node_that_has_gone(chain):
     wait_until(lambda: session.over)
     wait_until(lambda: not session.lane.queued)
     assert (len(session.lane.queue), session.lane.unreceived) == (0, 0)
+
+
+# -- keys --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_whose_keys_do_not_fit_names_the_options(tmp_path):
+    """A handshake that fails is all that it sees of it."""
+    for name in ("api", "node", "stranger"):
+        make_key_files(tmp_path, name)
+    secret = {name: tmp_path / f"{name}.key_secret" for name in ("api", "node", "stranger")}
+    public = {name: tmp_path / f"{name}.key" for name in ("api", "node", "stranger")}
+    with contextlib.ExitStack() as stack:
+        chain = Chain(stack, curve_secret=secret["api"], curve_allow=public["node"])
+        for options in (
+            {},
+            {"curve_secret": secret["stranger"], "curve_relay": public["api"]},
+            {"curve_secret": secret["node"], "curve_relay": public["stranger"]},
+        ):
+            node = chain.make_node(connect_timeout=None, **options)
+            node.start()
+            try:
+                wait_until(lambda node=node: "handshake failed" in node.link.why)
+                why = node.link.why
+            finally:
+                node.stop(0)
+            assert all(name in why for name in ("curve_relay=", "curve_secret=", "curve_allow="))
+            assert "swapped" not in why

@@ -20,6 +20,7 @@ from gevent.event import Event
 from ..errors import RemoteProtocolError
 from ..protocol.fields import shown
 from ..transport import Context, Receiver, SocketKind
+from ..transport.monitor import ContactState
 from ..transport.security import Dial
 from .lease import Lease
 from .messages import Hello, Welcome, build_hello, number, numbers, parse_welcome, parts, split
@@ -38,6 +39,16 @@ _UNCOUNTED = frozenset({b"welcome", b"lease", b"clock", b"over"})
 
 # How often the relay's clock is asked for.
 _CLOCK_SECONDS = 0.25
+
+# Of a handshake that failed ZeroMQ tells no more here.
+_WITHOUT_KEYS = (
+    "is this its relay's node_endpoint? Where the relay has curve_secret=, a Node needs curve_relay=, the relay's "
+    "public key, and a curve_secret= of its own, whose public key is in the relay's curve_allow="
+)
+_WITH_KEYS = (
+    "is curve_relay= the public key of the relay's curve_secret=, and is that of the Node's curve_secret= in the "
+    "relay's curve_allow=? Where the relay has no curve_secret=, a Node must not have curve_relay="
+)
 
 Downstream = Callable[[list[bytes], bytes], object]
 
@@ -72,7 +83,7 @@ class Link:
         self._hello = hello
         self._context = context
         self._outbox = Outbox(context, lambda message: self._dealer.send(message))
-        self._state = _State(fenced=not endpoint.startswith("ipc:"))
+        self._state = _State(fenced=not endpoint.startswith("ipc:"), has_key=dial.server_key is not None)
         self._refused = Refused(context, lambda: self._dealer.connect(endpoint))
         self._downstream: dict[bytes, Downstream] = {
             b"welcome": self._on_welcome,
@@ -276,6 +287,8 @@ class Link:
         if self._refused.why:
             return f"the relay at {self.endpoint} refuses this Node: {self._refused.why}"
         why = self._dealer.why or "connected, but it does not say welcome"
+        if why == ContactState.FOREIGN.value:
+            return f"no relay at {self.endpoint} (the handshake failed): {self._state.keys}"
         return f"no relay at {self.endpoint} ({why}): is the API running, and is this its relay's node_endpoint?"
 
     def __repr__(self) -> str:
@@ -289,13 +302,15 @@ class _State:
         fenced: Answers need a lease.
         asked: When the hello was made.
         feeding: A message is being dealt with.
+        keys: What to look at where the handshake failed.
         left: The relay has said that nothing new comes.
     """
 
-    __slots__ = ("asked", "feeding", "fenced", "lease", "left")
+    __slots__ = ("asked", "feeding", "fenced", "keys", "lease", "left")
 
-    def __init__(self, *, fenced: bool) -> None:
+    def __init__(self, *, fenced: bool, has_key: bool) -> None:
         self.fenced = fenced
+        self.keys = _WITH_KEYS if has_key else _WITHOUT_KEYS
         self.asked = 0.0
         self.feeding = False
         self.lease = Lease()
