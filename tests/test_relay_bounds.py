@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections import OrderedDict
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from relay_chain import LOCAL, SENDER, BareNode, Chain, say, wait_until
 from greentx.errors import LocalProtocolError
 from greentx.protocol.request import parse_request
 from greentx.protocol.requests import build_credits_notice
-from greentx.relay import Node
+from greentx.relay import Node, Relay
 from greentx.relay.refusals import Complaints
 from greentx.relay.sticky import Sticky
 from greentx.relay.window import WINDOW_MESSAGES
@@ -219,6 +220,24 @@ def test_nothing_is_kept_of_what_waited_for_a_node_that_has_gone(chain):
     wait_until(lambda: session.over)
     wait_until(lambda: not session.lane.queued)
     assert (len(session.lane.queue), session.lane.unreceived) == (0, 0)
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"retry": "GET"}, "retry is a str"),
+        ({"send_timeout": -1}, "send_timeout is"),
+        ({"send_timeout": math.nan}, "send_timeout is"),
+        ({"send_timeout": "5"}, "send_timeout is"),
+    ],
+)
+def test_options_of_a_relay_are_checked(chain, options, match):
+    """Before anything is opened."""
+    with pytest.raises(LocalProtocolError, match=match):
+        Relay(chain.api, **options)
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ class Relay(Extension):
 
     Raises:
         TransportError: The Transceiver is not running; CURVE is wanted, and this libzmq was built without it.
-        LocalProtocolError: (a ``ValueError``) An address or a key is malformed.
+        LocalProtocolError: (a ``ValueError``) An address, a key or another option is malformed.
         BindError: An address cannot be bound; the message names it. Nothing is left open.
 
     Attributes:
@@ -100,6 +100,7 @@ class Relay(Extension):
         # Checked before anything is opened: of several sockets some would be left.
         push_endpoint, pub_endpoint = _bind(push_addr), _bind(pub_addr)
         node_endpoint = _node_endpoint(push_endpoint or pub_endpoint) if node_addr is None else bind_endpoint(node_addr)
+        _check_options(send_timeout, retry)
         access = _access(transceiver.sender, curve_secret, curve_allow)
         shared = transceiver.shared()
         self.words = Words()
@@ -527,6 +528,15 @@ class _Drain:
 
 def _bind(addr: Address | None) -> str | None:
     return None if addr is None else bind_endpoint(addr)
+
+
+def _check_options(send_timeout: float | None, retry: Collection[str]) -> None:
+    # What is no number, a nan above all, is not 0 or more.
+    if send_timeout is not None and not (isinstance(send_timeout, (int, float)) and send_timeout >= 0):
+        raise LocalProtocolError(f"send_timeout is seconds, 0 or more, or None, not {send_timeout!r}")
+    # A str is a collection of str as well: "GET" would be G, E and T.
+    if isinstance(retry, str):
+        raise LocalProtocolError(f"retry is a str, {retry!r}: give a list of methods")
 
 
 def _node_endpoint(other: str | None) -> str:
