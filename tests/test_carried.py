@@ -242,8 +242,10 @@ def test_a_broadcast_here_leaves_it_out(carried: Carried) -> None:
 
 def test_all_are_let_go_where_all_are_closed(carried: Carried) -> None:
     """No close frame is sent: they go on elsewhere."""
+    assert not carried.bench.sessions.relayed.leaving
     carried.bench.sessions.close_all(1001)
     assert carried.told == [("leave",)] and not carried.ws.closed and carried.bench.writer.sent == []
+    assert carried.bench.sessions.relayed.leaving
 
 
 # -- opening handshakes ------------------------------------------------------------------------------------------------

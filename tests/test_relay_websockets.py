@@ -186,6 +186,47 @@ def test_the_end_of_its_handler_closes_it(sockets, fails, code):
     assert client.recv(5000).opcode == 8 and client.close_code == code
 
 
+@pytest.mark.parametrize("end", [gevent.GreenletExit, gevent.Timeout], ids=["exit", "timeout"])
+def test_a_handler_that_leaves_by_itself_is_not_begun_anew(sockets, end, greenlet_errors):
+    """As on one process it is closed with 1001; it goes on elsewhere only where the Node leaves."""
+    began = []
+
+    def talk(ws):
+        began.append(ws.adopted)
+        ws.receive()
+        raise end()
+
+    sockets.node(websocket=talk)
+    client = sockets.browser()
+    client.send("x")
+    assert client.recv(5000).opcode == 8 and client.close_code == 1001
+    wait_until(lambda: sockets.relay.status()["websockets"]["open"] == 0)
+    assert began == [False]
+    greenlet_errors.clear()
+
+
+def test_an_event_whose_handler_leaves_by_itself_is_handled(sockets):
+    """It does not come again at the next Node."""
+    got = []
+
+    def handler(conn, req):
+        got.append((req.method, req.redelivered))
+        if req.method == "WEBSOCKET":
+            raise gevent.GreenletExit
+
+    node = sockets.node(handler)
+    client = sockets.browser()
+    client.send("x")
+    wait_until(lambda: ("WEBSOCKET", False) in got)
+    gevent.sleep(0.05)  # what was handled is told with the next round
+    talk = Talk("b")
+    sockets.node(websocket=talk)
+    sockets.cut(node)
+    wait_until(lambda: talk.sockets)
+    client.send("y")
+    assert sockets.heard(client) == "b y" and talk.heard == [("y", False)]
+
+
 def test_pings_go_to_the_browser_and_back(sockets):
     """``ping()`` returns the seconds; pings of the API's own stay there."""
     took = []
@@ -1037,6 +1078,21 @@ def test_a_handshake_in_the_hands_of_a_lost_node_goes_to_another(held):
     client = opening.get(timeout=10)
     client.send("x")
     assert held.heard(client) == "b x" and not talk.sockets[0].adopted
+
+
+def test_a_handler_that_leaves_a_handshake_by_itself_has_it_refused(held):
+    """With 503, as on one process; its Node serves on."""
+    asked = []
+
+    def leave(conn, req):
+        asked.append(req.method)
+        raise gevent.GreenletExit
+
+    held.node(leave, handshake_events=True)
+    for _ in range(2):
+        with pytest.raises(RemoteProtocolError, match="503"):
+            held.browser()
+    assert asked == ["WEBSOCKET_HANDSHAKE"] * 2 and not any(session.leaving for session in held.relay.nodes)
 
 
 def test_a_handshake_for_which_no_node_comes_gets_503(sockets_by_hand):

@@ -185,7 +185,7 @@ class Answers:
         """
         if self._link.stopped or request.answered or not self.is_ours(request):
             return
-        if request.carrier is not None:
+        if request.carrier is not None and self._sessions.relayed.leaving:
             self._sessions.release(request)
             request.carrier.leave()  # another process may have a handler for it
             return

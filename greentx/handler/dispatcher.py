@@ -135,8 +135,10 @@ class Dispatcher:
             _answer_failure(connection, request)
         except BaseException:  # killed, or sys.exit(), and raised again: nobody else will answer
             self._unavailable(Job(connection, request, request.sid))
+            # Where all are killed another process may go on with this.
+            if request.receipt is not None and not self._ended:
+                request.receipt.done()
             raise
-        # Not where it was killed: another process may go on with this.
         if request.receipt is not None:
             request.receipt.done()
 

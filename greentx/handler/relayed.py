@@ -26,11 +26,15 @@ class Relayed:
     Args:
         established: All that were let in.
         emit: As for :class:`greentx.handler.websockets.WebSockets`.
+
+    Attributes:
+        leaving: This process ends: what it lets go, other processes go on with. Else they would be given it again here.
     """
 
     def __init__(self, established: Established, emit: Callable[[Request], None]) -> None:
         self._established = established
         self._emit = emit
+        self.leaving = False
 
     def open(self, request: Request, subprotocol: str | None) -> None:
         """One begins here that was let in there; never blocks.
@@ -83,6 +87,7 @@ class Relayed:
 
     def leave(self) -> None:
         """Let all of them go, each between two of its messages."""
+        self.leaving = True
         for entry in self._established.entries():
             if entry.carrier is not None:
                 entry.carrier.leave()

@@ -304,7 +304,7 @@ class WebSocket:
         """Its handler has ended: close it, if that was not done; never waits for the peer.
 
         Args:
-            killed: The handler was. Behind a relay another Node's goes on with it then.
+            killed: The handler was. Behind a relay another Node's goes on with it then, where this Node leaves.
         """
         carrier = self._entry.carrier
         if carrier is not None:

@@ -95,7 +95,11 @@ class Carrier(Protocol):
         """The application is given the next message. Returns whether it may have been given it elsewhere before."""
 
     def finish(self, killed: bool) -> None:
-        """The application's handler has ended: all is handled; *killed*: it was ended, another process goes on."""
+        """The application's handler has ended: all is handled.
+
+        Args:
+            killed: It was ended. Where this process leaves, another one goes on.
+        """
 
     def leave(self) -> None:
         """This process ends: let the WebSocket go, between two messages. Its end here comes as an event."""

@@ -221,7 +221,8 @@ class NodeSocket(Carrier):
     def finish(self, killed: bool) -> None:
         if self.hand.place is Place.GONE:
             return
-        if killed:
+        # Else it would begin anew here, as often as its handler ends in that way.
+        if killed and self.connection.sessions.relayed.leaving:
             self.move()
         else:
             self.handle(self.hand.came)

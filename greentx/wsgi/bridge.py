@@ -271,7 +271,7 @@ class Bridge:
         Blocks this greenlet while the client does not read.
 
         Args:
-            killed: The application was. On a Node another one's goes on with the WebSocket then.
+            killed: The application was. Where a Node leaves, another one's goes on with the WebSocket then.
 
         Returns:
             Whether the application left it open: nobody had closed it.

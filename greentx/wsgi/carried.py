@@ -80,5 +80,5 @@ class Carried:
         return False
 
     def finish(self, *, killed: bool) -> None:
-        """The application has ended; *killed*: another Node's goes on."""
+        """The application has ended; *killed*: where this Node leaves, another one's goes on."""
         self._carrier.finish(killed)

@@ -384,6 +384,10 @@ class WSGIServer:
             self.listener.close()
             self._bound = None
         elif self._drain is None:
+            if self.listener.owned:
+                # First: handshakes that are refused from here on are for other Nodes.
+                for connection in transceiver.connections.values():
+                    connection.sessions.relayed.leaving = True
             self.intake.close_to(self._refuses, front_end_ends=self.listener.owns_front_end)
             # Made at once, though carried out in a greenlet: a stop() right behind says how long it may take.
             self._drain = Drain(

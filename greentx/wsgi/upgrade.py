@@ -23,7 +23,8 @@ raises ``StopIteration`` after it used the raw socket     1000: so applications 
 On a Node of a relay a WebSocket may come from another Node, whose application had it before, and may go on at another
 one: ``environ['greentx.adopted']`` says the first, and the WebSocket's ``moved`` the second, where it has ended here.
 ``environ['greentx.state']`` is what the application keeps of it (JSON), as the former one left it; in one process, too.
-An application that is killed by the end of its server has its WebSocket go on elsewhere: no close frame is sent. Of
+An application that is killed by the end of its server has its WebSocket go on elsewhere: no close frame is sent; else
+it is closed with 1001, as in one process. Of
 Engine.IO's WebSockets none goes on, since its sessions are in the memory of the process that ended: they are closed
 with 1012 (service restart), and their clients connect again.
 
@@ -162,7 +163,8 @@ class Upgrade:
         except BaseException as error:  # raised again, or reported
             # Not a WebSocket yet: the handler answers for it, by a 500.
             if not self.used:
-                if self._carrier is not None and isinstance(error, GreenletExit):
+                leaving = self._exchange.connection.sessions.relayed.leaving
+                if self._carrier is not None and leaving and isinstance(error, GreenletExit):
                     # Another Node's application may let it in.
                     self._exchange.ended = True
                     self._exchange.connection.answers.fail(self._exchange.request, 503)
@@ -263,7 +265,7 @@ class Upgrade:
             log.warning("%r could not be closed: %s", self, error)
 
     def _end(self, code: int, *, killed: bool = False) -> bool:
-        """Close with *code*, where it is open, and return whether it was; *killed*: on a Node another one goes on."""
+        """Close with *code*, where it is open, and return whether it was; *killed*: another Node may go on."""
         try:
             if self._bridge is not None:
                 return self._bridge.finish(code, killed=killed)

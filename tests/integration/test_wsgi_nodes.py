@@ -346,6 +346,32 @@ def test_a_handler_that_is_killed_hands_its_websocket_on(api: Api, connect: Call
             assert peer.message() == "again True False"
 
 
+@pytest.mark.parametrize("used", ["object", "library", "nothing"])
+def test_an_application_that_leaves_by_itself_is_not_begun_anew(
+    used: str, api: Api, connect: Callable[..., Peer]
+) -> None:
+    """As in one process the client is told 1001, or 500 before it was let in; and the Node serves on."""
+    began: list[bool] = []
+
+    def application(environ: Any, start_response: Any) -> Any:
+        if environ["PATH_INFO"] == f"/by-itself/{used}":  # else the end of one from before comes
+            began.append(environ["greentx.adopted"])
+        if used == "object":
+            environ["wsgi.websocket"].send("hello")
+        elif used == "library":
+            simple_websocket.Server(environ, **SIMPLE).send("hello")
+        raise gevent.GreenletExit
+
+    with serving_at(api, application):
+        peer = connect(f"/by-itself/{used}")
+        if used == "nothing":
+            assert peer.head().startswith(b"HTTP/1.1 500 ")
+        else:
+            peer.head()
+            assert peer.message() == "hello" and peer.closed() == (1001, "")
+        assert began == [False] and not any(session.leaving for session in api.relay.nodes)
+
+
 def test_a_handshake_that_is_being_decided_about_goes_to_another_node(api: Api, connect: Callable[..., Peer]) -> None:
     """Where its application is killed by the end of its server."""
 
