@@ -88,8 +88,12 @@ class Carrier(Protocol):
 
     # -- what it receives ----------------------------------------------------------------------------------------------
 
-    def ask(self) -> None:
-        """The application asks for the next message: what it was given before is handled."""
+    def ask(self, in_hand: int = 0) -> None:
+        """The application asks for the next message: what it was given before is handled.
+
+        Args:
+            in_hand: But for so many, the newest ones.
+        """
 
     def give(self) -> bool:
         """The application is given the next message. Returns whether it may have been given it elsewhere before."""

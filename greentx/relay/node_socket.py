@@ -202,8 +202,8 @@ class NodeSocket(Carrier):
             self._reports.receipts.attach(request, self.connection.intake.inbox, handled)
         self.connection.sessions.relayed.message(entry, request)
 
-    def ask(self) -> None:
-        self.handle(self.hand.given)
+    def ask(self, in_hand: int = 0) -> None:
+        self.handle(self.hand.given - in_hand)
 
     def give(self) -> bool:
         return self.hand.give()

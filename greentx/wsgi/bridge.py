@@ -241,7 +241,7 @@ class Bridge:
                     if size:
                         self._share.remove(size)
                         if self._carried is not None:
-                            self._carried.give()
+                            self._carried.give(len(frame))
                     self._ours.sendall(frame)
                 if self._ended:
                     break

@@ -52,10 +52,10 @@ class Carried:
         if entry.state == OPEN:
             self._carrier.ping(payload)
 
-    def give(self) -> None:
-        """The library is given a message."""
+    def give(self, size: int) -> None:
+        """The library is given a message, a frame of so many bytes."""
         self._carrier.give()
-        self._in_hand.give(monotonic())
+        self._in_hand.give(monotonic(), size)
 
     def answer(self) -> None:
         """The library has written a message."""
@@ -66,6 +66,8 @@ class Carried:
 
         Where the Node leaves the WebSocket may be let go in here, which is its end.
         """
+        if self._in_hand.drop():
+            self._carrier.ask(len(self._in_hand))
         seconds = self._in_hand.wait(monotonic(), self._unread())
         if seconds == 0.0:
             self._in_hand.clear()

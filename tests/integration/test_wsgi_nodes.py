@@ -273,6 +273,36 @@ def test_a_library_that_speaks_the_protocol_works_on_a_node(api: Api, connect: C
     assert ended == [(4000, "bye")]
 
 
+@pytest.mark.parametrize(("count", "size", "every"), [(1000, 10, 0), (1000, 10, 2), (40, 60_000, 0), (12, 500_000, 0)])
+def test_an_application_need_not_answer_what_its_library_reads(
+    count: int, size: int, every: int, api: Api, connect: Callable[..., Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets all, as fast as it reads: nothing waits for a silence."""
+    monkeypatch.setattr("greentx.wsgi.inhand.SILENT_SECONDS", 3600.0)
+
+    def application(environ: Any, start_response: Any) -> Any:
+        ws = simple_websocket.Server(environ, max_message_size=1_000_000, **SIMPLE)
+        got = 0
+        with contextlib.suppress(simple_websocket.ConnectionClosed):
+            while (message := ws.receive()) != "end":
+                got += len(message) == size
+                if every and got % every == 0:
+                    ws.send(b"answer")
+            ws.send(f"{got} messages")
+            ws.receive()
+        return []
+
+    with serving_at(api, application):
+        peer = connect()
+        peer.head()
+        for _ in range(count):
+            peer.send(b"x" * size)
+        peer.send("end")
+        while (message := peer.message()) == b"answer":
+            pass
+        assert message == f"{count} messages"
+
+
 @pytest.mark.parametrize("by", ["object", "library"])
 def test_a_websocket_goes_on_at_another_node_when_its_server_stops(
     by: str, api: Api, connect: Callable[..., Peer]
