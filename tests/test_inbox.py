@@ -161,3 +161,22 @@ def test_the_events_of_one_connection_may_be_moved():
     assert [item[:2] for item in private.items] == [(("u", "0"), "mine"), (("u", "1"), "mine")]
     shared.move("mine", private)
     assert len(private) == 2
+
+
+def test_a_consumer_at_the_end_has_handled_what_it_got_last():
+    """Whoever watches is told, and may have put in what comes of it."""
+    inbox = Inbox(10)
+    asked: list[object] = []
+    assert not inbox.drained()
+    inbox.end()
+    assert inbox.drained()
+
+    def watch(event: object) -> None:
+        asked.append(event)
+        if len(asked) == 1:
+            inbox.put("conn", request(1))
+
+    inbox.watch_consumers(watch)
+    assert not inbox.drained() and not inbox.drained() and asked == [None]
+    inbox.items.clear()
+    assert inbox.drained()

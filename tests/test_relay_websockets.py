@@ -561,6 +561,35 @@ def test_a_loop_over_events_lets_go_between_two_of_them(sockets):
     assert [one[0] for one in got] == ["WEBSOCKET_CONNECT", "WEBSOCKET", "WEBSOCKET_CLOSE"] and got[-1][2]
 
 
+def test_what_a_loop_handled_last_does_not_come_again(sockets):
+    """Where it ends with its Node: it has asked for the next one, which does not come."""
+    began, go_on = Event(), Event()
+    got = []
+
+    def read(node):
+        for _, _, req in node.recv():
+            got.append((req.method, req.moved))
+            if req.method == "WEBSOCKET":
+                began.set()
+                go_on.wait()
+
+    node = sockets.node()
+    reading = gevent.spawn(read, node)
+    client = sockets.browser()
+    client.send("1")
+    assert began.wait(10)
+    talk = Talk("b")
+    sockets.node(websocket=talk)
+    sockets.leave(node)
+    wait_until(lambda: any(session.leaving for session in sockets.relay.nodes))
+    gevent.sleep(0.05)  # until nothing more is to come
+    go_on.set()
+    client.send("2")
+    assert sockets.heard(client) == "b 2" and talk.heard == [("2", False)]
+    reading.join(5)
+    assert got == [("WEBSOCKET_CONNECT", False), ("WEBSOCKET", False), ("WEBSOCKET_CLOSE", True)]
+
+
 def test_all_go_on_where_one_node_is_left(sockets):
     """In every state that they may be in; new ones go there, too."""
     talks = [Talk("a"), Talk("b"), Talk("c")]

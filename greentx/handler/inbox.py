@@ -159,6 +159,13 @@ class Inbox:
                 break
         return bool(self.items) or self.ended
 
+    def drained(self) -> bool:
+        """Whether a consumer that has handled all it got is at the end: nothing is there, and nothing more comes."""
+        # What it handled last may have waited for that: its end comes as an event.
+        if self.ended and not self.items and self.watch is not None:
+            self.watch(None)
+        return self.ended and not self.items
+
     def events_for_thread(
         self, context: Context, timeout: float | None
     ) -> Iterator[tuple[Sid, Connection, Request] | tuple[None, None, None]]:
@@ -181,8 +188,8 @@ class Inbox:
             yield taken.pop()
 
     def _next(self, timeout: float | None) -> tuple[Sid, Connection, Request] | tuple[None, None, None] | None:
-        while not self.items and not self.ended:
-            if not self.wait(timeout):
+        while not self.items and not self.drained():
+            if not self.ended and not self.wait(timeout):
                 return None, None, None
         return self.pop() if self.items else None
 

@@ -585,7 +585,9 @@ class Transceiver:
                     yield inbox.pop() if inbox.by_pop else items.popleft()
                 # Behind what is still there: an end does not lose what came before it.
                 if inbox.ended:
-                    return
+                    if inbox.drained():
+                        return
+                    continue
                 in_time = inbox.wait(timeout)
                 if context.forked:
                     context.check()

@@ -18,8 +18,8 @@ What is handled is forgotten. What is not is given to the next Node when this on
 What happens         What it means
 ===================  ===============================================================================================
 a message comes      *last* grows
-there is room        *sent* grows: a Node has at most :data:`WINDOW_MESSAGES` and :data:`WINDOW_BYTES`, or two messages, that
-                     it has not handled, so that a Node which is slow with one WebSocket does not hold much of it
+there is room        *sent* grows: a Node has at most :data:`WINDOW_MESSAGES` and :data:`WINDOW_BYTES`, or two messages,
+                     that it has not handled, so that a Node which is slow with one WebSocket does not hold much of it
 the Node handles     *handled* grows; what was before is forgotten
 the Node lets go     it says how far its application has seen: *seen*. All others go on as if they had never been there
 the Node is gone     all that was sent may have been seen; *sent* falls back to *handled*
