@@ -737,6 +737,34 @@ def test_the_end_of_one_in_dead_hands_is_told_by_the_next_node(sockets):
     assert (talk.heard, talk.ended[0].close_code) == ([("x", True)], 4002)
 
 
+def test_an_end_that_is_in_lost_hands_is_told_by_one_node(sockets):
+    """The first one's application works on a message, and sees neither the next one nor an end that is its own."""
+    began, go_on = Event(), Event()
+    seen = []
+
+    def slow(ws):
+        for message in ws:
+            seen.append(message)
+            began.set()
+            go_on.wait()
+        seen.append(ws.moved)
+
+    node = sockets.node(websocket=slow)
+    client = sockets.browser()
+    client.send("x")
+    assert began.wait(10)
+    client.send("y")
+    client.close(4003)
+    wait_until(lambda: not len(node.websockets))
+    there = []
+    sockets.node(websocket=lambda ws: there.append((list(ws), ws.close_code, ws.moved)))
+    sockets.cut(node)
+    wait_until(lambda: there)
+    go_on.set()
+    wait_until(lambda: len(seen) == 2)
+    assert seen == ["x", True] and there == [(["x", "y"], 4003, False)]
+
+
 def test_the_end_of_the_relay_ends_all(sockets):
     """Browsers get a close frame with 1001, and applications hear of it."""
     talk = Talk("a")

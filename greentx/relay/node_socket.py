@@ -277,8 +277,9 @@ class NodeSocket(Carrier):
         entry = self.entry
         was_held = self.hand.place is Place.HELD or (entry is None and self.early is not None)
         self.forget()
+        # Also where its end has come, with something in hand: the next one is given both.
+        self.moved = self._entry is not None
         if entry is not None:
-            self.moved = True
             self.connection.sessions.relayed.moved(entry)
         elif was_held:
             self.end_handshake()
