@@ -10,7 +10,7 @@ from gevent.event import Event
 from relay_chain import LOCAL, SENDER, Chain, wait_until
 
 from greentx import WebSocket
-from greentx.errors import ConnectionClosed, LocalProtocolError, RemoteProtocolError, SendTimeout
+from greentx.errors import ConnectionClosed, LocalProtocolError, RemoteProtocolError, SendTimeout, TransportError
 from greentx.protocol.websocket.frames import build_frame
 from greentx.protocol.websocket.handshake import Refused
 from greentx.relay import Node
@@ -1246,6 +1246,19 @@ def test_a_client_that_goes_before_a_node_decides_is_nobodys(held):
 
 
 def test_a_node_without_a_relay_has_no_websockets():
-    """It starts, and stops."""
+    """It starts, and stops; a broadcast says that the relay is away, since 0 would mean that nobody is there."""
     with Node((LOCAL, 1), rep_port=False) as node:
-        assert len(node.websockets) == 0 and node.broadcast("x") == 0
+        assert len(node.websockets) == 0
+        with pytest.raises(TransportError, match=f"not sent: no relay at tcp://{LOCAL}:1 "):
+            node.broadcast("x")
+
+
+def test_a_broadcast_under_way_when_the_relay_goes_says_so(sockets, greenlet_errors):
+    """Whom it reached is not known."""
+    node = sockets.node()
+    sending = gevent.spawn(node.broadcast, "x")
+    gevent.sleep(0)  # it waits for the count
+    sockets.cut(node)
+    with pytest.raises(TransportError, match="is not known: no relay at "):
+        sending.get(timeout=10)
+    greenlet_errors.clear()

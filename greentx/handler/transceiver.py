@@ -674,6 +674,7 @@ class Transceiver:
 
         Raises:
             SendTimeout: A pipe stayed full; all others have got the message.
+            TransportError: On a Node: its relay is away, or went away meanwhile.
             TypeError, LocalProtocolError: As ``WebSocket.send``; or *exclude* holds something else than sids.
         """
         if self._shared is None:

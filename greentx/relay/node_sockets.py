@@ -9,7 +9,7 @@ from typing import Any
 import gevent
 from gevent.event import AsyncResult
 
-from ..errors import GreentxError, RemoteProtocolError, SendTimeout
+from ..errors import GreentxError, RemoteProtocolError, SendTimeout, TransportError
 from ..handler.shared import Shared
 from ..handler.transceiver import Transceiver
 from ..protocol.kinds import Kind
@@ -182,14 +182,19 @@ class NodeSockets:
         self.reports.over()
         casts, self._casts = self._casts, {}
         for waiting in casts.values():
-            waiting.set(0)
+            waiting.set_exception(self._away("whom a broadcast reached is not known"))
 
     # -- what the Transceiver says -----------------------------------------------------------------------------------
 
     def broadcast(self, broadcast: Broadcast) -> int:
-        """Have the API send a message to all that it has. Blocks this greenlet until it has."""
+        """Have the API send a message to all that it has. Blocks this greenlet until it has.
+
+        Raises:
+            TransportError: The relay is away, or went away meanwhile.
+            SendTimeout: It did not say so in time.
+        """
         if not self._link.in_session:
-            return 0
+            raise self._away("a broadcast was not sent")
         number = next(self._numbers)
         excluded = broadcast.exclude
         sids = frozenset(sid for sid in excluded if len(sid) == 2 and all(isinstance(part, str) for part in sid))
@@ -214,6 +219,9 @@ class NodeSockets:
             return reached
         finally:
             self._casts.pop(number, None)
+
+    def _away(self, what: str) -> TransportError:
+        return TransportError(f"{what}: {self._link.why}", address=self.reports.endpoint)
 
     def stop(self) -> None:
         """What is left goes on elsewhere."""
