@@ -15,7 +15,9 @@ MAX_STATE = 64 * 1024
 
 
 class State(MutableMapping[str, Any]):
-    """A dict that is JSON of at most :data:`MAX_STATE` bytes. Each change is written through as it is made.
+    """A mapping that is JSON of at most :data:`MAX_STATE` bytes. Each change is written through as it is made.
+
+    ``json.dumps`` takes no mapping of ours: give it ``dict(state)``.
 
     Values come back as JSON has them, tuples as lists. A change inside of a value is not seen: set the item anew.
 

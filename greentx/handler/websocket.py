@@ -121,13 +121,17 @@ class WebSocket:
 
     @property
     def moved(self) -> bool:
-        """Behind a relay, True where :attr:`closed` means that it goes on at another Node: its browser is there."""
+        """Behind a relay, True where :attr:`closed` means that it is another Node's: that goes on, or tells its end.
+
+        True, too, where this Node has lost its relay, of which is not known whether it still runs: where it has died
+        the browser's connection was closed, and nobody goes on.
+        """
         carrier = self._entry.carrier
         return carrier is not None and carrier.moved
 
     @property
     def state(self) -> State:
-        """What the application keeps of it: a dict that is JSON of at most 64 KiB.
+        """What the application keeps of it: a mapping that is JSON of at most 64 KiB; ``dict(ws.state)`` is a copy.
 
         Behind a relay the Node that goes on with it has it as it was: each item is written through as it is set, which
         never blocks. Setting what is not JSON, or too much, raises ``LocalProtocolError`` and changes nothing.

@@ -122,7 +122,7 @@ class WebSocket:
 
     @property
     def state(self) -> State:
-        """What the application keeps of it: a dict of JSON, of 64 KiB at the most; the same as
+        """What the application keeps of it: a mapping of JSON, of 64 KiB at the most; the same as
         ``environ['greentx.state']``. On a Node the next Node has it as it was; each item is written through as it is
         set. Setting what is not JSON, or too much, raises ``LocalProtocolError`` (a ``ValueError``).
         """
