@@ -6,7 +6,7 @@ What is in the application's hands, and when it may be let go, is decided in :mo
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from ..errors import ConnectionClosed, LocalProtocolError
@@ -57,13 +57,12 @@ class NodeSocket(Carrier):
         request: Its opening handshake.
         hand: What the application has.
         subprotocol: What was agreed on before it came here.
-        early: What came before the application let it in; ``None`` after that.
+        early: Calls for what came before the application let it in; ``None`` after that.
         window: What it has sent.
     """
 
     __slots__ = (
         "_answer",
-        "_ending",
         "_entry",
         "_reports",
         "adopted",
@@ -94,11 +93,9 @@ class NodeSocket(Carrier):
         self.moved = False
         self.receives = False
         self.state = opened.state
-        self.early: list[Request] | None = []
+        self.early: list[Callable[[], object]] | None = []
         self.window = SendWindow(reports.shared, request.conn_id, reports.endpoint)
         self._answer = b""
-        # What waits behind those that came early.
-        self._ending: tuple[int, str] | None = None
         self._entry: Entry | None = None
 
     @property
@@ -135,10 +132,8 @@ class NodeSocket(Carrier):
 
     def _replay(self) -> None:
         early, self.early = self.early, None
-        for request in early or ():
-            self.deliver(request)
-        if self._ending is not None and self.hand.place is not Place.GONE:
-            self.end(*self._ending)
+        for call in early or ():
+            call()
 
     def answer(self, data: bytes, close: bool) -> None:
         self._answer += data
@@ -254,7 +249,7 @@ class NodeSocket(Carrier):
         """It has ended; what came before may still be handled here."""
         if self.early is not None and self.hand.ended and self.hand.place is Place.HERE:
             # Let in elsewhere, or just now: the application is told behind what came early, once it has accepted.
-            self._ending = code, reason
+            self.early.append(partial(self.end, code, reason))
             return
         self.window.close()
         entry = self.entry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -137,7 +138,7 @@ class NodeSockets:
         if socket.early is None:
             socket.deliver(request)
         else:
-            socket.early.append(request)
+            socket.early.append(partial(socket.deliver, request))
 
     def _on_pong(self, words: list[bytes], payload: bytes) -> None:
         socket = self.reports.sockets.get(parse_number(words))
