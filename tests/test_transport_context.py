@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import time
 from types import SimpleNamespace
 
@@ -63,6 +65,25 @@ def test_an_address_in_use_is_named(context):
         context.bind(context.socket(zmq.PULL), bound)
     assert (caught.value.address, caught.value.errno) == (bound, zmq.EADDRINUSE)
     assert repr(context) == "<Context of test: 1 sockets>"
+
+
+def has_ipv6():
+    """Whether this machine has IPv6."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_an_ipv6_address_is_bound_and_reached(context):
+    """ZeroMQ's sockets know IPv4 only, unless they are told."""
+    pull, push = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+    endpoint = context.bind(pull, "tcp://[::1]:*")
+    assert endpoint.startswith("tcp://[::1]:")
+    context.connect(push, endpoint)
+    push.send(b"x")
+    assert pull.poll(5000) and pull.recv() == b"x"
 
 
 def test_an_address_that_cannot_be_connected_to_is_named(context):

@@ -151,6 +151,8 @@ class Context:
         Raises:
             BindError: The address is in use, not ours, not permitted or malformed; the socket is closed.
         """
+        if _is_ipv6(endpoint):
+            socket.setsockopt(zmq.IPV6, 1)
         try:
             self._descriptors.bind(partial(socket.bind, endpoint))
         except zmq.ZMQError as error:
@@ -175,8 +177,8 @@ class Context:
         if endpoint.startswith("tcp:"):
             for option, value in _TCP_KEEPALIVE:
                 socket.setsockopt(option, value)
-            if "[" in endpoint:  # ZeroMQ's sockets know IPv4 only, unless they are told
-                socket.setsockopt(zmq.IPV6, 1)
+        if _is_ipv6(endpoint):
+            socket.setsockopt(zmq.IPV6, 1)
         try:
             socket.connect(endpoint)
         except zmq.ZMQError as error:
@@ -431,3 +433,8 @@ class Context:
     def __repr__(self) -> str:
         state = "closed" if not self.open else f"{len(self._sockets)} sockets"
         return f"<Context of {self.owner}: {state}>"
+
+
+def _is_ipv6(endpoint: str) -> bool:
+    # ZeroMQ's sockets know IPv4 only, unless they are told.
+    return endpoint.startswith("tcp://") and "[" in endpoint
