@@ -15,6 +15,7 @@ from greentx.errors import LocalProtocolError
 from greentx.protocol.request import parse_request
 from greentx.protocol.requests import build_credits_notice
 from greentx.relay import Node, Relay
+from greentx.relay.link import Link
 from greentx.relay.refusals import Complaints
 from greentx.relay.sticky import Sticky
 from greentx.relay.window import WINDOW_MESSAGES
@@ -259,8 +260,9 @@ def test_a_node_whose_keys_do_not_fit_names_the_options(tmp_path):
             node = chain.make_node(connect_timeout=None, **options)
             node.start()
             try:
-                wait_until(lambda node=node: "handshake failed" in node.link.why)
-                why = node.link.why
+                link = cast(Link, node.link)
+                wait_until(lambda link=link: "handshake failed" in link.why)
+                why = link.why
             finally:
                 node.stop(0)
             assert all(name in why for name in ("curve_relay=", "curve_secret=", "curve_allow="))
