@@ -280,6 +280,8 @@ def test_an_application_need_not_answer_what_its_library_reads(
     """It gets all, as fast as it reads: nothing waits for a silence."""
     monkeypatch.setattr("greentx.wsgi.inhand.SILENT_SECONDS", 3600.0)
 
+    ended = Event()
+
     def application(environ: Any, start_response: Any) -> Any:
         ws = simple_websocket.Server(environ, max_message_size=1_000_000, **SIMPLE)
         got = 0
@@ -290,6 +292,7 @@ def test_an_application_need_not_answer_what_its_library_reads(
                     ws.send(b"answer")
             ws.send(f"{got} messages")
             ws.receive()
+        ended.set()
         return []
 
     with serving_at(api, application):
@@ -301,6 +304,10 @@ def test_an_application_need_not_answer_what_its_library_reads(
         while (message := peer.message()) == b"answer":
             pass
         assert message == f"{count} messages"
+        peer.close(1000)
+        assert ended.wait(10)
+        # Else another test's Node is told of its end.
+        wait_until(lambda: api.relay.status()["websockets"]["open"] == 0)
 
 
 @pytest.mark.parametrize("by", ["object", "library"])
@@ -399,6 +406,8 @@ def test_an_application_that_leaves_by_itself_is_not_begun_anew(
         else:
             peer.head()
             assert peer.message() == "hello" and peer.closed() == (1001, "")
+            peer.close(1001)
+        wait_until(lambda: api.relay.status()["websockets"]["open"] == 0)
         assert began == [False] and not any(session.leaving for session in api.relay.nodes)
 
 
