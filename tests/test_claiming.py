@@ -213,6 +213,7 @@ def test_a_bad_claim_ends_that_message_alone(chain):
     assert one.node is not None and one.node.link is not None
     for head in (b"claims", b"claims sid", b"claims sid=\xff", b"claims sid=1 sid"):
         one.node.link.tell(head)
+        one.node.link.flush()  # those that come together are one
     wait_until(lambda: chain.relay.status()["bad_messages"] == 4)
     assert claims(chain) == 0
     assert ask(chain.client(), "/open?id=a")[0] == 200

@@ -1137,10 +1137,10 @@ def test_a_stranger_says_nothing_in_a_batch(chain):
         dealer.connect(chain.relay.node_endpoint)
         dealer.send(b"batch " + b" ".join([b"0"] * 500_000) + b"\n")
         assert dealer.poll(5000)
-        assert dealer.recv() == b"over\n"
+        assert dealer.recv().startswith(b"over\n")
         dealer.send(b"\n")
         assert dealer.poll(5000)
-        assert dealer.recv() == b"over\n"
+        assert dealer.recv().startswith(b"over\n")
         assert chain.relay.status()["bad_messages"] == 1
     finally:
         context.destroy(0)
