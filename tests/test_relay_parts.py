@@ -233,9 +233,10 @@ def test_what_waits_goes_in_its_order_as_there_is_room():
     assert one.queued > 3 and one.next() is None
     assert one.acknowledge(1, 1) == ["first"]
     waiting = one.next()
-    assert waiting is not None and waiting == (b"ab", "second")
+    assert waiting is not None and (waiting.message, waiting.item) == (b"ab", "second")
     one.went()
-    assert one.next() == (b"c", None)
+    waiting = one.next()
+    assert waiting is not None and (waiting.message, waiting.item) == (b"c", None)
     one.went()
     assert (one.queued, one.next(), one.unreceived) == (0, None, 2)
     assert one.acknowledge(3, 3) == ["second"]

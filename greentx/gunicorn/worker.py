@@ -14,7 +14,6 @@ from typing import Any
 import gevent
 from gevent.event import Event
 from gunicorn.arbiter import Arbiter as GunicornArbiter
-from gunicorn.errors import AppImportError
 from gunicorn.workers.ggevent import GeventWorker
 
 from ..errors import GreentxError
@@ -29,6 +28,10 @@ from .plan import Plan, make_plan
 __all__ = ["Handler", "Worker"]
 
 _NOTIFY_SECONDS = 1.0
+
+# Behind the first worker that fails the others wait so long for gunicorn to end, and look so often.
+_FAIL_SECONDS = 10.0
+_FAIL_LOOK_SECONDS = 0.05
 
 # Between two new relays. The first one that died is replaced at once.
 _CLAIM_SECONDS = 5.0
@@ -122,17 +125,29 @@ class Worker(GeventWorker):
         """Import the application. Where that fails the first worker says why, and the others just end."""
         try:
             super().load_wsgi()
-        except Exception as error:  # raised again, by whoever is the first
-            if _arbiter is None or _arbiter.folder.is_first_to_fail():
-                raise
-            # As the first one ends: gunicorn may see to this one before.
-            is_missing = isinstance(error, AppImportError)
-            sys.exit(GunicornArbiter.APP_LOAD_ERROR if is_missing else GunicornArbiter.WORKER_BOOT_ERROR)
+        except Exception:  # raised again, by whoever is the first
+            self._let_first_fail()
+            raise
 
     def _fail(self, why: str) -> None:
         self.log.error("greentx: %s", why)
+        self._let_first_fail()
         # With any other exit code gunicorn would start the next worker, which fails as well, forever.
         sys.exit(GunicornArbiter.WORKER_BOOT_ERROR)
+
+    def _let_first_fail(self) -> None:
+        """Return in the first worker that fails; end the others in order, once gunicorn ends for the first one's sake.
+
+        gunicorn 27 does not bear a second one: its code ends gunicorn in the middle of its own end.
+        """
+        if _arbiter is None or _arbiter.folder.is_first_to_fail():
+            return
+        until = time.monotonic() + _FAIL_SECONDS
+        while self.alive and time.monotonic() < until:
+            self.notify()
+            time.sleep(_FAIL_LOOK_SECONDS)
+        if not self.alive:
+            sys.exit(0)
 
     def run(self) -> None:
         """Serve, and end in order; gunicorn calls it in the worker's process."""

@@ -7,7 +7,7 @@ ZeroMQ or the system.
 from __future__ import annotations
 
 from collections import deque
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 __all__ = ["MAX_QUEUED", "WINDOW_BYTES", "WINDOW_MESSAGES", "Lane", "Waiting"]
 
@@ -24,11 +24,14 @@ _MESSAGE_BYTES = 128
 T = TypeVar("T")
 
 
-class Waiting(NamedTuple, Generic[T]):
+class Waiting(Generic[T]):
     """A message that waits, and whose it is; ``None`` for nobody's."""
 
-    message: bytes
-    item: T | None
+    __slots__ = ("item", "message")
+
+    def __init__(self, message: bytes, item: T | None) -> None:
+        self.message = message
+        self.item = item
 
 
 class Lane(Generic[T]):
