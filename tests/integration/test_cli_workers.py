@@ -159,7 +159,7 @@ def test_a_worker_that_is_killed_is_replaced(run):
     """No GET fails; so is one that blocks, and the relay."""
     program, front_end = serve(run, "--workers", "2", "--worker-timeout", "2")
     arbiter = program.process.pid
-    with load(front_end, browsers=4, again=True) as browsers:
+    with load(front_end, browsers=4) as browsers:
         browsers.more()
         os.kill(workers_of(arbiter)[0], signal.SIGKILL)
         browsers.more()
@@ -206,7 +206,7 @@ def test_the_application_may_be_imported_once(run, tmp_path):
         "print('imported by', os.getpid(), flush=True)\n" + APP
     )
     program, front_end = serve(run, "--workers", "2", "--preload")
-    with load(front_end, browsers=4, again=True) as browsers:
+    with load(front_end, browsers=4) as browsers:
         browsers.more()
         os.kill(workers_of(program.process.pid)[0], signal.SIGKILL)
         browsers.more()

@@ -362,7 +362,7 @@ def test_no_get_fails_where_a_worker_is_killed(run, start_mongrel2):
     """kill -9 under load: another worker answers."""
     mongrel2 = start_mongrel2(settings=FLOW_CONTROL)
     gunicorn = serving(run, mongrel2, 3)
-    with load(mongrel2, again=True) as browsers:
+    with load(mongrel2) as browsers:
         for _ in range(3):
             browsers.more()
             os.kill(workers_of(gunicorn.process.pid)[0], signal.SIGKILL)

@@ -11,7 +11,6 @@ from typing import Any
 import gevent
 from http_rig import Browser
 
-from greentx.errors import RemoteProtocolError
 from greentx.protocol.http1_parser import ResponseParser
 
 APP = """
@@ -104,19 +103,14 @@ class Load:
         server: What they ask.
         browsers: How many.
         size: What answers differ by: the first one's have so many bytes or fewer, the second one's twice as many.
-        again: A browser whose connection ends before a byte of the answer has come asks once more over a new one, as
-            browsers do (RFC 9110, section 9.2.2): a process that is killed may have told that it answers, and no more.
 
     Attributes:
         answered: How many answers came.
         pids: Which workers gave them.
-        asked_again: How many requests were asked twice.
     """
 
-    def __init__(self, server: Any, browsers: int = 8, size: int = 1000, again: bool = False) -> None:
+    def __init__(self, server: Any, browsers: int = 8, size: int = 1000) -> None:
         self.answered = 0
-        self.asked_again = 0
-        self._again = again
         self.pids: set[int] = set()
         self._over = False
         self._server = server
@@ -125,31 +119,18 @@ class Load:
 
     def _browse(self, number: int) -> None:
         count = 0
-        asked = 0
-        while not self._over:
-            with Browser(self._server, timeout=40) as browser:
-                while not self._over:
-                    if not asked:
-                        count += 1
-                    asked += 1
-                    if not self._ask(browser, number * self._size + count % self._size, last=asked == 2):
-                        break
-                    asked = 0
+        with Browser(self._server, timeout=40) as browser:
+            while not self._over:
+                count += 1
+                self._ask(browser, number * self._size + count % self._size)
 
-    def _ask(self, browser: Browser, size: int, last: bool) -> bool:
+    def _ask(self, browser: Browser, size: int) -> None:
         answer = ResponseParser()
-        try:
-            browser.ask(f"/size/{size}")
-            browser.receive(parser=answer)
-        except (RemoteProtocolError, OSError):
-            if last or not self._again or answer.status:
-                raise
-            self.asked_again += 1
-            return False
+        browser.ask(f"/size/{size}")
+        browser.receive(parser=answer)
         assert (answer.status, len(answer.body)) == (200, size), (size, answer.status)
         self.answered += 1
         self.pids.add(int(str(answer.headers["x-pid"])))
-        return True
 
     def more(self, count: int = 100) -> None:
         """Wait for so many more answers; a browser that failed fails here."""
