@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import time
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import zmq
 
 from greentx.errors import BindError, ForkError, TransportError
 from greentx.transport import Context, SocketClosed
+from greentx.transport.descriptors import Descriptors
 from greentx.transport.teardown import guarded
 
 
@@ -259,3 +261,24 @@ def test_a_forked_child_is_cut_off(context):
 def test_endpoints_inside_a_context_are_never_used_twice(context):
     """A closed socket's is bound for a moment longer; a receiver that got it again could not watch its connection."""
     assert len({context.new_inproc() for _ in range(1000)}) == 1000
+
+
+def test_a_forked_child_keeps_what_has_the_number_of_an_ended_thread_s_descriptor():
+    """A pipe to a new child, say: threads that have ended leave their numbers to whatever is opened next."""
+    descriptors = Descriptors()
+    epoll = descriptors.make(select.epoll)
+    number = epoll.fileno()
+    epoll.close()
+    ends = os.pipe()
+    try:
+        os.dup2(ends[0], number)
+        try:
+            descriptors.note()
+            descriptors.close_inherited()
+            assert os.fstat(number).st_ino == os.fstat(ends[0]).st_ino
+        finally:
+            os.close(number)
+    finally:
+        for end in ends:
+            if end != number:
+                os.close(end)

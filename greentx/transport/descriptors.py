@@ -30,6 +30,7 @@ log = logging.getLogger("greentx.transport")
 T = TypeVar("T")
 
 _FOLDER = "/proc/self/fd"
+_EPOLL = "anon_inode:[eventpoll]"
 _REGISTERED = re.compile(r"^tfd:\s*([0-9]+).*? ino:([0-9a-f]+)", re.MULTILINE)
 
 _KEEPS = "a forked child keeps ZeroMQ's connections, which could not be listed: %s"
@@ -56,10 +57,10 @@ class Descriptors:
         if self._begun:
             return make()
         with _beginning:
-            before = _open("anon_inode:[eventpoll]")
+            before = _open(_EPOLL)
             made = make()
             self._begun = True
-            self._epolls = {number for number, _inode in _open("anon_inode:[eventpoll]") - before}
+            self._epolls = {number for number, _inode in _open(_EPOLL) - before}
             return made
 
     def bind(self, bind: Callable[[], object]) -> None:
@@ -106,6 +107,9 @@ def _numbers_of(epolls: set[int]) -> set[tuple[int, int]]:
     found: set[tuple[int, int]] = set()
     for epoll in epolls:
         try:
+            # Where the threads have just ended its number may be another's by now, which is not ours to close.
+            if os.readlink(f"{_FOLDER}/{epoll}") != _EPOLL:
+                continue
             inode = _inode(epoll)
             with open(f"/proc/self/fdinfo/{epoll}", encoding="ascii") as info:
                 registered = _REGISTERED.findall(info.read())
