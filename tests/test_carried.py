@@ -67,7 +67,7 @@ class Carried:
         self.bench = Bench()
         self.carrier = Carrier()
         request = handshake_request("1")
-        request.carrier = self.carrier  # type: ignore[assignment]  # a stand-in
+        request.carrier = self.carrier  # type: ignore[assignment]  # a stand-in for what carries to the API
         self.bench.sessions.relayed.open(request, "chat")
         [self.connect] = self.bench.events
         self.entry = self.connect.entry
@@ -254,7 +254,7 @@ def test_all_are_let_go_where_all_are_closed(carried: Carried) -> None:
 def held_request(carrier: Carrier, **headers: Any) -> Request:
     """A handshake that another process has received."""
     request = handshake_request("1", **headers)
-    request.carrier = carrier  # type: ignore[assignment]  # a stand-in
+    request.carrier = carrier  # type: ignore[assignment]  # a stand-in for what carries to the API
     return request
 
 
@@ -304,7 +304,7 @@ def test_a_held_one_is_let_in_there(how: str) -> None:
     else:
         bench.sessions.accept_own(request, answer.head, "mine", got.append)
     entry = bench.registry.get((SENDER, "1"))
-    assert entry is not None and entry.carrier is carrier  # type: ignore[comparison-overlap]  # a stand-in
+    assert entry is not None and entry.carrier is carrier  # type: ignore[comparison-overlap]  # a stand-in for what carries to the API
     assert carrier.told == [("accept", True, "mine" if how == "accept_own" else None, how != "accept")]
     assert entry.raw_bits is None and bench.writer.sent == []
     bench.sessions.relayed.message(entry, Request(SENDER, "1", "/", {"METHOD": "WEBSOCKET"}, b"x"))

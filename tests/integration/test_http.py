@@ -289,7 +289,7 @@ def test_five_megabytes_arrive(start_mongrel2, flow_control, slow):
             under_way -= count
             credit(conn_id, count)
 
-        writer.pipe.send, writer.credit = counted_send, counted_credit  # type: ignore[method-assign]  # to count
+        writer.pipe.send, writer.credit = counted_send, counted_credit  # type: ignore[method-assign]  # wrapped, to count the calls
         with serving(trans, lambda conn, req: conn.reply_http(req, body if req.path == "/big" else b"small")):
             for _ in range(2):  # keep-alive: the second request does not announce credits again
                 browser.ask("/big")

@@ -588,7 +588,7 @@ def test_a_rolling_restart_is_noticed_by_nobody() -> None:
                 stack.enter_context(node_processes(api, name))
                 assert (one.end(), one.process.returncode) == ([], 0)
                 gone = one.name
-                wait_until(lambda: all(talk.answers[-1][0] != gone for talk in talks), 30)  # noqa: B023 - called here
+                wait_until(lambda: all(talk.answers[-1][0] != gone for talk in talks), 30)  # noqa: B023 - called in this round
             count = len(answers)
             wait_until(lambda: len(answers) > count + 20, 30)
         status = api.relay.status()

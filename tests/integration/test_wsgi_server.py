@@ -196,7 +196,7 @@ def test_the_environ_may_be_configured(kind: str) -> None:
         found.append(environ)
         return hello(environ, start_response)
 
-    class Custom(SERVERS[kind]):  # type: ignore[misc, valid-type]  # of either server
+    class Custom(SERVERS[kind]):  # type: ignore[misc, valid-type]  # the test chooses the base
         environ_class = Environ
         base_env: ClassVar = {**SERVERS[kind].base_env, "wsgi.multiprocess": True}
 
@@ -213,7 +213,7 @@ def test_the_environ_may_be_configured(kind: str) -> None:
 def custom_handler(base: Any, calls: list[Any]) -> Any:
     """A handler class that overrides what people override."""
 
-    class Custom(base):  # type: ignore[misc]  # of either server
+    class Custom(base):  # type: ignore[misc]  # the test chooses the base
         def get_environ(self) -> Any:
             environ = super().get_environ()
             environ["custom"] = self.headers.get("X-Custom")
