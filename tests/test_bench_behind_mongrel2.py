@@ -122,16 +122,17 @@ def test_wrk_plays_requests_in_order_as_they_are_and_counts_what_failed(tmp_path
     right = []
 
     def answer(sock, _address):
-        stream = sock.makefile("rb")
-        for number in itertools.count(5):
-            expected = sent[number % len(sent)].raw()
-            found = stream.read(len(expected))
-            if len(found) < len(expected):
-                break  # wrk has gone; its first connection only tries whether somebody listens
-            right.append(found == expected)
-            with contextlib.suppress(OSError):
-                sock.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
-        stream.close()
+        with sock.makefile("rb") as stream:
+            for number in itertools.count(5):
+                expected = sent[number % len(sent)].raw()
+                found = b""
+                with contextlib.suppress(ConnectionResetError):
+                    found = stream.read(len(expected))
+                if len(found) < len(expected):
+                    break  # wrk has gone; its first connection only tries whether somebody listens
+                right.append(found == expected)
+                with contextlib.suppress(OSError):
+                    sock.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
 
     server = StreamServer(("127.0.0.1", 0), answer)
     server.start()

@@ -53,12 +53,16 @@ def test_requests_wait_while_the_relay_ends_or_are_refused(chain):
     client = chain.client("http")
     client.send("/")
     assert client.recv(5000).body == b"answered"
+    # What comes behind one that its Node has not told to be done goes to that Node.
+    wait_until(lambda: not chain.relay.forwarding.open)
     chain.relay.forwarding.treat_new(New.WAIT)
     client.send("/")
     wait_until(lambda: chain.relay.forwarding.waiting == 1)
     assert client.recv(200) is None
     chain.relay.forwarding.treat_new(New.GO_OUT)
     assert client.recv(5000).body == b"answered"
+    # What comes behind one that its Node has not told to be done goes to that Node.
+    wait_until(lambda: not chain.relay.forwarding.open)
     chain.relay.forwarding.treat_new(New.WAIT)
     client.send("/")
     wait_until(lambda: chain.relay.forwarding.waiting == 1)
