@@ -30,6 +30,7 @@ class Arbiter:
 
     Attributes:
         folder: What the processes share.
+        told_to_end: In the process of a worker: it was told so before it had handlers of its own for signals.
     """
 
     def __init__(self, plan: Plan, cfg: Any, program: Sequence[str] = PROGRAM) -> None:
@@ -39,6 +40,7 @@ class Arbiter:
         )
         self.folder = self._relay.folder
         self._warned = False
+        self.told_to_end = False
         atexit.register(self._end)
         for number in _ENDING:
             self._watch(number)
@@ -73,9 +75,12 @@ class Arbiter:
         before = signal.getsignal(number)
 
         def leave(number: int, frame: FrameType | None) -> None:
+            if os.getpid() != self._pid:
+                # In a worker that was forked a moment ago. gunicorn's own handler would keep it for its arbiter.
+                self.told_to_end = True
+                return
             # Before the workers are told: with them gone the relay would wait for the next ones.
-            if os.getpid() == self._pid:
-                self._relay.leave()
+            self._relay.leave()
             if callable(before):
                 before(number, frame)
 

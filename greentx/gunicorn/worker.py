@@ -123,6 +123,9 @@ class Worker(GeventWorker):
 
     def load_wsgi(self) -> None:
         """Import the application. Where that fails the first worker says why, and the others just end."""
+        # By now signals are handled; this one came before, and is told once.
+        if _arbiter is not None and _arbiter.told_to_end:
+            sys.exit(0)
         try:
             super().load_wsgi()
         except Exception:  # raised again, by whoever is the first

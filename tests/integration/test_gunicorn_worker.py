@@ -130,6 +130,26 @@ if not pathlib.Path("told").exists():
     assert "Traceback" not in ended(gunicorn)
 
 
+def test_a_worker_that_is_told_to_quit_as_soon_as_it_is_forked_is_replaced(run, start_mongrel2, tmp_path):
+    """It handles no signals yet, and ends as any other all the same: nobody tells it twice."""
+    (tmp_path / "gunicorn.conf.py").write_text("""
+import os, pathlib, signal
+
+def post_fork(server, worker):
+    if not pathlib.Path("told").exists():
+        pathlib.Path("told").touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+""")
+    mongrel2 = start_mongrel2()
+    gunicorn = run(url_of(mongrel2))
+    first = gunicorn.wait_for(r"Booting worker with pid: (\d+)").group(1)
+    gunicorn.wait_for(rf"Worker exiting \(pid: {first}\)")
+    second = gunicorn.wait_for(r"Booting worker with pid: (\d+)").group(1)
+    gunicorn.wait_for("greentx .* serves")
+    assert pid_of(ask(mongrel2.port)) == int(second)
+    assert "Traceback" not in ended(gunicorn)
+
+
 def test_it_quits_at_once(run, start_mongrel2):
     """SIGQUIT does not wait for what runs."""
     mongrel2 = start_mongrel2()
