@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import gevent
@@ -100,6 +101,11 @@ def ends(pid: int, timeout: float = 10) -> bool:
         return bool(select.select([descriptor], [], [], timeout)[0])
     finally:
         os.close(descriptor)
+
+
+def children() -> set[str]:
+    """Return the ids of the processes that this one has."""
+    return {pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
 
 
 @pytest.mark.parametrize("transport", ["ipc", "tcp"])
@@ -218,6 +224,18 @@ def test_start_and_stop_can_be_called_again():
         assert server.pid == pid
     server.stop()
     assert server.returncode is not None
+
+
+def test_greenlets_that_start_and_stop_it_at_once_do_so_one_after_the_other():
+    """There is one process, which all who start it find ready, and none after the last stop."""
+    server = Mongrel2()
+    starting = [gevent.spawn(server.start) for _ in range(3)]
+    gevent.joinall(starting, raise_error=True)
+    with RawHandler(server.handlers[0]):
+        assert ask(server) == ANSWER
+    greenlets = [gevent.spawn(call) for call in (server.restart, server.start, server.stop)]
+    gevent.joinall(greenlets, raise_error=True)
+    assert not server.started
 
 
 def test_its_representation_tells_its_state():
@@ -599,6 +617,22 @@ def start_child(folder: Path, script: str) -> tuple[ChildProcess, list[str], lis
         [shutil.which("sh"), "-c", script], cwd=str(folder), on_line=lines.append, on_end=lambda: ended.append("ended")
     )
     return child, lines, ended
+
+
+@pytest.mark.parametrize("attempt", range(8))
+def test_no_child_stays_where_whoever_starts_it_is_killed_meanwhile(attempt):
+    """It runs by then, though nobody has got hold of it."""
+    before = children()
+    starting = gevent.spawn(ChildProcess, ["/bin/sleep", "60"], cwd="/", on_line=print)
+    while children() == before:
+        gevent.sleep(0)  # a turn of the hub
+    starting.kill()
+    if isinstance(starting.value, ChildProcess):
+        starting.value.kill()  # it was faster, this time
+    deadline = time.monotonic() + 20
+    while children() != before:
+        assert time.monotonic() < deadline, f"attempt {attempt}: {children() - before} stayed"
+        gevent.sleep(0.002)  # between two looks
 
 
 def test_a_child_has_ended_though_a_grandchild_holds_its_output(tmp_path):

@@ -15,6 +15,8 @@ import time
 from collections.abc import Mapping
 from types import TracebackType
 
+from gevent.lock import RLock
+
 from ..errors import BindError, ConnectTimeout, ForkError, LocalProtocolError, Mongrel2NotFound, ThreadError
 from ..transport import native_thread_id
 from ..transport.endpoints import bind_endpoint, connect_endpoint
@@ -43,7 +45,7 @@ class Mongrel2:
     It ends when we end, even if we are killed (see :class:`~greentx.edge.process.ChildProcess`; start it from a thread
     that lives as long). Its log lines go to the logger ``greentx.edge.mongrel2`` at their own levels; those of its
     start, whose errors :meth:`start` raises, and of its shutdown, full of errors by nature, at DEBUG. Waiting blocks
-    only the calling greenlet.
+    only the calling greenlet. Of greenlets that start or end it at the same time each waits for the one before.
 
     Args:
         routes: Paths (``"/"``, ``"@chat"``, ``"<chat"``, and ``"*"`` for ``OPTIONS *``) and the handlers that answer
@@ -103,6 +105,7 @@ class Mongrel2:
         # Those that are known by now: a Transceiver may be started first.
         self._idle_limit.holds_at(self._sub_endpoints)
         self._process: ChildProcess | None = None
+        self._changing = RLock()
         # The process that started it. A forked child of ours has these objects too, and must not end what is not its.
         self._owner: int | None = None
         self._thread_id = 0
@@ -183,8 +186,11 @@ class Mongrel2:
             After each of them, nothing runs and the temporary folder is gone.
         """
         self._check_owner()
-        if self.started:
-            return
+        with self._changing:
+            if not self.started:
+                self._start(timeout)
+
+    def _start(self, timeout: float) -> None:
         # Found before anything is made, as its absence is the most frequent failure.
         program = _program()
         deadline = time.monotonic() + timeout
@@ -222,26 +228,29 @@ class Mongrel2:
         if self._owner is not None and self._owner != os.getpid():
             return
         self._check_thread()
-        try:
-            self._end(timeout)
-        finally:
-            self._folder.remove()
-            # Those outside of the folder: a process that was killed does not remove them.
-            for spec in self._addresses.specs:
-                addresses.remove_socket(spec)
-            atexit.unregister(self._at_exit)
-            self._owner = None
+        with self._changing:
+            try:
+                self._end(timeout)
+            finally:
+                self._folder.remove()
+                # Those outside of the folder: a process that was killed does not remove them.
+                for spec in self._addresses.specs:
+                    addresses.remove_socket(spec)
+                atexit.unregister(self._at_exit)
+                self._owner = None
 
     def kill(self) -> None:
         """End it with SIGKILL and return when it is gone. What it leaves in its folder stays for the next start."""
         self._check_owner()
-        self._end(0)
+        with self._changing:
+            self._end(0)
 
     def restart(self, timeout: float = 5.0) -> None:
         """End it and start it on the same port and endpoints; *timeout* and errors are those of :meth:`start`."""
         self._check_owner()
-        self._end(timeout)
-        self.start(timeout)
+        with self._changing:
+            self._end(timeout)
+            self.start(timeout)
 
     def _check_owner(self) -> None:
         if self._owner is not None and self._owner != os.getpid():

@@ -7,6 +7,7 @@ import fcntl
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import gevent
 from gevent import socket, subprocess
@@ -71,7 +72,7 @@ class ChildProcess:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
             os.set_blocking(output, False)
-            self._popen = subprocess.Popen(
+            self._popen = _start(
                 [sys.executable, "-I", "-S", "-c", _GUARD, str(self._owner), *args],
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
@@ -159,3 +160,21 @@ class ChildProcess:
             self._on_line(self._rest.decode("utf-8", "replace"))
         if self._on_end is not None:
             self._on_end()
+
+
+def _start(args: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Return the new process; where whoever waits for that is killed, so is the process."""
+    # It waits for the child to be another program. Killed in there, it would leave a process that nobody knows.
+    starting = gevent.Greenlet(subprocess.Popen, args, **options)
+    starting.start()
+    try:
+        popen: subprocess.Popen[bytes] = starting.get()
+    except BaseException:  # raised again
+        starting.rawlink(_kill_what_started)
+        raise
+    return popen
+
+
+def _kill_what_started(starting: gevent.Greenlet[..., subprocess.Popen[bytes]]) -> None:
+    if starting.successful():
+        starting.value.kill()

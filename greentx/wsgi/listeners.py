@@ -255,11 +255,10 @@ class TcpListener(Listener):
 
     def bind(self) -> None:
         """Start it. Raises what ``Mongrel2.start`` raises."""
-        if self.mongrel2.started:
-            return
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        # Where it runs, or is just being started again, this waits until it is ready.
         self.mongrel2.start()
         # As a bound socket says it.
         host = numeric_host(self.mongrel2.bind_addr)
