@@ -37,7 +37,7 @@ import gevent
 
 from ..handler.shared import Extension
 from ..relay import Node
-from .standstill import Others, Standstill
+from .standstill import Standstill
 
 if TYPE_CHECKING:
     from ..handler.connection import Connection
@@ -137,19 +137,17 @@ class Drain:
             return
         news = _News(self)
         # One that was stopped by somebody else is on its way out already.
-        extensions = transceiver.shared().extensions if transceiver.started else []
+        shared = transceiver.shared() if transceiver.started else None
+        extensions = [] if shared is None else shared.extensions
         extensions.append(news)
         try:
             connections = list(transceiver.connections.values())
             if node is not None:
                 self._leave_relay(node, connections)
-            elif self._successor:
-                # Who knows others that share the handler entry has brought one along.
-                standstill = next((one for one in extensions if isinstance(one, Standstill)), None)
-                if standstill is None:
-                    standstill = Standstill(Others(serve=transceiver.shared().options.shared))
-                    extensions.append(standstill)
-                self._drain_for_successor(transceiver, connections, standstill.others)
+            elif self._successor and shared is not None:
+                extensions.append(Standstill())
+                # Several processes take it that there are others to get the credits, until they find out.
+                self._drain_for_successor(transceiver, connections, alone=not shared.options.shared)
             self._intake.join()
             self._say_goodbye(transceiver, connections)
         finally:
@@ -166,8 +164,12 @@ class Drain:
             if self._news.wait(None if seconds == math.inf else seconds):
                 gevent.sleep(_GATHER_SECONDS)
 
-    def _drain_for_successor(self, transceiver: Transceiver, connections: list[Connection], others: Others) -> None:
-        """Leave what was not pulled yet to the next process that serves."""
+    def _drain_for_successor(self, transceiver: Transceiver, connections: list[Connection], *, alone: bool) -> None:
+        """Leave what was not pulled yet to the next process that serves.
+
+        Args:
+            alone: No other process pulls from the handler entry meanwhile.
+        """
         began = monotonic()
         flow_control = any(connection.link.writer.flow.control.on for connection in connections)
         self._finish_in_flight(flow_control)
@@ -179,13 +181,13 @@ class Drain:
             closing = min(began + _QUIET_SECONDS, self._deadline + _CLOSE_SECONDS)
             until = max(closing, min(finished + _QUIET_SECONDS, self._leave_by))
             # The last one can finish large answers all the same.
-            if not self._depends_on_messages(connections, large=not self._is_last(connections, others)):
+            if not self._depends_on_messages(connections, large=not (alone and _gives_credits(connections))):
                 until = min(finished + _CREDITS_SECONDS, self._leave_by)
             if monotonic() >= until:
                 break
             self._wait(until)
         # Where answers were larger than a window, the next one may be, of a request that comes behind the last look.
-        if self._is_last(connections, others) and any(one.link.writer.flow.waited for one in connections):
+        if alone and _gives_credits(connections) and any(one.link.writer.flow.waited for one in connections):
             self._finish_as_last(connections)
         for connection in connections:
             connection.intake.stop_receiving(transceiver.linger)
@@ -201,11 +203,6 @@ class Drain:
         while node.pending:  # what it gave us is still for us
             gevent.sleep(_PENDING_SECONDS)
         self._finish_under_way(connections)
-
-    def _is_last(self, connections: list[Connection], others: Others) -> bool:
-        """True where credits are given, and nobody else is there to get them when this process has gone."""
-        # Known to be: several processes take it that there are some until they find out.
-        return any(connection.link.writer.flow.control.announced for connection in connections) and not others.serve()
 
     def _expects_messages(self, connections: list[Connection], flow_control: bool) -> bool:
         """True while something needs messages that are still to come, or goes on better with them."""
@@ -290,6 +287,11 @@ class Drain:
             any(connection.link.writer.flow.control.unconfirmed() for connection in connections) and monotonic() < until
         ):
             self._wait(until)
+
+
+def _gives_credits(connections: list[Connection]) -> bool:
+    """Whether a server has said what it wrote, as it does with ``download.flow_control``."""
+    return any(connection.link.writer.flow.control.announced for connection in connections)
 
 
 def _read_by_browser(exchange: Exchange) -> int | None:

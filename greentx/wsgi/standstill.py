@@ -4,9 +4,8 @@ When a connection has ended, Mongrel2's ZeroMQ notices it late: while it is busy
 ``max_command_delay``). A request that Mongrel2 hands to that connection meanwhile is lost. Nobody reports the loss, so
 its browser waits. Under load this happens to some requests at each end of a process.
 
-So the aim is that no request comes in that moment. Most requests follow an answer, so no process answers: the one that
-leaves stops its whole thread, and so do the others on the handler entry, if they can be told. A request that does not
-follow an answer can still come just then.
+So the aim is that no request comes in that moment. Most requests follow an answer, so nothing is answered: the process
+stops its whole thread. A request that does not follow an answer of its own can still come just then.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from ..handler.connection import Connection
     from ..protocol.request import Request
 
-__all__ = ["Others", "Standstill"]
+__all__ = ["Standstill"]
 
 log = logging.getLogger("greentx.wsgi")
 
@@ -32,7 +31,7 @@ log = logging.getLogger("greentx.wsgi")
 # second while requests come slowly. After the last one the process leaves all the same.
 _QUIET_SECONDS, _SLOW_QUIET_SECONDS, _MAX_QUIET_SECONDS = 0.003, 0.015, 0.3
 
-# How long others stay paused after Mongrel2 knows.
+# How long this thread still stands still after Mongrel2 knows.
 _AFTER_SECONDS = 0.003
 _LOOK_SECONDS = 0.001
 
@@ -44,48 +43,13 @@ _sleep: Callable[[float], None] = monkey.get_original("time", "sleep")
 _poll: Callable[[], Any] = monkey.get_original("select", "poll")
 
 
-class Others:
-    """The other processes that pull from the same handler entry. By default nobody is known, and nobody is told.
-
-    Args:
-        serve: What :meth:`serve` returns.
-    """
-
-    def __init__(self, *, serve: bool = False) -> None:
-        self._serve = serve
-
-    def serve(self) -> bool:
-        """Return whether some of them serve, or will in a moment, when this process has ended."""
-        return self._serve
-
-    def pause(self) -> int:
-        """Have all of them that pull stand still. Returns how many there are."""
-        return 0
-
-    def paused(self) -> bool:
-        """Return whether all of them stand still by now."""
-        return True
-
-    def resume(self) -> None:
-        """They go on."""
-
-
 class Standstill(Extension):
     """Keeps requests away from this process in the moment in which Mongrel2 learns that it leaves.
 
-    A notice that Mongrel2 is asked for shows that it has done what it had to do before. It hands notices out in turn,
-    so it is asked for as many as there are processes, and one of them comes here.
-
-    Args:
-        others: The processes that share the handler entry.
-
-    Attributes:
-        others: As given.
+    A notice that Mongrel2 is asked for shows that it has done what it had to do before.
     """
 
-    def __init__(self, others: Others) -> None:
-        self.others = others
-        self._pullers = 0
+    def __init__(self) -> None:
         # When it began, when a request came last, and when the last notice that was asked for came.
         self._began: float | None = None
         self._came = 0.0
@@ -108,13 +72,9 @@ class Standstill(Extension):
         if self._began is None:
             self._began = self._came = now
             self._quiet = _QUIET_SECONDS
-            self._pullers = 1 + self.others.pause()
             self._requests = -1
         requests = connection.intake.requests - self._notices
-        paused = self.others.paused()
-        if not paused:
-            self._requests = -1
-        elif requests != self._requests:
+        if requests != self._requests:
             if self._requests != -1:
                 # A slow machine, or slow browsers, need a longer time.
                 self._quiet = min(max(self._quiet, 2 * (now - self._came)), _SLOW_QUIET_SECONDS)
@@ -125,10 +85,9 @@ class Standstill(Extension):
         elif self._answered is not None and now - self._answered >= self._quiet and not busy:
             return False
         if now - self._began > _MAX_QUIET_SECONDS:
-            why = "requests go on to come" if paused else "another process does not stand still for it"
             log.warning(
-                "%s: after %s s this process leaves all the same, though %s: some requests may be lost",
-                *(connection.link.sender, _MAX_QUIET_SECONDS, why),
+                "%s: after %s s this process leaves all the same, though requests go on to come: some may be lost",
+                *(connection.link.sender, _MAX_QUIET_SECONDS),
             )
             return False
         _sleep(_LOOK_SECONDS)
@@ -136,8 +95,7 @@ class Standstill(Extension):
 
     def _ask(self, connection: Connection) -> None:
         writer = connection.link.writer
-        for _ in range(self._pullers):
-            writer.receipts.nudge()
+        writer.receipts.nudge()
         # What waits for the hub would not leave before it runs again.
         if writer.pipe.batch:
             writer.pipe.send_batch()
@@ -149,5 +107,4 @@ class Standstill(Extension):
 
     def after_leave(self, connection: Connection) -> None:
         _sleep(_AFTER_SECONDS)
-        self.others.resume()
         self._began = None
