@@ -22,7 +22,8 @@ settings are, by a name in gunicorn's configuration file or by a variable of the
 ``greentx_curve_allow``       a folder, or files, of the keys that it answers to; with ``greentx_curve_secret``
 ``greentx_retry``             which requests go to another worker where one died over them: a list of methods, or a
                               text with commas or spaces in between (GET, HEAD, OPTIONS)
-``greentx_relay``             ``HOST:PORT`` of a relay elsewhere, as ``greentx relay`` is one: then none is started
+``greentx_relay``             ``HOST:PORT`` of a relay that runs elsewhere (``greentx relay``): then the workers
+                              start none
 ============================  ==================================================================================
 
 Each is ``GREENTX_...`` in the environment, or in gunicorn's ``--env``, which comes first. A name that is not in the

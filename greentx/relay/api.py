@@ -55,7 +55,7 @@ class Relay(Extension):
 
     Args:
         transceiver: The API's, started.
-        push_addr: Where to bind PUSH, for handlers that are no Nodes: ``(host, port)`` or an endpoint; port 0 is any
+        push_addr: Where to bind PUSH, for handlers that are not Nodes: ``(host, port)`` or an endpoint; port 0 is any
             free one. They get Mongrel2's own messages while no Node is there, and what becomes of those is not known.
             ``None``: there are none.
         pub_addr: Where to bind XPUB, for topics, likewise. ``None``: there are none.
@@ -462,7 +462,7 @@ def _message_of(request: Request, extra: Mapping[str, Any]) -> bytes:
 
 
 class _Others:
-    """The sockets for those that are no Nodes: PUSH and XPUB.
+    """The sockets for those that are not Nodes: PUSH and XPUB.
 
     Attributes:
         pusher: For plain handlers; ``None`` where there are none.
@@ -531,7 +531,7 @@ def _bind(addr: Address | None) -> str | None:
 
 
 def _check_options(send_timeout: float | None, retry: Collection[str]) -> None:
-    # What is no number, a nan above all, is not 0 or more.
+    # Also for a nan, which compares to nothing.
     if send_timeout is not None and not (isinstance(send_timeout, (int, float)) and send_timeout >= 0):
         raise LocalProtocolError(f"send_timeout is seconds, 0 or more, or None, not {send_timeout!r}")
     # A str is a collection of str as well: "GET" would be G, E and T.

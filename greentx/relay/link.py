@@ -34,7 +34,7 @@ log = logging.getLogger("greentx.relay")
 #: Seconds after which a WARNING says that the relay is not there; said again each minute.
 ALONE_WARNING_SECONDS = 5.0
 
-# What the relay does not count: it is no part of what a session is sent.
+# What the relay does not count among what a session is sent.
 _UNCOUNTED = frozenset({b"welcome", b"lease", b"clock", b"over"})
 
 # How often the relay's clock is asked for.
@@ -179,7 +179,7 @@ class Link:
             self._context.unwatch(timer)
         self._outbox.stop()
         self._refused.stop()
-        # First: that its connection ends is no news.
+        # First: nobody has to be told that its connection ends.
         self._end("")
         self._dealer.stop(timeout)
 

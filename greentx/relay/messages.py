@@ -64,7 +64,7 @@ _MAX_DIGITS = 18
 MAX_CAPACITY = 1_000_000
 #: Messages that go together.
 MAX_BATCH = 4096
-#: A server's word, a sender: none is longer.
+#: Bytes of a server's word, or a sender, at the most.
 MAX_WORD = 255
 #: Of so many lives of servers a relay remembers what a Node said, those that it spoke of last.
 MAX_SERVERS = 1024
@@ -161,11 +161,12 @@ class Hello(NamedTuple):
 
 def build_hello(hello: Hello) -> bytes:
     """Return the whole message."""
-    return b"hello %d\n%b" % (VERSION, json.dumps(hello._asdict()).encode())
+    said = {"name": hello.name, "capacity": hello.capacity, "what": hello.what}
+    return b"hello %d\n%b" % (VERSION, json.dumps(said).encode())
 
 
 def parse_hello(words: list[bytes], payload: bytes) -> Hello:
-    """Read it. Raises ``RemoteProtocolError`` for what a Node of another version says, and for what is none."""
+    """Read it. Raises ``RemoteProtocolError`` for what a Node of another version says, and for any other bytes."""
     if words != [b"%d" % VERSION]:
         raise RemoteProtocolError(
             f"a Node speaks version {shown(b' '.join(words))} of the relay's messages, not {VERSION}"
@@ -186,7 +187,7 @@ class Server(NamedTuple):
         sender: What its connection set is called.
         word: For its present life.
         endpoint: Of its SUB socket.
-        stand_in: It is no Mongrel2.
+        stand_in: It is not a Mongrel2.
         credits: It says what it writes (``download.flow_control``).
         key: Its public key, where it demands CURVE, else ``""``.
     """
@@ -201,11 +202,22 @@ class Server(NamedTuple):
 
 def build_servers(servers: Iterable[Server]) -> bytes:
     """Return them as a message's bytes."""
-    return json.dumps([server._asdict() for server in servers]).encode()
+    said = [
+        {
+            "sender": server.sender,
+            "word": server.word,
+            "endpoint": server.endpoint,
+            "stand_in": server.stand_in,
+            "credits": server.credits,
+            "key": server.key,
+        }
+        for server in servers
+    ]
+    return json.dumps(said).encode()
 
 
 def parse_servers(payload: bytes) -> list[Server]:
-    """Read them. Raises ``RemoteProtocolError`` where they are none."""
+    """Read them. Raises ``RemoteProtocolError`` where they are not servers."""
     found = _json(payload)
     if not isinstance(found, list):
         raise RemoteProtocolError(f"{shown(payload)} is not a list of servers")

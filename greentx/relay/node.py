@@ -46,7 +46,7 @@ class Node(Transceiver):
         options: As for a Transceiver.
 
     Raises:
-        LocalProtocolError: (a ``ValueError``) A malformed name, address or key; a capacity that is no number above 0.
+        LocalProtocolError: (a ``ValueError``) A malformed name, address or key; a capacity that is not above 0.
 
     Attributes:
         name: As given.

@@ -39,7 +39,7 @@ __all__ = ["NodeSocket"]
 
 log = logging.getLogger("greentx.relay")
 
-# An answer to a handshake that is no 101.
+# An answer to a handshake that is not a 101.
 _MAX_ANSWER = 1024 * 1024
 
 # What the answer to a handshake has from the API, or from Mongrel2.

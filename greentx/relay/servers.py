@@ -41,7 +41,7 @@ class Servers:
 
     Args:
         transceiver: The API's.
-        nodes: Who is told.
+        nodes: Those that are told.
         words: What lives are called.
     """
 

@@ -183,7 +183,7 @@ class SocketTable:
             self.give(socket, session)
 
     def give(self, socket: Socket, session: NodeSession | None = None) -> None:
-        """Have a Node go on with one, that of *session* where that is given; where none is there it waits."""
+        """Have a Node go on with one, that of *session* where that is given; while no Node is there it waits."""
         connection, conn_id = socket.connection, socket.sid[1]
         session = session or self._sticky.owner(connection, conn_id)
         if session is None or session.leaving:

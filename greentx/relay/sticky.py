@@ -75,7 +75,7 @@ class Sticky:
         return found
 
     def owner(self, connection: object, conn_id: str) -> NodeSession | None:
-        """Return the session that a browser connection belongs to; ``None`` where none is known, or it is over."""
+        """Return the session that a browser connection belongs to; ``None`` where there is none, or it is over."""
         found = self._of.get(connection)
         bound = None if found is None else found.get(conn_id)
         return None if bound is None or bound.session.over else bound.session
@@ -116,7 +116,7 @@ class Sticky:
 
     @staticmethod
     def _make_room(table: OrderedDict[str, Bound]) -> None:
-        # The oldest is the first; those that are passed over go to the end, so that they are not looked at each time.
+        # The oldest is the first; those that are kept go to the end, so that they are not looked at each time.
         for _ in range(min(_LOOKED_AT, len(table))):
             conn_id = next(iter(table))
             bound = table[conn_id]

@@ -65,7 +65,7 @@ class WebSocketHandler(WSGIHandler):
 
     @property
     def active_client(self) -> Client:
-        """This connection's entry in ``server.clients``; ``KeyError`` where it is no WebSocket."""
+        """This connection's entry in ``server.clients``; ``KeyError`` where it is not a WebSocket."""
         return self.server.clients[self.socket.request.sid]
 
     @property

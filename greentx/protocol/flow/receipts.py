@@ -32,7 +32,7 @@ def first_number() -> int:
 
 
 def range_of(conn_id: str) -> int | None:
-    """Return the first of the numbers of one process that *conn_id* is among; ``None`` where it is no such number."""
+    """Return the first of the numbers of one process that *conn_id* is among; ``None`` where no process asks by it."""
     if len(conn_id) != _DIGITS or int(conn_id) < NOBODY:
         return None
     number = int(conn_id)
