@@ -30,6 +30,7 @@ On a Node all of this is simpler, since its relay knows what is whose:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,9 @@ _CLOSE_SECONDS = 0.5
 # Of the time to stop, so much is kept at the most for the requests that come last.
 _LAST_SECONDS = 2.0
 
+# How long handlers that are killed may take to end.
+_KILL_SECONDS = 1.0
+
 # How long a relay may take to say that a Node has got all.
 _LEAVE_SECONDS = 5.0
 
@@ -91,11 +95,27 @@ class Drain:
     Args:
         intake: The server's.
         upgrades: Its WebSockets, which it still adds to and removes from.
+        transceiver: What requests come from.
         goodbye_code: What WebSockets are closed with.
+        owned: The Transceiver is stopped as well; else it goes on without us.
         successor: Another process may serve what is not pulled; else the front end ends with us.
+        ended: Called when all exchanges have ended.
     """
 
-    def __init__(self, intake: Intake, upgrades: set[Any], goodbye_code: int, *, successor: bool) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        upgrades: set[Any],
+        transceiver: Transceiver,
+        goodbye_code: int,
+        *,
+        owned: bool,
+        successor: bool,
+        ended: Callable[[], None],
+    ) -> None:
+        self._transceiver = transceiver
+        self._owned = owned
+        self._ended = ended
         self._intake = intake
         self._schedule = intake.schedule
         self._upgrades = upgrades
@@ -106,29 +126,45 @@ class Drain:
         self._leave_by = math.inf
         # When what still runs is killed.
         self._deadline = math.inf
+        self._greenlet = gevent.Greenlet(self._run)
 
     def tell(self) -> None:
         """Something has changed that it may wait for; never blocks."""
         self._news.set()
 
-    def leave_within(self, seconds: float) -> None:
-        """It has so many seconds, to its end."""
+    def start(self) -> None:
+        """Carry it out, in a greenlet of its own: whoever waits for it may be killed."""
+        self._greenlet.start()
+
+    def join(self) -> None:
+        """Block this greenlet until it is done."""
+        self._greenlet.join()
+
+    def finish_within(self, seconds: float) -> None:
+        """Block this greenlet until it is done; what still runs after *seconds* is killed."""
         self._deadline = monotonic() + seconds
         self._leave_by = self._deadline - min(_LAST_SECONDS, seconds / 2)
         self.tell()
+        self._greenlet.join(seconds)
+        if not self._greenlet.dead:
+            # Bounded by itself: what it waits for has been killed.
+            self._intake.kill(_KILL_SECONDS)
+            self._greenlet.join()
 
-    def run(self, transceiver: Transceiver, *, owned: bool) -> None:
-        """Carry it out. Blocks this greenlet until all exchanges have ended.
+    def _run(self) -> None:
+        try:
+            self._let_go()
+        finally:
+            self._ended()
 
-        Args:
-            owned: The Transceiver is stopped as well; else it goes on without us.
-        """
+    def _let_go(self) -> None:
+        transceiver = self._transceiver
         node = transceiver if isinstance(transceiver, Node) else None
         # First: peers need time to answer, and applications to return.
-        if node is None or not owned:
+        if node is None or not self._owned:
             for upgrade in list(self._upgrades):
                 upgrade.go_away(self._goodbye_code)
-        if not owned:
+        if not self._owned:
             # The Transceiver goes on: what comes from now on is for its owner, as before us.
             self._intake.give_back()
             self._intake.stop_reading()

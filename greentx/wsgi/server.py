@@ -47,9 +47,6 @@ __all__ = ["WSGIServer"]
 
 log = logging.getLogger("greentx.wsgi")
 
-# How long handlers that are killed may take to end.
-_KILL_SECONDS = 1.0
-
 
 class WSGIServer:
     """Serves a WSGI application behind Mongrel2, in the place of ``gevent.pywsgi.WSGIServer``.
@@ -189,9 +186,8 @@ class WSGIServer:
         )
         # While it is not None, something listens for us.
         self._bound: BoundAddress | None = None
-        # From close() on, until all has gone; the greenlet carries it out.
+        # From close() on, until all has gone.
         self._drain: Drain | None = None
-        self._closer: gevent.Greenlet[..., None] | None = None
         if not (trusted_proxies is None or isinstance(trusted_proxies, TrustedProxies)):
             trusted_proxies = TrustedProxies(trusted_proxies)
         self.intake = Intake(self._answer, self.close, trusted_proxies)
@@ -349,8 +345,8 @@ class WSGIServer:
         Raises as :meth:`init_socket`; ``ConnectTimeout`` where our own front end does not come up.
         """
         # Stopped a moment ago: its address is not free yet.
-        if self._closer is not None:
-            self._closer.join()
+        if self._drain is not None:
+            self._drain.join()
         if self.transceiver is None:
             try:
                 self.init_socket()
@@ -389,27 +385,29 @@ class WSGIServer:
                 for connection in transceiver.connections.values():
                     connection.sessions.relayed.leaving = True
             self.intake.close_to(self._refuses, front_end_ends=self.listener.owns_front_end)
-            # Made at once, though carried out in a greenlet: a stop() right behind says how long it may take.
             self._drain = Drain(
-                self.intake, self.upgrades, self.goodbye_code, successor=not self.listener.owns_front_end
+                self.intake,
+                self.upgrades,
+                transceiver,
+                self.goodbye_code,
+                owned=self.listener.owned,
+                successor=not self.listener.owns_front_end,
+                ended=self._ended,
             )
             self.intake.schedule.resume()  # what has come waits no longer
-            self._closer = gevent.spawn(self._release, self._drain, transceiver)
+            self._drain.start()
 
     def _refuses(self, request: Request) -> bool:
         """Whether a server that closes refuses *request*, which came while it waited for the old ones."""
         # A WebSocket would be closed at once. Where the front end goes on, others serve what they get; we do too.
         return self.listener.owns_front_end or request.method == Kind.WEBSOCKET_HANDSHAKE
 
-    def _release(self, drain: Drain, transceiver: Transceiver) -> None:
-        """Wait for the last answer, then let go of everything; in a greenlet of its own."""
-        try:
-            drain.run(transceiver, owned=self.listener.owned)
-        finally:
-            self.intake.end()
-            self._closer = self._drain = None
-            self.listener.close()
-            self._bound = None
+    def _ended(self) -> None:
+        """The last answer has gone out: let go of everything."""
+        self.intake.end()
+        self._drain = None
+        self.listener.close()
+        self._bound = None
 
     def stop(self, timeout: float | None = None) -> None:
         """:meth:`close`, wait for what runs, kill what is left after *timeout* seconds, wait until all is gone.
@@ -422,18 +420,11 @@ class WSGIServer:
         if self.intake.handed_over(partial(self.stop, timeout)):
             return
         self.close()
-        drain, closer = self._drain, self._closer
         current = gevent.getcurrent()
         # A handler that waited for the end of all handlers would wait for itself.
-        if drain is None or closer is None or current is get_hub() or current in self.intake.greenlets():
+        if self._drain is None or current is get_hub() or current in self.intake.greenlets():
             return
-        seconds = self.stop_timeout if timeout is None else timeout
-        drain.leave_within(seconds)
-        closer.join(seconds)
-        if not closer.dead:
-            # Bounded by itself: what it waits for has been killed.
-            self.intake.kill(_KILL_SECONDS)
-            closer.join()
+        self._drain.finish_within(self.stop_timeout if timeout is None else timeout)
 
     def join(self) -> None:
         """Block until every request that came has been handled, but for what this greenlet handles."""
