@@ -20,7 +20,7 @@ from greentx.protocol.replies import build_extended_reply, build_reply, parse_re
 from greentx.protocol.websocket.deflate import DeflateConfig
 from greentx.protocol.websocket.frames import Frame, Opcode, build_close, build_frame, parse_flags
 from greentx.protocol.websocket.handshake import Accepted, Handshake
-from greentx.standin.client import build_headers
+from greentx.standin.headers import build_headers
 
 CLOSE = b""
 

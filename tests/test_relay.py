@@ -30,7 +30,7 @@ from greentx.relay import Node, Relay
 from greentx.relay import proofs as proofs_module
 from greentx.relay.messages import MAX_BATCH, MAX_SERVERS, join
 from greentx.relay.topics import Topics
-from greentx.standin.client import build_headers
+from greentx.standin.headers import build_headers
 from greentx.transport.endpoints import endpoint_address
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Imports in the order of the building: router, client, sockets, questions, connector, handlers, server.
+# In the order of the building: headers, reading, router, client, sockets, questions, connector, handlers, server.
 from .client import Client
 from .connector import Connector
 from .server import Server

@@ -6,10 +6,8 @@ of them, :class:`WebSocketClient` shakes hands and then speaks messages. All tim
 
 from __future__ import annotations
 
-import json
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from functools import partial
 from time import monotonic
 from types import TracebackType
@@ -18,39 +16,29 @@ from typing import Any, Protocol
 from gevent.event import Event
 
 from ..errors import ConnectionClosed, ConnectTimeout, LocalProtocolError, RemoteProtocolError
-from ..protocol.headers import SERVER_NAMES, Headers
-from ..protocol.http1_parser import ResponseParser
 from ..protocol.kinds import Kind
 from ..protocol.replies import Response
 from ..protocol.requests import build_disconnect_notice, build_request
 from ..protocol.websocket.deflate import DeflateConfig, PerMessageDeflate
 from ..protocol.websocket.frames import (
     Frame,
-    FrameParser,
-    MessageAssembler,
     Opcode,
     build_close,
     build_flags,
     parse_close,
-    validate_message,
 )
 from ..protocol.websocket.handshake import accept_key, check_answer, new_key, request_headers
+from .headers import RequestHeaders, build_headers, lower_names
+from .reading import HTTPReader, HTTPResponse, WebSocketReader
 from .router import Router
 
 __all__ = [
     "Client",
     "HTTPClient",
-    "HTTPResponse",
     "Mongrel2Client",
     "WebSocketClient",
-    "build_headers",
     "client_class",
 ]
-
-# Whose requests say a Content-Length of 0 where there is no body, as browsers do.
-_WITH_LENGTH = frozenset({"PATCH", "POST", "PUT"})
-
-RequestHeaders = Mapping[str, "str | list[str] | None"]
 
 
 class Host(Protocol):
@@ -253,47 +241,14 @@ class Mongrel2Client(Client):
         self._inbox.append(response)
 
 
-class HTTPResponse:
-    """One HTTP response, whole.
-
-    Attributes:
-        status: The code.
-        reason: The phrase, ``""`` where there is none.
-        headers: Names in lower case; a repeated name has the list of its values.
-        body: Without the framing of chunks.
-        trailers: The fields after a chunked body.
-        version: ``"HTTP/1.1"``.
-    """
-
-    __slots__ = ("body", "headers", "reason", "status", "trailers", "version")
-
-    def __init__(self, parser: ResponseParser) -> None:
-        self.status = parser.status
-        self.reason = parser.reason
-        self.headers: Headers = parser.headers
-        self.body = parser.body
-        self.trailers: Headers = parser.trailers
-        self.version = parser.version
-
-    def json(self) -> Any:
-        """Return the decoded body. Raises ``ValueError`` where it is not JSON."""
-        return json.loads(self.body)
-
-    def __repr__(self) -> str:
-        return f"<HTTPResponse {self.status} {self.reason} body={len(self.body)} bytes>"
-
-
 class HTTPClient(Client):
     """Reads HTTP responses: protocol ``"http"``. Requests may be pipelined; responses come in their order."""
 
-    __slots__ = ("_begun", "_parsers")
+    __slots__ = ("_reader",)
 
     def __init__(self, server: Host, protocol: str | None = None) -> None:
         super().__init__(server)
-        # One for each request that waits for its response, as its method decides how that ends.
-        self._parsers: deque[ResponseParser] = deque()
-        # The first of them, once it was given something to read.
-        self._begun: ResponseParser | None = None
+        self._reader = HTTPReader()
 
     def send(
         self,
@@ -307,14 +262,11 @@ class HTTPClient(Client):
         """Send one request; arguments and errors are those of :meth:`Mongrel2Client.send`."""
         target, full = build_headers(path, headers, body, method)
         # In line before the sending, as the answer may be here when that returns.
-        parser = ResponseParser(str(full.get("METHOD", "")))
-        self._parsers.append(parser)
+        expected = self._reader.expect(str(full.get("METHOD", "")))
         try:
             self._push(target, full, body, timeout)
         except BaseException:  # also killed while it waited; raised again: it was not sent
-            # Not there any more where a reply came meanwhile that nobody could read: that emptied the line.
-            with suppress(ValueError):
-                self._parsers.remove(parser)
+            self._reader.withdraw(expected)
             raise
 
     def recv(self, timeout: int | None = 1000) -> HTTPResponse | None:
@@ -333,40 +285,11 @@ class HTTPClient(Client):
         try:
             # Extended replies are for Mongrel2 itself; the browser sees nothing of them.
             if response.extended is None and response.body:
-                self._read(response.body)
+                self._inbox.extend(self._reader.feed(response.body))
             if self.closed:
-                self._finish()
-        # After an error nobody knows where the next response begins.
+                self._inbox.extend(self._reader.end())
         except RemoteProtocolError as error:
-            self._parsers.clear()
-            self._begun = None
             self._fail(error)
-
-    def _read(self, data: bytes) -> None:
-        while data:
-            # A browser would show it as the answer to its next request.
-            if not self._parsers:
-                raise RemoteProtocolError(f"{len(data)} bytes came that no request asked for: {data[:40]!r}")
-            parser = self._begun = self._parsers[0]
-            if not parser.feed(data):
-                return
-            data = parser.trailing
-            self._complete(parser)
-
-    def _finish(self) -> None:
-        if not self._parsers:
-            return
-        parser = self._parsers[0]
-        if parser is not self._begun:
-            raise RemoteProtocolError("the handler closed the connection without a response")
-        # For a body without a length the end of the connection is its end (RFC 9112, section 6.3).
-        parser.close()
-        self._complete(parser)
-
-    def _complete(self, parser: ResponseParser) -> None:
-        self._begun = None
-        self._parsers.popleft()
-        self._inbox.append(HTTPResponse(parser))
 
 
 class WebSocketClient(Client):
@@ -376,9 +299,6 @@ class WebSocketClient(Client):
     this.
 
     Attributes:
-        response: The handler's answer to the handshake, also where it refused; ``None`` before.
-        subprotocol: What was agreed on, ``None`` for none.
-        deflate: The compression that was agreed on, ``None`` for none.
         pings: How many pings the handler sent.
         auto_pong: True answers them at once, as browsers do, and ``recv`` does not show them; False leaves them
             unanswered and shows them.
@@ -386,40 +306,45 @@ class WebSocketClient(Client):
     """
 
     __slots__ = (
-        "_assembler",
-        "_check",
         "_close_sent",
         "_headers",
-        "_parser",
         "_path",
+        "_reader",
         "_unsettled",
         "auto_pong",
         "close_code",
         "close_reason",
-        "deflate",
         "pings",
-        "response",
-        "subprotocol",
     )
 
     def __init__(self, server: Host, protocol: str | None = None) -> None:
         super().__init__(server)
-        self.response: HTTPResponse | None = None
-        self.subprotocol: str | None = None
-        self.deflate: PerMessageDeflate | None = None
         self.pings = 0
         self.auto_pong = True
         self.close_code: int | None = None
         self.close_reason = ""
-        self._parser: ResponseParser | FrameParser | None = None
-        self._assembler = MessageAssembler()
-        # What to check the answer with, known when the question is asked.
-        self._check: Callable[..., tuple[str | None, PerMessageDeflate | None]] | None = None
+        # From the handshake on.
+        self._reader: WebSocketReader | None = None
         self._path = ""
         self._headers: dict[str, Any] = {}
         self._close_sent = False
         # Compressed messages that wait to be sent.
         self._unsettled = 0
+
+    @property
+    def response(self) -> HTTPResponse | None:
+        """The handler's answer to the handshake, also where it refused; ``None`` before."""
+        return None if self._reader is None else self._reader.response
+
+    @property
+    def subprotocol(self) -> str | None:
+        """What was agreed on, ``None`` for none."""
+        return None if self._reader is None else self._reader.subprotocol
+
+    @property
+    def deflate(self) -> PerMessageDeflate | None:
+        """The compression that was agreed on, ``None`` for none."""
+        return None if self._reader is None else self._reader.deflate
 
     def handshake(
         self,
@@ -447,17 +372,16 @@ class WebSocketClient(Client):
             ConnectTimeout: No answer within *timeout*.
             ConnectionClosed: The handler closed without one.
         """
-        if self._parser is not None:
+        if self._reader is not None:
             raise LocalProtocolError(f"connection {self.conn_id} shook hands already: make another client")
         config = DeflateConfig() if deflate is True else deflate or None
         offered = request_headers(new_key(), subprotocols=subprotocols, deflate=config, origin=origin)
-        target, full = build_headers(path, {**offered, **_lower(headers)}, b"", Kind.WEBSOCKET_HANDSHAKE)
+        target, full = build_headers(path, {**offered, **lower_names(headers)}, b"", Kind.WEBSOCKET_HANDSHAKE)
         # The caller may send another key, or none, to see what a handler makes of it.
         sent = full.get("sec-websocket-key", "")
         key = sent if isinstance(sent, str) else sent[0]
         self._path, self._headers = target, {**full, "METHOD": Kind.WEBSOCKET}
-        self._parser = ResponseParser()
-        self._check = partial(check_answer, key=key, subprotocols=subprotocols, deflate=config)
+        self._reader = WebSocketReader(partial(check_answer, key=key, subprotocols=subprotocols, deflate=config))
         # Mongrel2 computes the answer to the key and sends it as the body of the handshake (probed).
         self._push(target, full, accept_key(key), timeout)
         try:
@@ -554,63 +478,34 @@ class WebSocketClient(Client):
         return {**self._headers, "FLAGS": build_flags(opcode, rsvd)}
 
     def _read_reply(self, response: Response) -> None:
+        reader = self._reader
         try:
             if response.extended is None and response.body:
-                self._read(response.body)
-            parser = self._parser
-            if self.closed and isinstance(parser, ResponseParser) and parser.until_close:
-                parser.close()
-                self._answer(parser)
+                if reader is None:
+                    raise RemoteProtocolError(f"{len(response.body)} bytes came before a handshake")
+                for item in reader.feed(response.body):
+                    if isinstance(item, HTTPResponse):
+                        self._inbox.append(item)
+                    else:
+                        self._on_message(item)
+            if self.closed and reader is not None:
+                self._inbox.extend(reader.end())
         except RemoteProtocolError as error:
             self._fail(error)
 
-    def _read(self, data: bytes) -> None:
-        parser = self._parser
-        if parser is None:
-            raise RemoteProtocolError(f"{len(data)} bytes came before a handshake")
-        if isinstance(parser, ResponseParser):
-            if not parser.feed(data):
-                return
-            data = parser.trailing
-            if not self._answer(parser):
-                return
-            # A server's frames are not masked (RFC 6455, section 5.1).
-            parser = self._parser = FrameParser(require_mask=False)
-        for frame in parser.feed(data):
-            message = self._assembler.add(frame)
-            if message is not None:
-                self._on_message(message)
-        # Behind the good ones.
-        parser.check()
-
-    def _answer(self, parser: ResponseParser) -> bool:
-        """Read the answer to the handshake; return whether it opens the WebSocket.
-
-        The handler may have written frames right behind it, so what was agreed on has to be known here already.
-        """
-        response = self.response = HTTPResponse(parser)
-        if response.status == 101 and self._check is not None:
-            self.subprotocol, self.deflate = self._check(response.status, response.headers)
-        self._inbox.append(response)
-        return response.status == 101
-
     def _on_message(self, message: Frame) -> None:
-        payload, _ = validate_message(
-            message.opcode, message.rsvd, message.payload, max_size=None, deflate=self.deflate
-        )
-        opcode = message.opcode
-        if opcode == Opcode.PING:
+        if message.opcode == Opcode.PING:
             self.pings += 1
             if self.auto_pong:
-                self._post(Opcode.PONG, payload)
+                self._post(Opcode.PONG, message.payload)
                 return
-        elif opcode == Opcode.CLOSE:
-            self.close_code, self.close_reason = parse_close(payload)
+        elif message.opcode == Opcode.CLOSE:
+            self.close_code, self.close_reason = parse_close(message.payload)
             # As browsers do, with the same code; its own close frame, where it sent one, needs no further answer.
             if not self._close_sent:
                 self._close_sent = True
-                self._post(Opcode.CLOSE, payload)
-        self._inbox.append(Frame(payload, opcode))
+                self._post(Opcode.CLOSE, message.payload)
+        self._inbox.append(message)
 
     def _post(self, opcode: int, payload: bytes) -> None:
         """Answer from the server's reader, which must not wait for a handler."""
@@ -626,55 +521,6 @@ def client_class(protocol: str) -> type[Client]:
     if found is None:
         raise LocalProtocolError(f"protocol is one of {', '.join(map(repr, _CLASSES))}, not {protocol!r}")
     return found
-
-
-def build_headers(
-    path: str, headers: RequestHeaders | None, body: bytes, method: str | None
-) -> tuple[str, dict[str, str | list[str]]]:
-    """Return the path without its query, and the headers that Mongrel2 would make of a request.
-
-    Args:
-        path: As in the request line: with ``?query`` and ``#fragment`` if there are any.
-        headers: See :meth:`Mongrel2Client.send`.
-        body: Its length becomes ``content-length``, where the method or the body asks for one.
-        method: ``None`` is ``GET``, or ``POST`` with a body.
-
-    Raises:
-        LocalProtocolError: *path* is not text, or *headers* not a mapping.
-    """
-    if not isinstance(path, str):
-        raise LocalProtocolError(f"a path is str, not {type(path).__name__}")
-    given = _lower(headers)
-    uri, _, fragment = path.partition("#")
-    target, mark, query = uri.partition("?")
-    made: dict[str, str | list[str] | None] = {
-        "PATH": target,
-        "x-forwarded-for": "127.0.0.1",
-        "host": "localhost",
-        "METHOD": method or ("POST" if body else "GET"),
-        "VERSION": "HTTP/1.1",
-        "URI": uri,
-        "PATTERN": "/",
-        "URL_SCHEME": "http",
-        "REMOTE_ADDR": "127.0.0.1",
-    }
-    # An empty query is one, too; without a question mark there is none.
-    if mark:
-        made["QUERY"] = query
-    if fragment:
-        made["FRAGMENT"] = fragment
-    # Over ours: a test may want any header otherwise than Mongrel2 writes it.
-    made.update(given)
-    if body or made["METHOD"] in _WITH_LENGTH:
-        made.setdefault("content-length", str(len(body)))
-    return target, {name: value for name, value in made.items() if value is not None}
-
-
-def _lower(headers: RequestHeaders | None) -> dict[str, str | list[str] | None]:
-    """As Mongrel2 does, so that no browser can set one of the server's names by accident."""
-    if headers is not None and not isinstance(headers, Mapping):
-        raise LocalProtocolError(f"headers are a mapping of names to values, not {type(headers).__name__}")
-    return {name if name in SERVER_NAMES else name.lower(): value for name, value in (headers or {}).items()}
 
 
 def _kills(response: Response) -> bool:
