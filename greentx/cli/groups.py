@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-
 from . import arguments as read
 from .logs import LEVELS
 from .options import Group, Options
@@ -25,9 +23,7 @@ def application(options: Options, *, reload: bool = False) -> None:
     )
     group.add("--app-dir", metavar="FOLDER", default="", help="where the module is looked for first (here)")
     if reload:
-        group.add(
-            "--reload", action=argparse.BooleanOptionalAction, default=False, help="start anew when a file changes"
-        )
+        group.add_switch("--reload", help="start anew when a file changes")
     group.add("--pool", metavar="N", type=read.count, help="how many requests at once; others wait (no limit)")
     group.add("--access-log", metavar="FILE", nargs="?", const="-", help="log requests to FILE, or to stderr (no log)")
     group.add(
@@ -66,28 +62,22 @@ def front_end(options: Options, *, shared: bool = False) -> None:
     )
     group.add("--certfile", metavar="FILE", help="serve HTTPS with this certificate (PEM)")
     group.add("--keyfile", metavar="FILE", help="the certificate's key (in the same file)")
-    group.add(
+    group.add_repeated(
         "--set",
         metavar="NAME=VALUE",
         type=read.setting,
-        action="append",
-        default=[],
         help="a setting of Mongrel2's, such as limits.content_length=1000000; may be repeated",
     )
-    group.add(
+    group.add_repeated(
         "--connect",
         metavar="URL",
         type=read.url,
-        action="append",
-        default=[],
         help="a handler entry: mongrel2://SENDER@HOST?pull=9999&pub=9998, and control=ENDPOINT for its control port; "
         "may be repeated",
     )
     if shared:
-        group.add(
+        group.add_switch(
             "--shared",
-            action=argparse.BooleanOptionalAction,
-            default=False,
             help="other processes serve the same handler entry (--connect); WebSockets are refused then",
         )
     group.add("--upload-store", metavar="PATH", help="its upload.temp_store, as this process sees it")
@@ -144,18 +134,14 @@ def control_socket(options: Options) -> None:
     """The socket that obeys commands, and the keys."""
     group = options.group("the control socket")
     group.add("--control", metavar="HOST:PORT", default="", help="where it binds; port 0: a free one (none)")
-    group.add(
+    group.add_repeated(
         "--control-allow",
         metavar="NETWORK",
-        action="append",
-        default=[],
         help="whom it answers, as 10.0.0.0/8; may be repeated (loopback, private and link-local addresses)",
     )
     group.add("--curve-secret", metavar="FILE", default="", help="our CURVE keys, NAME.key_secret of `greentx keys`")
-    group.add(
+    group.add_repeated(
         "--curve-allow",
         metavar="PATH",
-        action="append",
-        default=[],
         help="public keys of those that it answers then: a folder of *.key files, or one file; may be repeated",
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 from .arguments import Failure
 
-__all__ = ["DEFAULT_NAMES", "MISSING", "file_state", "files_of", "load_application", "source_files", "split_name"]
+__all__ = ["DEFAULT_NAMES", "MISSING", "check_name", "file_state", "files_of", "load_application", "source_files"]
 
 #: The application of a module that is named alone, the first one that is there.
 DEFAULT_NAMES = ("application", "app")
@@ -70,7 +70,7 @@ def load_application(name: str, folder: str = "") -> Callable[..., Any]:
         Failure: There is no such module, or nothing of that name in it that could be called as PEP 3333 says.
         Exception: What the module, or the call, raises.
     """
-    module_name, attribute = split_name(name)
+    module_name, attribute = _split_name(name)
     # A console script has its own folder in front of sys.path, not the one that the user is in.
     folder = os.path.abspath(folder)
     if not os.path.isdir(folder):
@@ -157,7 +157,19 @@ def _parsed(name: str, attribute: str) -> ast.expr:
     raise Failure(f"{name!r} is not of the form MODULE:APP, nor MODULE:create_app('text', number=1)", 2)
 
 
-def split_name(name: str) -> tuple[str, str]:
+def check_name(name: str | None, command: str) -> None:
+    """Refuse, before anything starts, what names no application. It is not imported for this.
+
+    Args:
+        name: As said; ``None`` where nothing was.
+        command: Of the program, for the message.
+    """
+    if not name:
+        raise Failure(f"which application? Write greentx {command} MODULE:APP, or set GREENTX_APP", 2)
+    _split_name(name)
+
+
+def _split_name(name: str) -> tuple[str, str]:
     """Return the module of ``MODULE:APP``, and what stands behind the colon; ``""`` without one."""
     module_name, colon, attribute = name.partition(":")
     if not module_name or (colon and not attribute):

@@ -13,15 +13,12 @@ from gevent import monkey
 from . import arguments as read
 from . import groups, site
 from .arguments import Failure
-from .loading import split_name
+from .loading import check_name
 from .logs import log_to_stderr
 from .options import Options
 from .worker import Worker
 
 __all__ = ["add_parser"]
-
-# What may wait here for the application; all else belongs to the relay.
-_BOUNDS = ("max_queue_bytes", "max_pending_bytes", "upload_store")
 
 
 def add_parser(commands: Any) -> None:
@@ -51,9 +48,7 @@ def _node(arguments: argparse.Namespace) -> int:
     leaves between two messages of each WebSocket, which goes on in another Node. A second one ends it at once.
     """
     variables = arguments.fill_in(arguments, os.environ)
-    if not arguments.app:
-        raise Failure("which application? Write greentx node MODULE:APP, or set GREENTX_APP", 2)
-    split_name(arguments.app)
+    check_name(arguments.app, "node")
     if not arguments.relay:
         raise Failure("which relay? Write --relay HOST:PORT, or set GREENTX_RELAY", 2)
     log_to_stderr(arguments.log_level)
@@ -75,7 +70,7 @@ class _Relay:
         from ..wsgi.listeners import SEND_TIMEOUT
 
         arguments = self._arguments
-        options = site.bounds(arguments, _BOUNDS) | (site.control(arguments) or {"rep_port": False})
+        options = site.node_bounds(arguments) | (site.control(arguments) or {"rep_port": False})
         if arguments.curve_secret:
             options["curve_secret"] = arguments.curve_secret
         if arguments.pool is not None:

@@ -121,6 +121,14 @@ class Group:
         action = self._group.add_argument(*names, default=argparse.SUPPRESS, **how)
         self._options.added(_Option(action, default, how.get("action")))
 
+    def add_switch(self, name: str, *, help: str) -> None:  # noqa: A002 - argparse's word
+        """Add an option that is on or off (``--no-...``), off by default."""
+        self.add(name, action=argparse.BooleanOptionalAction, default=False, help=help)
+
+    def add_repeated(self, name: str, **how: Any) -> None:
+        """Add an option that may be said several times; its value is a list."""
+        self.add(name, action="append", default=[], **how)
+
 
 def _variable(dest: str) -> str:
     return f"{_PREFIX}{dest.upper()}"

@@ -12,7 +12,7 @@ from gevent import monkey
 from . import arguments as read
 from . import front_end, groups
 from .arguments import Failure
-from .loading import split_name
+from .loading import check_name
 from .logs import log_to_stderr
 from .options import Options
 from .reload import supervise
@@ -64,10 +64,8 @@ def _add_workers(options: Options) -> None:
         type=read.count,
         help="each is replaced that has blocked its hub for so long (30)",
     )
-    group.add(
+    group.add_switch(
         "--preload",
-        action=argparse.BooleanOptionalAction,
-        default=False,
         help="import the application once, before the workers are forked; SIGHUP does not read it again then",
     )
     groups.retry(group)
@@ -118,9 +116,7 @@ _OF_WORKERS = ("max_requests", "max_requests_jitter", "worker_timeout", "preload
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse, before anything starts, what no change of a file would fix."""
-    if not arguments.app:
-        raise Failure("which application? Write greentx serve MODULE:APP, or set GREENTX_APP", 2)
-    split_name(arguments.app)
+    check_name(arguments.app, "serve")
     front_end.check(arguments)
     if arguments.shared and not arguments.connect:
         raise Failure("--shared: for an entry of another Mongrel2 (--connect), which several processes may serve", 2)

@@ -11,20 +11,31 @@ from typing import IO, Any
 from ..protocol.websocket.origins import parse_origins
 from . import front_end
 
-__all__ = ["FrontEnd", "bounds", "proxies", "spawn"]
+__all__ = ["FrontEnd", "bounds", "control", "node_bounds", "proxies", "spawn"]
 
-# Options that are arguments by the same name, where something was said; those for which 0 means none.
+# Options that are arguments by the same name, where something was said; of them what may wait on a Node for the
+# application, while all else belongs to its relay; those for which 0 means none.
 _BOUNDS = ("max_message_size", "max_queue_bytes", "max_pending_bytes", "ping_timeout", "upload_store")
+_NODE_BOUNDS = ("max_queue_bytes", "max_pending_bytes", "upload_store")
 _NONE_BY_ZERO = ("max_message_size", "ping_timeout")
 
 
-def bounds(arguments: argparse.Namespace, names: Iterable[str] = _BOUNDS) -> dict[str, Any]:
-    """Return those of *names* that were said, and ``origins``, as arguments of a ``WSGIServer`` or a Transceiver."""
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    options = {name: None if value == 0 and name in _NONE_BY_ZERO else value for name, value in given.items()}
-    if getattr(arguments, "origins", None) is not None:
+def bounds(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the bounds that were said, and ``origins``, as arguments of a ``WSGIServer`` or a Transceiver."""
+    options = _said(arguments, _BOUNDS)
+    if arguments.origins is not None:
         options["origins"] = parse_origins(arguments.origins)
     return options
+
+
+def node_bounds(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return those that were said, as arguments of a ``Node``."""
+    return _said(arguments, _NODE_BOUNDS)
+
+
+def _said(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    return {name: None if value == 0 and name in _NONE_BY_ZERO else value for name, value in given.items()}
 
 
 def control(arguments: argparse.Namespace) -> dict[str, Any] | None:

@@ -80,12 +80,11 @@ def _exit_code(code: int) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
-    node = site.bounds(arguments, ("max_queue_bytes", "max_pending_bytes", "upload_store"))
     return Plan(
         serves=arguments.app,
         words=tuple(_words(arguments)),
         # The control socket is the relay's.
-        node={**node, "rep_port": False},
+        node={**site.node_bounds(arguments), "rep_port": False},
         server={"trusted_proxies": site.proxies(arguments)},
         graceful_timeout=arguments.graceful_timeout,
     )
