@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from time import monotonic, time
 from typing import Any
@@ -20,9 +19,7 @@ from .context import Context
 from .security import Dial
 from .subscriptions import LOOK_SECONDS, Subscriptions
 
-__all__ = ["BATCH_SECONDS", "LAST_OF_BATCH", "Drops", "Pipe"]
-
-log = logging.getLogger("greentx.transport")
+__all__ = ["BATCH_SECONDS", "LAST_OF_BATCH", "Pipe"]
 
 # Messages that go to ZeroMQ together where many are sent in one round of the hub. Each first one wakes ZeroMQ's I/O
 # thread, which costs more than all the rest of a reply.
@@ -49,44 +46,6 @@ _MAX_SUBSCRIPTION = 65536
 
 # While a pipe is full: how often to look without being told. libzmq's descriptor tells; pyzmq does not rely on it.
 _BLOCKED_POLL_SECONDS = 0.1
-
-
-class Drops:
-    """Counts replies that were dropped, and says so in the log without flooding it.
-
-    Attributes:
-        count: How many in all.
-        endpoint: Where the server should be.
-        stopped: Nothing is sent any more.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.count = 0
-        self.endpoint = ""
-        self.stopped = False
-        self._name = name
-        # Since the log was told last: a line for each would be a flood.
-        self._unsaid = 0
-
-    def one(self, message: bytes) -> None:
-        """*message* was dropped. The first one is logged, the number when the server is back."""
-        self.count += 1
-        self._unsaid += 1
-        if self._unsaid == 1:
-            why = "closed" if self.stopped else f"no server at {self.endpoint}"
-            log.warning("%s: %s, a reply of %d bytes was dropped", self._name, why, len(message))
-
-    def many(self, count: int, why: str) -> None:
-        """*count* were dropped at once, which *why* says."""
-        self.count += count
-        if count:
-            log.warning("%s: %s", self._name, why)
-
-    def over(self) -> None:
-        """From now on none are dropped."""
-        if self._unsaid:
-            log.warning("%s: %d replies were dropped while it was away", self._name, self._unsaid)
-            self._unsaid = 0
 
 
 class _Round:

@@ -3,7 +3,8 @@
 What it promises, and where that is kept:
 
 * **Ready means ready**: nothing is sent before the server has subscribed (:mod:`greentx.transport.presence`).
-* **One life at a time; nothing is dropped without a word** (:mod:`greentx.transport.pipe`).
+* **One life at a time** (:mod:`greentx.transport.pipe`); nothing is dropped without a word
+  (:mod:`greentx.transport.drops`).
 * **It arrives where the server listens**: how replies begin (:mod:`greentx.protocol.flow.listening`).
 * **No 17th message; what is written keeps its place** (:mod:`greentx.protocol.flow`, which decides, and
   :mod:`greentx.transport.outflow`, which carries it out). The place is given before a caller waits, and after its wait
@@ -23,8 +24,9 @@ import gevent
 from ..protocol.flow import BURST, DEFAULT_BOUNDS, LARGE, OUTBOX_LIMIT, Bounds, Flow, Hearing, Listening
 from ..protocol.replies import build_control_reply
 from .context import Context
+from .drops import Drops
 from .outflow import Outflow, Placed
-from .pipe import BATCH_SECONDS, LAST_OF_BATCH, Drops
+from .pipe import BATCH_SECONDS, LAST_OF_BATCH
 from .presence import Presence
 from .receipts import FLUSH_SECONDS
 from .security import Dial
