@@ -17,7 +17,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
-from math import inf
+from math import ceil, inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -29,12 +29,13 @@ from ..protocol.websocket.frames import Opcode, build_frame
 from ..protocol.websocket.machine import PING_PAYLOAD
 from ..protocol.websocket.registry import Batch, Registry
 from ..transport import Supervised
+from ..transport.idle import idle_limit
 
 if TYPE_CHECKING:
     from .connection import Connection
     from .sharing import Proofs
 
-__all__ = ["PING_SECONDS", "Pinger"]
+__all__ = ["PING_SECONDS", "Pinger", "warn_of_idle_limit"]
 
 log = logging.getLogger("greentx.pinger")
 
@@ -59,6 +60,22 @@ _PAUSE_SECONDS = 0.0001
 
 # Successive multiples of this, modulo 1, are spread evenly however many there are (the golden ratio).
 _SPREAD = 0.6180339887498949
+
+
+def warn_of_idle_limit(sender: str, endpoint: str, ping_timeout: float | None) -> None:
+    """Log a WARNING where the server that subscribes at *endpoint* is known to end what is pinged so seldom."""
+    idle = idle_limit(endpoint)
+    if idle is not None and (ping_timeout is None or ping_timeout > idle / 2):
+        log.warning(
+            "%s: ping_timeout=%s is more than half of the limits.min_ping of %d s of its Mongrel2: long polls "
+            "and WebSockets that only listen are ended after that time. Set ping_timeout to %g s at most, or "
+            "limits.min_ping to %s",
+            sender,
+            ping_timeout,
+            idle,
+            idle / 2,
+            0 if ping_timeout is None else f"{ceil(2 * ping_timeout)} s at least, or to 0",
+        )
 
 
 class Pinger:

@@ -8,7 +8,7 @@ from time import monotonic
 
 import gevent
 
-from ..errors import LocalProtocolError
+from ..errors import ConnectTimeout, LocalProtocolError
 from ..protocol.fields import shown
 from ..transport.endpoints import Address
 from ..transport.security import Dial
@@ -66,6 +66,25 @@ class ConnectionSets:
             return self._by_sender[sender]
         except KeyError:
             raise KeyError(f"no connection for sender {shown(sender)}; there are {sorted(self._by_sender)}") from None
+
+    def wait_ready(self, timeout: float | None, check: Callable[[], object]) -> None:
+        """Block this greenlet until both ways of each work; see ``Transceiver.wait_ready``.
+
+        Args:
+            check: Raises where they end meanwhile.
+        """
+        missing: list[Connection] = []
+        # Asked again after each: others may be added, or lose their server, meanwhile.
+        with gevent.Timeout(timeout, False):
+            while True:
+                check()
+                missing = [connection for connection in self if not connection.ready]
+                if not missing:
+                    return
+                missing[0].wait_ready()
+        addresses = ", ".join(str(one.pull_endpoint if one.link.subscribed else one.pub_endpoint) for one in missing)
+        why = "; ".join(one.link.why for one in missing)
+        raise ConnectTimeout(f"not ready within {timeout} s: {why}", address=addresses)
 
     def add(
         self,

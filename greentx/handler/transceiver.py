@@ -10,14 +10,12 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from math import ceil
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
-import gevent
 from gevent.pool import Pool
 
-from ..errors import ConnectTimeout, TransportError
+from ..errors import TransportError
 from ..protocol.bounds import MAX_PENDING_BYTES, MAX_QUEUE_BYTES
 from ..protocol.fields import check_sender
 from ..protocol.flow import DEFAULT_BOUNDS, Bounds
@@ -32,7 +30,6 @@ from ..protocol.websocket.sharing import Broadcast
 from ..transport import Context
 from ..transport.context import MAX_MESSAGE_SIZE
 from ..transport.endpoints import Address, connect_endpoint
-from ..transport.idle import idle_limit
 from ..transport.keys import KeyFile, load_keys
 from ..transport.security import Dial, make_dial
 from ..version import __version__
@@ -40,7 +37,7 @@ from .broadcasts import deliver, place_broadcast, wait_for_all
 from .connection import Connection
 from .dispatcher import Dispatcher, Handler, WebSocketHandler
 from .ending import Ending, Worker
-from .pinger import PING_SECONDS, Pinger
+from .pinger import PING_SECONDS, Pinger, warn_of_idle_limit
 from .remote import ControlSocket
 from .sets import MAX_CONNECTIONS, ConnectionSets
 from .shared import MAX_PENDING, SEND_TIMEOUT, Shared
@@ -377,18 +374,7 @@ class Transceiver:
         if not context.in_hub_thread():
             context.hand_over(self.wait_ready, timeout)
             return
-        missing: list[Connection] = []
-        # Asked again after each: others may be added, or lose their server, meanwhile.
-        with gevent.Timeout(timeout, False):
-            while True:
-                self.shared()
-                missing = [connection for connection in self._sets if not connection.ready]
-                if not missing:
-                    return
-                missing[0].wait_ready()
-        addresses = ", ".join(str(one.pull_endpoint if one.link.subscribed else one.pub_endpoint) for one in missing)
-        why = "; ".join(one.link.why for one in missing)
-        raise ConnectTimeout(f"not ready within {timeout} s: {why}", address=addresses)
+        self._sets.wait_ready(timeout, self.shared)
 
     def stop(self, timeout: float | None = None) -> None:
         """End gracefully: WebSockets get close 1001, intake ends, running handlers finish, the context goes.
@@ -463,18 +449,7 @@ class Transceiver:
             remove=self.remove_connection,
             dial=make_dial(self.dial.keys, curve_server, retry_max=retry_max),
         )
-        idle = idle_limit(connection.pub_endpoint)
-        if idle is not None and (self.ping_timeout is None or self.ping_timeout > idle / 2):
-            log.warning(
-                "%s: ping_timeout=%s is more than half of the limits.min_ping of %d s of its Mongrel2: long polls "
-                "and WebSockets that only listen are ended after that time. Set ping_timeout to %g s at most, or "
-                "limits.min_ping to %s",
-                sender,
-                self.ping_timeout,
-                idle,
-                idle / 2,
-                0 if self.ping_timeout is None else f"{ceil(2 * self.ping_timeout)} s at least, or to 0",
-            )
+        warn_of_idle_limit(sender, connection.pub_endpoint, self.ping_timeout)
         return connection
 
     def remove_connection(self, sender: str) -> None:
