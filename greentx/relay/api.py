@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Iterable, Mapping
-from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Any
 
 import gevent
 from gevent.event import Event
-from gevent.pool import Group
 
-from ..errors import GreentxError, LocalProtocolError, SendTimeout, TransportError
+from ..errors import LocalProtocolError, SendTimeout, TransportError
 from ..handler.connection import Connection
 from ..handler.shared import Extension
 from ..handler.transceiver import Transceiver
@@ -32,9 +30,9 @@ from .forwarding import Forwarding
 from .leaving import Leaving
 from .messages import check_annotation, topic_of
 from .nodes import Nodes
-from .plain import Plain
 from .proofs import Proofs
 from .servers import Servers, Words
+from .serving import Serving
 from .sockets import Sockets
 from .sticky import Sticky
 from .turns import Turns
@@ -107,8 +105,6 @@ class Relay(Extension):
         self._transceiver = transceiver
         self._shared = shared
         self._closed = False
-        self._later = Group()
-        self._serving = Group()
         self.sticky = Sticky()
         context = shared.context
         self._others = _Others(context, push_endpoint, pub_endpoint, access)
@@ -135,6 +131,7 @@ class Relay(Extension):
         self._send_timeout = send_timeout
         self.leaving = Leaving(context, self.nodes)
         self.sockets = Sockets(transceiver, shared, self.nodes, self.sticky, self.forwarding.claiming, send_timeout)
+        self._serving = Serving(transceiver, shared, self.servers, self.forwarding, self.sockets, forward=self.forward)
         # Known to the Transceiver only from here on: what it calls needs all of the above.
         shared.extensions += [self, self.sockets]
         self._drain = _Drain(self.forwarding)
@@ -194,54 +191,7 @@ class Relay(Extension):
             context.hand_over(self.serve)
             return
         self._check()
-        for connection in self._transceiver.connections.values():
-            self._take_from(connection)
-        receivers = self._shared.websocket_receivers
-        receivers.append(self.sockets.receive)
-        # In a greenlet of its own, which close() can end without a harm to the caller's.
-        serving = self._serving.spawn(self._serve)
-        try:
-            serving.get()
-        finally:
-            serving.kill()
-            receivers.remove(self.sockets.receive)
-            # Else what comes is answered 503: see stop().
-            if not self._closed:
-                for connection in self._transceiver.connections.values():
-                    connection.intake.taker = connection.intake.raw_taker = None
-
-    def _serve(self) -> None:
-        for _sid, connection, request in self._transceiver.recv():
-            # What came before, and what is not forwarded as it is.
-            if request.method in WEBSOCKETS:
-                self._forward_or_refuse(connection, request)
-            elif request.method not in ENDS:
-                self._later.spawn(self._forward_or_refuse, connection, request)
-            del request  # this frame must not hold it until the next one comes
-            if self._closed:
-                break
-
-    def _take_from(self, connection: Connection) -> None:
-        connection.intake.taker = partial(self._take, connection)
-        connection.intake.raw_taker = Plain(connection, self.forwarding).take
-
-    def _take(self, connection: Connection, request: Request, message: bytes) -> None:
-        self.servers.check_credits(connection)
-        self.forwarding.take(connection, request, message)
-
-    def _give_way(self, connection: Connection, message: bytes) -> bool:
-        # Somebody else has begun to read what comes.
-        if self._shared.readers:
-            connection.intake.taker = connection.intake.raw_taker = None
-        return False
-
-    def _forward_or_refuse(self, connection: Connection, request: Request) -> None:
-        try:
-            self.forward(request)
-        except SendTimeout:
-            connection.answers.fail(request, 503)
-        except GreentxError as error:
-            log.warning("%s %s could not be forwarded: %s", request.method, request.path, error)
+        self._serving.run()
 
     def forward(self, req: Request, headers: Mapping[str, str | list[str]] | None = None) -> None:
         """Forward *req* to a Node, which answers it.
@@ -372,8 +322,7 @@ class Relay(Extension):
 
     def ready(self, connection: Connection) -> None:
         """A server is there: Nodes connect to it, too."""
-        if self.sockets.receive in self._shared.websocket_receivers:  # serve() runs
-            self._take_from(connection)
+        self._serving.ready(connection)
         self.servers.tell()
 
     def notice(self, connection: Connection, request: Request) -> bool:
@@ -413,8 +362,7 @@ class Relay(Extension):
         if self in self._shared.extensions:
             self._shared.extensions.remove(self)
         try:
-            self._stop_serving()
-            self._later.kill()
+            self._serving.stop()
             self.leaving.stop()
             self._turns.stop()
             # It has those go on that wait for a proof: their turns come now.
@@ -423,16 +371,6 @@ class Relay(Extension):
         finally:
             self.nodes.close(linger=linger)
             self._others.close(linger)
-
-    def _stop_serving(self) -> None:
-        if not self._serving:
-            return
-        for greenlet in list(self._serving):
-            # One that closes the relay itself leaves its loop behind that.
-            if greenlet is not gevent.getcurrent():
-                greenlet.kill()
-        for connection in self._transceiver.connections.values():
-            connection.intake.raw_taker = partial(self._give_way, connection)
 
     def report(self) -> dict[str, Any]:
         """Add :meth:`status` to the Transceiver's."""
