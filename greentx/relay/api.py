@@ -10,22 +10,19 @@ from types import TracebackType
 from typing import Any
 
 import gevent
-from gevent.event import Event
 
-from ..errors import LocalProtocolError, SendTimeout, TransportError
+from ..errors import LocalProtocolError, TransportError
 from ..handler.connection import Connection
 from ..handler.shared import Extension
 from ..handler.transceiver import Transceiver
 from ..protocol.kinds import ENDS, NO_ANSWER, WEBSOCKETS, Kind
 from ..protocol.request import Request
-from ..protocol.requests import build_request
 from ..transport import Context, Publisher
 from ..transport.endpoints import Address, bind_endpoint
 from ..transport.keys import KeyFile, load_keys, public_keys
 from ..transport.pusher import Pusher
 from ..transport.security import Access
 from .claims import StickyNames
-from .forwarded import Forwarded
 from .forwarding import Forwarding
 from .leaving import Leaving
 from .messages import check_annotation, topic_of
@@ -35,7 +32,7 @@ from .servers import Servers, Words
 from .serving import Serving
 from .sockets import Sockets
 from .sticky import Sticky
-from .turns import Turns
+from .turns import Turns, message_of
 
 __all__ = ["Relay"]
 
@@ -115,7 +112,6 @@ class Relay(Extension):
             raise
         self.servers = Servers(transceiver, self.nodes, self.words)
         self.proofs = Proofs(context, self.nodes.send)
-        self._turns = Turns(self.proofs, self._forward_now)
         self.forwarding = Forwarding(
             context,
             self.nodes,
@@ -124,11 +120,11 @@ class Relay(Extension):
             push=None if self._others.pusher is None else self._others.pusher.offer,
             retry=retry,
             send_timeout=send_timeout,
-            answered=self._turns.answered,
+            answered=lambda session, entries: self._turns.answered(session, entries),
             proofs=self.proofs,
             sessions=StickyNames(sticky),
         )
-        self._send_timeout = send_timeout
+        self._turns = Turns(self.forwarding, self.nodes, self.proofs, send_timeout, check=self._check)
         self.leaving = Leaving(context, self.nodes)
         self.sockets = Sockets(transceiver, shared, self.nodes, self.sticky, self.forwarding.claiming, send_timeout)
         self._serving = Serving(transceiver, shared, self.servers, self.forwarding, self.sockets, forward=self.forward)
@@ -235,7 +231,7 @@ class Relay(Extension):
         self.servers.check_credits(connection)
         # No answer is due to these, so there is nothing to wait for, and no order to keep.
         if req.method in NO_ANSWER:
-            self.forwarding.events.send(connection, req, _message_of(req, extra))
+            self.forwarding.events.send(connection, req, message_of(req, extra))
             return
         # Two answers to one request would be read as the answers to two.
         if req.answered:
@@ -247,7 +243,7 @@ class Relay(Extension):
         if req.pipelined:
             self._turns.forward(connection, req, extra)
         else:
-            self._forward_now(connection, req, extra)
+            self._turns.forward_now(connection, req, extra)
 
     def publish(self, topic: str | bytes, message: str | bytes) -> None:
         """Send *message* to every Node that is subscribed to exactly *topic*; str goes out as UTF-8.
@@ -283,40 +279,6 @@ class Relay(Extension):
                     return one
             raise LocalProtocolError(f"no connection for sender {request.sender!r}; there are {sorted(connections)}")
         return connection
-
-    def _forward_now(
-        self, connection: Connection, request: Request, extra: Mapping[str, Any], stand_in: Request | None = None
-    ) -> None:
-        entry = Forwarded(
-            connection,
-            request.conn_id,
-            _message_of(request, extra),
-            safe=self.forwarding.is_safe(request.method),
-            request=stand_in or request,
-            delegated=True,
-        )
-        if self.forwarding.claiming.hold(entry):
-            entry.waiter = Event()
-            entry.waiter.wait()
-            entry.waiter = None
-        if not self.forwarding.hand(entry):
-            entry.waiter = Event()
-            self.forwarding.queue.put(entry)
-            try:
-                entry.waiter.wait(self._send_timeout)
-            finally:
-                waited_in_vain = self.forwarding.queue.withdraw(entry)
-            if waited_in_vain:
-                raise SendTimeout(
-                    f"no Node had room for the request within {self._send_timeout} s: "
-                    f"{len(self.nodes)} are connected to {self.node_endpoint}",
-                    address=self.node_endpoint,
-                )
-            self._check()
-        requests = connection.link.life.requests
-        if stand_in is None and requests.heads.get(request.conn_id) is request:
-            entry.request = requests.delegate(request)
-            entry.request.stored = request.stored
 
     # -- what the Transceiver says ---------------------------------------------------------------------------------
 
@@ -389,14 +351,6 @@ class Relay(Extension):
             "bad_messages": self.nodes.complaints.count,
             "nodes": [session.status(now) for session in self.nodes],
         }
-
-
-def _message_of(request: Request, extra: Mapping[str, Any]) -> bytes:
-    """Return what a Node is sent for *request*, with some headers more."""
-    if not extra:
-        return request.encode()
-    headers = {**request.sent_headers, **extra}
-    return build_request(request.sender, request.conn_id, request.path, headers, request.body)
 
 
 class _Others:

@@ -1,4 +1,4 @@
-"""Requests that an API forwards one by one, while it answers others of the same browser connection itself.
+"""Requests that an application forwards one by one, while it answers others of the same browser connection itself.
 
 Neither process knows what the other one wrote: the next one is forwarded, or answered, once the answer before it has
 arrived.
@@ -16,15 +16,17 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Group
 
-from ..errors import GreentxError
+from ..errors import GreentxError, SendTimeout
 from ..handler.connection import Connection
 from ..protocol.request import Request
+from ..protocol.requests import build_request
 from ..transport import SocketClosed
 from .forwarded import Forwarded
-from .nodes import NodeSession
+from .forwarding import Forwarding
+from .nodes import Nodes, NodeSession
 from .proofs import Proofs
 
-__all__ = ["Turns"]
+__all__ = ["Turns", "message_of"]
 
 log = logging.getLogger("greentx.relay")
 
@@ -36,18 +38,30 @@ _LOOK_SECONDS = 0.002
 
 
 class Turns:
-    """Waits for answers to arrive.
+    """Forwards them, and has the next one wait for the answer.
 
     Args:
-        proofs: Tell when they have.
-        forward_now: Forwards a request, headers that are added, and what stands in its place here. May block.
+        forwarding: Gives a request to a Node.
+        nodes: The Nodes, for an error.
+        proofs: Tell when an answer has arrived.
+        send_timeout: Seconds that a request waits for a Node which has room; ``None`` waits forever.
+        check: Raises where the relay is closed.
     """
 
     def __init__(
-        self, proofs: Proofs, forward_now: Callable[[Connection, Request, Mapping[str, Any], Request | None], object]
+        self,
+        forwarding: Forwarding,
+        nodes: Nodes,
+        proofs: Proofs,
+        send_timeout: float | None,
+        *,
+        check: Callable[[], object],
     ) -> None:
+        self._forwarding = forwarding
+        self._nodes = nodes
         self._proofs = proofs
-        self._forward_now = forward_now
+        self._send_timeout = send_timeout
+        self._check = check
         self._later = Group()
         self._stopped = False
         # Those of which no greenlet has seen to the end.
@@ -74,6 +88,52 @@ class Turns:
         self._unfinished[id(stand_in)] = connection, stand_in
         self._later.spawn(self._forward, connection, request, extra, stand_in)
 
+    def forward_now(
+        self, connection: Connection, request: Request, extra: Mapping[str, Any], stand_in: Request | None = None
+    ) -> None:
+        """Give a request to a Node. Blocks this greenlet while none has room.
+
+        Args:
+            extra: Headers that are added.
+            stand_in: What stands in its place among the open requests already.
+
+        Raises:
+            SendTimeout: None had within ``send_timeout``.
+            TransportError: The relay was closed meanwhile.
+        """
+        forwarding = self._forwarding
+        entry = Forwarded(
+            connection,
+            request.conn_id,
+            message_of(request, extra),
+            safe=forwarding.is_safe(request.method),
+            request=stand_in or request,
+            delegated=True,
+        )
+        if forwarding.claiming.hold(entry):
+            entry.waiter = Event()
+            entry.waiter.wait()
+            entry.waiter = None
+        if not forwarding.hand(entry):
+            entry.waiter = Event()
+            forwarding.queue.put(entry)
+            try:
+                entry.waiter.wait(self._send_timeout)
+            finally:
+                timed_out = forwarding.queue.withdraw(entry)
+            if timed_out:
+                endpoint = self._nodes.endpoint
+                raise SendTimeout(
+                    f"no Node had room for the request within {self._send_timeout} s: "
+                    f"{len(self._nodes)} are connected to {endpoint}",
+                    address=endpoint,
+                )
+            self._check()
+        requests = connection.link.life.requests
+        if stand_in is None and requests.heads.get(request.conn_id) is request:
+            entry.request = requests.delegate(request)
+            entry.request.stored = request.stored
+
     def _forward(self, connection: Connection, request: Request, extra: Mapping[str, Any], stand_in: Request) -> None:
         is_done = False
         try:
@@ -86,7 +146,7 @@ class Turns:
             self._proofs.ask(connection, arrived.set)
             arrived.wait()
             if connection.answers.is_ours(stand_in):
-                self._forward_now(connection, request, extra, stand_in)
+                self.forward_now(connection, request, extra, stand_in)
             is_done = True
         except GreentxError as error:
             log.warning("%s %s could not be forwarded, closing its connection: %s", request.method, request.path, error)
@@ -118,3 +178,11 @@ class Turns:
             # The server may have restarted while the proof was waited for.
             if request.life is connection.link.life:
                 connection.answers.release(request)
+
+
+def message_of(request: Request, extra: Mapping[str, Any]) -> bytes:
+    """Return what a Node is sent for *request*, with some headers more."""
+    if not extra:
+        return request.encode()
+    headers = {**request.sent_headers, **extra}
+    return build_request(request.sender, request.conn_id, request.path, headers, request.body)
