@@ -17,16 +17,15 @@ from ..handler.shared import Extension
 from ..handler.transceiver import Transceiver
 from ..protocol.kinds import ENDS, NO_ANSWER, WEBSOCKETS, Kind
 from ..protocol.request import Request
-from ..transport import Context, Publisher
 from ..transport.endpoints import Address, bind_endpoint
 from ..transport.keys import KeyFile, load_keys, public_keys
-from ..transport.pusher import Pusher
 from ..transport.security import Access
 from .claims import StickyNames
 from .forwarding import Forwarding
 from .leaving import Leaving
 from .messages import check_annotation, topic_of
 from .nodes import Nodes
+from .plain_sockets import PlainSockets
 from .proofs import Proofs
 from .servers import Servers, Words
 from .serving import Serving
@@ -104,11 +103,11 @@ class Relay(Extension):
         self._closed = False
         self.sticky = Sticky()
         context = shared.context
-        self._others = _Others(context, push_endpoint, pub_endpoint, access)
+        self._plain = PlainSockets(context, push_endpoint, pub_endpoint, access)
         try:
             self.nodes = Nodes(context, node_endpoint, lambda at: self.servers.welcome(at, self.pub_endpoint), access)
         except BaseException:  # raised again: a kill, too, must not leave the other sockets
-            self._others.close(0)
+            self._plain.close(0)
             raise
         self.servers = Servers(transceiver, self.nodes, self.words)
         self.proofs = Proofs(context, self.nodes.send)
@@ -117,7 +116,7 @@ class Relay(Extension):
             self.nodes,
             self.sticky,
             word=self.words.of,
-            push=None if self._others.pusher is None else self._others.pusher.offer,
+            push=None if self._plain.pusher is None else self._plain.pusher.offer,
             retry=retry,
             send_timeout=send_timeout,
             answered=lambda session, entries: self._turns.answered(session, entries),
@@ -153,17 +152,17 @@ class Relay(Extension):
     @property
     def push_endpoint(self) -> str | None:
         """Where plain handlers pull; ``None`` for nowhere."""
-        return self._others.push_endpoint
+        return self._plain.push_endpoint
 
     @property
     def pub_endpoint(self) -> str | None:
         """Where topics are subscribed to; ``None`` for nowhere."""
-        return self._others.pub_endpoint
+        return self._plain.pub_endpoint
 
     @property
     def topics(self) -> frozenset[str]:
         """The topics that somebody is subscribed to."""
-        return frozenset(topic.decode(errors="backslashreplace") for topic in self._others.topics)
+        return frozenset(topic.decode(errors="backslashreplace") for topic in self._plain.topics)
 
     @property
     def open(self) -> int:
@@ -257,7 +256,7 @@ class Relay(Extension):
             self._shared.context.hand_over(self.publish, topic, message)
             return
         self._check()
-        self._others.publish(topic_of(topic) + (message.encode() if isinstance(message, str) else bytes(message)))
+        self._plain.publish(topic_of(topic) + (message.encode() if isinstance(message, str) else bytes(message)))
 
     def close(self) -> None:
         """Let go of the Nodes: the connections of what they have are closed. Safe to call twice."""
@@ -332,7 +331,7 @@ class Relay(Extension):
             self.sockets.stop(linger)
         finally:
             self.nodes.close(linger=linger)
-            self._others.close(linger)
+            self._plain.close(linger)
 
     def report(self) -> dict[str, Any]:
         """Add :meth:`status` to the Transceiver's."""
@@ -351,50 +350,6 @@ class Relay(Extension):
             "bad_messages": self.nodes.complaints.count,
             "nodes": [session.status(now) for session in self.nodes],
         }
-
-
-class _Others:
-    """The sockets for those that are not Nodes: PUSH and XPUB.
-
-    Attributes:
-        pusher: For plain handlers; ``None`` where there are none.
-        topics: What somebody is subscribed to.
-    """
-
-    def __init__(
-        self, context: Context, push_endpoint: str | None, pub_endpoint: str | None, access: Access | None
-    ) -> None:
-        self.topics: set[bytes] = set()
-        self.pusher = None if push_endpoint is None else Pusher(context, push_endpoint, access)
-        self._publisher: Publisher | None = None
-        try:
-            if pub_endpoint is not None:
-                self._publisher = Publisher(context, pub_endpoint, self._on_subscription, access)
-        except BaseException:  # raised again: a kill, too, must not leave the first socket
-            self.close(0)
-            raise
-        self.push_endpoint = None if self.pusher is None else self.pusher.endpoint
-        self.pub_endpoint = None if self._publisher is None else self._publisher.endpoint
-
-    def publish(self, message: bytes) -> None:
-        if self._publisher is None:
-            raise TransportError("this relay publishes nothing: give it pub_addr=")
-        self._publisher.send(message)
-
-    def _on_subscription(self, message: bytes) -> None:
-        kind, topic = message[:1], message[1:]
-        if kind not in (b"\x00", b"\x01") or topic[:1] != b"T":
-            log.warning("a subscriber sent %r, which means nothing here", message[:60])
-            return
-        # A netstring, so that no topic is the beginning of another one (subscriptions are prefixes).
-        name = topic[topic.find(b":") + 1 : -1]
-        (self.topics.add if kind == b"\x01" else self.topics.discard)(name)
-
-    def close(self, linger: float) -> None:
-        if self.pusher is not None:
-            self.pusher.close(linger=linger)
-        if self._publisher is not None:
-            self._publisher.close(linger=linger)
 
 
 class _Drain:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..errors import LocalProtocolError, RemoteProtocolError
 from ..protocol.fields import CONN_ID, check_sender, shown
 from ..protocol.headers import SERVER_NAMES
+from .payloads import netstring, parse_json, split_netstring
 
 __all__ = [
     "LEASE_SECONDS",
@@ -71,9 +72,6 @@ MAX_SERVERS = 1024
 
 # Names that a client cannot send, since Mongrel2 lower-cases its letters.
 _ANNOTATION = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
-
-# A published message: T, and the topic as a netstring. Nine digits hold any length, and keep int() from thousands.
-_PUBLISHED = re.compile(rb"T([0-9]{1,9}):")
 
 
 def split(message: bytes) -> tuple[bytes, list[bytes], bytes]:
@@ -171,7 +169,7 @@ def parse_hello(words: list[bytes], payload: bytes) -> Hello:
         raise RemoteProtocolError(
             f"a Node speaks version {shown(b' '.join(words))} of the relay's messages, not {VERSION}"
         )
-    match _json(payload):
+    match parse_json(payload):
         case {"name": str(name), "capacity": int(capacity), "what": str(what)} if 0 < capacity <= MAX_CAPACITY:
             try:
                 return Hello(check_sender(name), capacity, what[:MAX_WORD])
@@ -218,7 +216,7 @@ def build_servers(servers: Iterable[Server]) -> bytes:
 
 def parse_servers(payload: bytes) -> list[Server]:
     """Read them. Raises ``RemoteProtocolError`` where they are not servers."""
-    found = _json(payload)
+    found = parse_json(payload)
     if not isinstance(found, list):
         raise RemoteProtocolError(f"{shown(payload)} is not a list of servers")
     return [_server(one) for one in found]
@@ -281,7 +279,7 @@ def topic_of(topic: str | bytes) -> bytes:
     A netstring, so that no topic is the beginning of another one: subscriptions are prefixes.
     """
     name = topic.encode() if isinstance(topic, str) else bytes(topic)
-    return b"T%d:%b," % (len(name), name)
+    return b"T" + netstring(name)
 
 
 def parse_published(message: bytes) -> tuple[bytes, bytes]:
@@ -290,11 +288,9 @@ def parse_published(message: bytes) -> tuple[bytes, bytes]:
     Raises:
         RemoteProtocolError: There is no netstring behind the ``T``.
     """
-    found = _PUBLISHED.match(message)
-    end = -1 if found is None else found.end() + int(found[1])
-    if found is None or message[end : end + 1] != b",":
+    if message[:1] != b"T":
         raise RemoteProtocolError(f"no topic at the start of {shown(message)}")
-    return message[found.end() : end], message[end + 1 :]
+    return split_netstring(message, 1)
 
 
 # -- headers that an API adds ------------------------------------------------------------------------------------------
@@ -316,10 +312,3 @@ def check_number(text: str) -> str:
     if not CONN_ID.fullmatch(text):
         raise RemoteProtocolError(f"{shown(text)} is not a connection's number")
     return text
-
-
-def _json(text: bytes) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RemoteProtocolError(f"{shown(text)} is not JSON: {error}") from error

@@ -40,13 +40,13 @@ head                payload                        meaning
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ..errors import RemoteProtocolError
 from ..protocol.fields import shown
 from ..protocol.websocket.registry import Sid
+from .payloads import netstring, parse_json, split_netstring
 
 __all__ = [
     "ACCEPT",
@@ -108,7 +108,6 @@ REDELIVERED: Final = 0x80
 
 # Eighteen hold any count, and keep int() from thousands.
 _MAX_DIGITS = 18
-_NETSTRING = re.compile(rb"([0-9]{1,9}):")
 
 # The name of a group; longer ones are a mistake, or worse.
 _MAX_GROUP = 65536
@@ -149,7 +148,7 @@ class Opened(NamedTuple):
             "groups": self.groups,
             "done": self.done,
         }
-        return _netstring(json.dumps(facts).encode()) + _netstring(self.state) + self.request
+        return netstring(json.dumps(facts).encode()) + netstring(self.state) + self.request
 
 
 class Cast(NamedTuple):
@@ -169,7 +168,7 @@ class Cast(NamedTuple):
 
     def build(self) -> bytes:
         """Return it as a payload."""
-        return _netstring(json.dumps({"group": self.group, "exclude": list(self.exclude)}).encode()) + self.message
+        return netstring(json.dumps({"group": self.group, "exclude": list(self.exclude)}).encode()) + self.message
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
@@ -214,8 +213,8 @@ def split_flags(flags: int) -> tuple[int, int, bool]:
 
 def parse_open(payload: bytes) -> Opened:
     """Read what begins at a Node. Raises ``RemoteProtocolError`` for anything else."""
-    text, rest = _split(payload)
-    match _json(text):
+    text, rest = split_netstring(payload)
+    match parse_json(text):
         case {
             "server": str(server),
             "decided": bool(decided),
@@ -224,7 +223,7 @@ def parse_open(payload: bytes) -> Opened:
             "groups": list(groups),
             "done": int(done),
         } if all(isinstance(group, str) for group in groups):
-            state, request = _split(rest)
+            state, request = split_netstring(rest)
             if state:
                 parse_state(state)
             return Opened(server, decided, adopted, subprotocol, tuple(groups), done, state, request)
@@ -233,8 +232,8 @@ def parse_open(payload: bytes) -> Opened:
 
 def parse_cast(payload: bytes) -> Cast:
     """Read a broadcast. Raises ``RemoteProtocolError`` for anything else."""
-    text, message = _split(payload)
-    match _json(text):
+    text, message = split_netstring(payload)
+    match parse_json(text):
         case {"group": (None | str()) as group, "exclude": list(exclude)}:
             sids = [tuple(one) for one in exclude if isinstance(one, list)]
             if all(len(sid) == 2 and all(isinstance(part, str) for part in sid) for sid in sids) and len(sids) == len(
@@ -251,7 +250,7 @@ def build_accept(subprotocol: str | None, fields: Iterable[tuple[str, str]]) -> 
 
 def parse_accept(payload: bytes) -> tuple[str | None, list[tuple[str, str]]]:
     """Return the subprotocol and further fields. Raises ``RemoteProtocolError`` for anything else."""
-    match _json(payload):
+    match parse_json(payload):
         case {"subprotocol": (None | str()) as subprotocol, "fields": list(fields)}:
             pairs = [(one[0], one[1]) for one in fields if isinstance(one, list) and len(one) == 2]
             if len(pairs) == len(fields) and all(isinstance(part, str) for pair in pairs for part in pair):
@@ -274,7 +273,7 @@ def parse_reason(payload: bytes) -> str:
 
 def parse_state(payload: bytes) -> bytes:
     """Return it where it is a JSON object. Raises ``RemoteProtocolError`` where it is not."""
-    if not isinstance(_json(payload), dict):
+    if not isinstance(parse_json(payload), dict):
         raise RemoteProtocolError(f"{shown(payload)} is not an application's state")
     return payload
 
@@ -284,22 +283,3 @@ def _text(payload: bytes, errors: str) -> str:
         return payload.decode(errors=errors)
     except UnicodeDecodeError as error:
         raise RemoteProtocolError(f"{shown(payload)} is not UTF-8: {error}") from error
-
-
-def _netstring(data: bytes) -> bytes:
-    return b"%d:%b," % (len(data), data)
-
-
-def _split(payload: bytes) -> tuple[bytes, bytes]:
-    found = _NETSTRING.match(payload)
-    end = -1 if found is None else found.end() + int(found[1])
-    if found is None or payload[end : end + 1] != b",":
-        raise RemoteProtocolError(f"{shown(payload)} does not begin with a netstring")
-    return payload[found.end() : end], payload[end + 1 :]
-
-
-def _json(text: bytes) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RemoteProtocolError(f"{shown(text)} is not JSON: {error}") from error
