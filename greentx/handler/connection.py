@@ -10,7 +10,6 @@ whether it is this request's turn, the link's writer sends or joins them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from time import time
@@ -25,12 +24,10 @@ from ..protocol.http1 import (
     TEXT_TYPE,
     HeaderFields,
     build_response,
-    connection_options,
     has_no_body,
     with_content_type,
 )
 from ..protocol.kinds import HTTP_FORGERIES, SOCKETS
-from ..protocol.replies import parse_extended_body
 from ..protocol.request import Request
 from ..protocol.websocket.frames import CloseCode, Opcode
 from ..protocol.websocket.handshake import Accepted, Refused
@@ -39,6 +36,7 @@ from ..transport import Context
 from ..transport.endpoints import Address, connect_endpoint
 from ..transport.security import Dial
 from .answers import Answers
+from .arguments import as_bytes, as_json, asks_to_close, checked_ids, extended_body
 from .clock import clock, current_date
 from .deliveries import Deliveries
 from .intake import Intake
@@ -299,7 +297,7 @@ class Connection(AbstractContextManager["Connection"]):
         if body.__class__ is not bytes:
             text = isinstance(body, str)
             # isascii() is a flag of the string: encoding cannot fail then, and needs no try.
-            body = body.encode() if body.__class__ is str and body.isascii() else _as_bytes(body)
+            body = body.encode() if body.__class__ is str and body.isascii() else as_bytes(body)
         if code == 200 and status == "OK" and not headers and not close and not keep_alive and req.method != "HEAD":
             # What build_response() would build, for nearly all: it costs as much as the rest of the answer.
             now = time()
@@ -313,7 +311,7 @@ class Connection(AbstractContextManager["Connection"]):
             if not isinstance(headers, Mapping):
                 headers = list(headers)
             # Mongrel2 closes nothing by itself, whatever the headers say (probed).
-            if _asks_to_close(headers):
+            if asks_to_close(headers):
                 close, keep_alive = True, False
         if text and not has_no_body(code):
             headers = with_content_type(headers, TEXT_TYPE)
@@ -342,7 +340,7 @@ class Connection(AbstractContextManager["Connection"]):
         Where requests are pipelined the bytes are followed to see where the response ends, so that the next one does
         not run into it. An empty *msg* closes the connection, as :meth:`close` does. Raises as :meth:`reply_http`.
         """
-        data = _as_bytes(msg)
+        data = as_bytes(msg)
         # To Mongrel2 an empty message is a close (probed), so it cannot be sent as nothing.
         if data:
             self.answers.answer(req, data, None, False)
@@ -363,7 +361,7 @@ class Connection(AbstractContextManager["Connection"]):
         A WebSocket gets it as a text message. JSON sockets get no terminator, as with Mongrel2's own example: with
         ``raw_payload=0`` the server frames them. Raises ``LocalProtocolError`` for what JSON cannot express.
         """
-        body = _as_json(data)
+        body = as_json(data)
         # What came as JSON is answered as JSON, in the way that its client reads.
         if req.method in SOCKETS:
             self.answers.answer(req, body, None, False)
@@ -378,7 +376,7 @@ class Connection(AbstractContextManager["Connection"]):
         A close frame (opcode 8, *body* its payload) begins the closing handshake. One that has gone is ignored. An
         *opcode* of ``None``, as ``req.opcode`` is where *req* is not a message, sends text.
         """
-        payload = body if body.__class__ is bytes else _as_bytes(body)
+        payload = body if body.__class__ is bytes else as_bytes(body)
         self.answers.run_for(req, self.deliveries.reply_frame, req, payload, opcode, rsvd)
 
     def close(self, req: Request) -> None:
@@ -439,26 +437,26 @@ class Connection(AbstractContextManager["Connection"]):
             idents = list(idents)
             # As Mongrel2's own class writes it: the ids are joined, so that the message says "X 1 2".
             if idents[:1] == ["X"]:
-                key, value = _extended_body(_as_bytes(data))
-                conn_ids = _checked_ids(idents[1:])
-                self.answers.run(self.deliveries.extended, _check(self, sender), conn_ids, _as_bytes(data), key, value)
+                key, value = extended_body(as_bytes(data))
+                conn_ids = checked_ids(idents[1:])
+                self.answers.run(self.deliveries.extended, _check(self, sender), conn_ids, as_bytes(data), key, value)
                 return
-        self.answers.run(self.deliveries.deliver, _check(self, sender), _checked_ids(idents), _as_bytes(data))
+        self.answers.run(self.deliveries.deliver, _check(self, sender), checked_ids(idents), as_bytes(data))
 
     def reply_xrep(self, req: Request, data: bytes) -> None:
         """Send an extended reply about the connection of *req*: :meth:`deliver` with ``"X"``."""
-        key, value = _extended_body(data)
-        sender, conn_ids = _check(self, req.sender), _checked_ids(req.conn_id)
+        key, value = extended_body(data)
+        sender, conn_ids = _check(self, req.sender), checked_ids(req.conn_id)
         self.answers.run_for(req, self.deliveries.extended, sender, conn_ids, data, key, value)
 
     def deliver_json(self, sender: str, idents: str | int | Iterable[str | int], data: Any) -> None:
         """As :meth:`reply_json`, to many connections, each in the way that it takes it."""
-        body = _as_json(data)
+        body = as_json(data)
 
         def reply(req: Request) -> None:
             self.reply_http(req, body, headers=_JSON_TYPE)
 
-        self.answers.run(self.deliveries.json, _check(self, sender), _checked_ids(idents), body, reply)
+        self.answers.run(self.deliveries.json, _check(self, sender), checked_ids(idents), body, reply)
 
     def deliver_http(
         self,
@@ -477,7 +475,7 @@ class Connection(AbstractContextManager["Connection"]):
         def reply(req: Request) -> None:
             self.reply_http(req, body, code, status, headers)
 
-        self.answers.run(self.deliveries.http, sender, _checked_ids(idents), reply)
+        self.answers.run(self.deliveries.http, sender, checked_ids(idents), reply)
 
     def deliver_websocket(
         self,
@@ -495,9 +493,7 @@ class Connection(AbstractContextManager["Connection"]):
             LocalProtocolError: A frame that RFC 6455 does not allow.
             SendTimeout: As :meth:`reply_http`.
         """
-        self.answers.run(
-            self.deliveries.frame, _check(self, sender), _checked_ids(idents), _as_bytes(data), opcode, rsvd
-        )
+        self.answers.run(self.deliveries.frame, _check(self, sender), checked_ids(idents), as_bytes(data), opcode, rsvd)
 
     def deliver_close(self, sender: str, idents: str | int | Iterable[str | int]) -> None:
         """Close many connections behind what was written to them."""
@@ -507,53 +503,3 @@ class Connection(AbstractContextManager["Connection"]):
 def _check(conn: Connection, sender: str) -> str:
     # An invalid reply would stall Mongrel2's replies to all for 0.5 s (probed), so it raises here, in the caller.
     return check_sender(sender, mongrel2=not conn.link.stand_in)
-
-
-def _checked_ids(idents: str | int | Iterable[str | int]) -> list[str]:
-    if isinstance(idents, (str, int)):
-        idents = (idents,)
-    conn_ids = [ident if isinstance(ident, str) else str(ident) for ident in idents]
-    for conn_id in conn_ids:
-        # isdecimal() alone would accept other scripts' digits.
-        if not (conn_id.isascii() and conn_id.isdecimal()):
-            raise LocalProtocolError(f"conn_id {conn_id!r} is not a decimal number")
-    return conn_ids
-
-
-def _as_bytes(data: object) -> bytes:
-    if isinstance(data, str):
-        try:
-            return data.encode()
-        except UnicodeEncodeError as error:
-            raise LocalProtocolError(f"text that cannot be written as UTF-8 cannot be sent: {error}") from error
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        return bytes(data)
-    raise LocalProtocolError(f"what is sent is str or bytes, not {type(data).__name__}")
-
-
-def _extended_body(data: bytes) -> tuple[bytes, object]:
-    try:
-        key, value = parse_extended_body(data)
-    except RemoteProtocolError as error:
-        raise LocalProtocolError(str(error)) from error
-    # Unknown keys are for loaded modules, which are the server's business; this one kills the connection (probed).
-    if key == b"ctl" and not isinstance(value, dict):
-        raise LocalProtocolError(f"the value of 'ctl' is a dict, not {value!r}: Mongrel2 ends the connection otherwise")
-    return key, value
-
-
-def _as_json(data: object) -> bytes:
-    try:
-        return json.dumps(data).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise LocalProtocolError(f"{type(data).__name__} cannot be written as JSON: {error}") from error
-
-
-def _asks_to_close(headers: HeaderFields) -> bool:
-    for name, value in headers.items() if isinstance(headers, Mapping) else headers:
-        # Nearly always spelled so; the length spares the others a copy in lower case.
-        if name in ("Connection", b"Connection") or (len(name) == 10 and name.lower() in ("connection", b"connection")):
-            values = value if isinstance(value, (list, tuple)) else [value]
-            texts = [one.decode("latin-1") if isinstance(one, bytes) else str(one) for one in values]
-            return "close" in connection_options(texts)
-    return False
