@@ -757,7 +757,7 @@ def test_what_is_withdrawn_from_a_full_pipe_is_not_sent_and_the_rest_is(write_to
         filling, _ = fill(one.writer)
         one.writer.write("uuid", "777777", b"before", wait=False)
         if end == "timed out":
-            one.writer.send_timeout = 0.1
+            one.writer.waiting.timeout = 0.1
         never = b"never" + bytes(size)
         writing = [gevent.spawn(error_of, one.writer.write, "uuid", conn_id, never) for conn_id in ("777777", "888888")]
         gevent.sleep(0.01)  # until it waits in there, which nobody is told
@@ -841,7 +841,7 @@ def test_a_broadcast_at_a_full_pipe_ends_in_an_error_and_is_not_sent(write_to, f
         one.writer.flow.control.announce(flow_control)
         filling, _ = fill(one.writer)
         one.writer.write("uuid", "1001", LARGE_PIECE + bytes(ROOM), wait=False)
-        one.writer.send_timeout = 0.1
+        one.writer.waiting.timeout = 0.1
         with pytest.raises(SendTimeout) as caught:
             one.writer.write_many("uuid", [str(number) for number in range(1000, 1400)], b"never")
         assert not caught.value.queued

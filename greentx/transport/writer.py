@@ -63,6 +63,7 @@ class Writer:
         receipts: What is known of receipts; see :class:`greentx.transport.receipts.Receipts`.
         flow: What is decided, and known of each browser; see :class:`greentx.protocol.flow.Flow`.
         pipe: The socket; see :class:`greentx.transport.pipe.Pipe`.
+        waiting: Where callers wait, and for how long; see :class:`greentx.transport.waiting.Waiting`.
         endpoint: Where the server subscribes.
     """
 
@@ -92,14 +93,14 @@ class Writer:
         self._drops = Drops(name)
         self.flow = Flow(burst, paced=paced, bounds=bounds, hearing=hearing)
         self._listening = Listening(paced=paced)
-        self._waiting = Waiting(context, name, send_timeout, for_browser, others)
+        self.waiting = Waiting(context, name, send_timeout, for_browser, others)
         self._presence = Presence(context, name, self._listening, on_ready=self._server_came, on_lost=self._server_went)
         self.ready = self._presence.ready
         self._outflow = Outflow(
             context,
             self.flow,
             self._listening,
-            self._waiting,
+            self.waiting,
             on_message=self._presence.feed,
             on_drop=self._drops.one,
             receipts=receipts if paced else None,
@@ -116,15 +117,6 @@ class Writer:
     def messages_dropped(self) -> int:
         """How many replies were dropped: no server was there, or it went before it got them."""
         return self._drops.count
-
-    @property
-    def send_timeout(self) -> float | None:
-        """Seconds without progress before a call that waits raises ``SendTimeout``; ``None`` waits forever."""
-        return self._waiting.timeout
-
-    @send_timeout.setter
-    def send_timeout(self, seconds: float | None) -> None:
-        self._waiting.timeout = seconds
 
     @property
     def messages_sent(self) -> int:
@@ -154,7 +146,7 @@ class Writer:
 
         Raises ``TransportError`` for a bad endpoint. A host name is resolved again for each connection.
         """
-        for part in (self, self._drops, self._presence, self._waiting):
+        for part in (self, self._drops, self._presence, self.waiting):
             part.endpoint = endpoint
         self.pipe.connect(endpoint, self.dial)
 
@@ -239,11 +231,11 @@ class Writer:
         Raises:
             SendTimeout: It stayed full. All that was written keeps its place, as ``queued`` says.
         """
-        with self._waiting.postponed():
+        with self.waiting.postponed():
             yield
         turns = self.pipe.line.turns
-        if turns and self._waiting.possible():
-            self._waiting.for_turn(turns[-1], bool, 0)
+        if turns and self.waiting.possible():
+            self.waiting.for_turn(turns[-1], bool, 0)
 
     def close(self, sender: str, conn_ids: Sequence[str], *, wait: bool = True) -> None:
         """Have the server close connections, behind what waits for them; what is written later is dropped.
@@ -294,14 +286,14 @@ class Writer:
         """
         # Counted, not asked for readiness: the next server may be there before this greenlet runs again.
         life = self.flow.life
-        self._waiting.until_empty(conn_id, lambda: self.flow.waiting(conn_id))
+        self.waiting.until_empty(conn_id, lambda: self.flow.waiting(conn_id))
         return life == self.flow.life
 
     def forget(self, conn_id: str, why: str = "the browser went away") -> None:
         """The connection is gone: drop what waits for it; callers that wait for it get ``ConnectionClosed``."""
         # In this order: those that wake look at the outbox.
         if self.flow.forget(conn_id, why):
-            self._waiting.wake(conn_id)
+            self.waiting.wake(conn_id)
 
     def begin_anew(self) -> None:
         """Drop all that waits, and end the life of the server here, though it is there: a new one begins at once."""
@@ -335,7 +327,7 @@ class Writer:
         self.receipts.give_up()
         deadline = monotonic() + linger
         # Looked at again and again: what goes out by receipts, credits and time has no event in common.
-        while self._outflow.busy() and monotonic() < deadline and self.ready.is_set() and self._waiting.possible():
+        while self._outflow.busy() and monotonic() < deadline and self.ready.is_set() and self.waiting.possible():
             gevent.sleep(FLUSH_SECONDS)
         if self._stopped:
             return  # by somebody else, meanwhile
@@ -350,4 +342,4 @@ class Writer:
     def __repr__(self) -> str:
         state = "ready" if self.ready.is_set() else "waiting for the server"
         blocked = len(self.pipe.line.turns)
-        return f"<Writer {self._waiting.name} {self.endpoint}: {state}, {self.messages_sent} sent, {blocked} blocked>"
+        return f"<Writer {self.waiting.name} {self.endpoint}: {state}, {self.messages_sent} sent, {blocked} blocked>"
