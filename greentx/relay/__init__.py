@@ -27,6 +27,9 @@ answers. What is guaranteed:
 * **A session.** One connection of a Node is one session: with it all ends that the Node was given. So a Node that
   cannot be reached and a Node that has gone are the same. It answers for as long as the relay's last lease says
   (:mod:`greentx.relay.lease`), and its requests are given to others after that only.
+* **A way.** A Node may be cut off from one server, and from nothing else. The relay finds that out within some seconds:
+  then the Node gets no new connections of that server, and where it lasts for ten, the connections are closed whose
+  answers may not have arrived (:mod:`greentx.relay.ways`).
 * **A life.** An answer never reaches a stranger: connection ids begin at 1 again when Mongrel2 restarts, so each
   request carries a word for the server's present life. A Node whose own connection to Mongrel2 broke asks the API which
   word is valid. (Left open: a request that the API forwards after Mongrel2 died and before it saw that.)

@@ -32,6 +32,7 @@ from .serving import Serving
 from .sockets import Sockets
 from .sticky import Sticky
 from .turns import Turns, message_of
+from .ways import Ways
 
 __all__ = ["Relay"]
 
@@ -124,6 +125,15 @@ class Relay(Extension):
             sessions=StickyNames(sticky),
         )
         self._turns = Turns(self.forwarding, self.nodes, self.proofs, send_timeout, check=self._check)
+        self._ways = Ways(
+            context,
+            self.nodes,
+            self.sticky,
+            connections=transceiver.connections.values,
+            word=self.words.of,
+            close=self.forwarding.close_connection,
+        )
+        self.forwarding.progress.parted = self._ways.parted
         self.leaving = Leaving(context, self.nodes)
         self.sockets = Sockets(transceiver, shared, self.nodes, self.sticky, self.forwarding.claiming, send_timeout)
         self._serving = Serving(transceiver, shared, self.servers, self.forwarding, self.sockets, forward=self.forward)
@@ -290,7 +300,7 @@ class Relay(Extension):
         """Send it to the Node that it concerns."""
         is_end = request.is_disconnect()
         # Not the connection set's own receipt, for which it would be taken.
-        if is_end and self.proofs.arrived(connection, request.conn_id):
+        if is_end and (self.proofs.arrived(connection, request.conn_id) or self._ways.arrived(request.conn_id)):
             return True
         # Nor a Node's.
         session = self.servers.receipt_of(request.conn_id) if is_end else None
@@ -311,6 +321,7 @@ class Relay(Extension):
     def lost(self, connection: Connection) -> None:
         """Forget what was forwarded: nobody waits for the answers."""
         self.forwarding.lost(connection)
+        self._ways.lost(connection)
         self.proofs.forget(connection)
         self.servers.lost(connection)
 
@@ -326,6 +337,7 @@ class Relay(Extension):
             self._serving.stop()
             self.leaving.stop()
             self._turns.stop()
+            self._ways.stop()
             # It has those go on that wait for a proof: their turns come now.
             self.proofs.stop()
             self.sockets.stop(linger)

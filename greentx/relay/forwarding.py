@@ -24,12 +24,14 @@ import logging
 from collections.abc import Callable, Collection
 from enum import Enum
 from functools import partial
+from math import inf
 from typing import Any
 
 from ..handler.connection import Connection
 from ..protocol.kinds import NO_ANSWER
 from ..protocol.pipeline import MAX_PIPELINED
-from ..protocol.request import Request
+from ..protocol.request import Request, parse_request
+from ..protocol.requests import build_disconnect_notice
 from ..transport import Context
 from .claiming import Claiming
 from .claims import StickyNames
@@ -212,6 +214,10 @@ class Forwarding:
             if not entry.refused and not elsewhere and session.serves(word) and not session.lane.full:
                 self._give(entry, bound, word)
                 return True
+            # What it answered last may not have arrived, and another one's answer would overtake it.
+            if not entry.refused and not session.over and bound.done_at > session.cut.get(word, inf):
+                self._give(entry, bound, word)
+                return True
         if entry.refused:
             self._refuse(entry, entry.refused)
             return True
@@ -283,6 +289,19 @@ class Forwarding:
         else:
             answers.abandon(entry.request)
         self._forget(entry.connection, entry.conn_id)
+
+    def close_connection(self, connection: Connection, conn_id: str, why: str) -> None:
+        """Close a browser connection, whatever is open on it."""
+        bound = self._sticky.of(connection).get(conn_id)
+        if bound is not None and bound.open:
+            self._cut(bound.open[0], why)
+            return
+        self.counts.closed += 1
+        log.warning("connection %s is closed: %s", conn_id, why)
+        request = parse_request(build_disconnect_notice(connection.sender, conn_id))
+        request.life = connection.link.life
+        connection.answers.abandon(request)
+        self._forget(connection, conn_id)
 
     def _refuse(self, entry: Forwarded, code: int) -> None:
         """Answer a request that nobody else does; the connection is closed behind that."""

@@ -29,6 +29,8 @@ class Progress:
         release: Hands on what is held of a browser connection of which nothing is open.
 
     Attributes:
+        parted: Called with a session, a request, and when it said that the answer is complete with which its browser
+            connection ends, where the server does not say what it writes.
         unwritten: Their Nodes said that they are done, and their servers have not told that they wrote it.
     """
 
@@ -43,6 +45,7 @@ class Progress:
         settle: Callable[[Forwarded], object],
         release: Callable[[Bound], object],
     ) -> None:
+        self.parted: Callable[[NodeSession, Forwarded, float], object] = lambda session, entry, now: None
         self.unwritten = Unwritten()
         self._sticky = sticky
         self._counts = counts
@@ -77,12 +80,13 @@ class Progress:
             if entry.stored is not None:
                 entry.stored.give_away()
             if entry.bound is not None:
+                entry.bound.done_at = now
                 arrived += self._done(entry, entry.bound, size)
                 if not entry.tells:
                     session.written.append((now, self._last(), entry))
             self._settle(entry)
-            if entry.bound is not None:
-                self._sticky.forget_closed(entry.bound, entry)
+            if entry.bound is not None and self._sticky.forget_closed(entry.bound, entry) and not entry.tells:
+                self.parted(session, entry, now)
         self._say_answered(session, arrived)
 
     def _done(self, entry: Forwarded, bound: Bound, size: int) -> list[Forwarded]:

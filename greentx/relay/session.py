@@ -30,6 +30,8 @@ class NodeSession:
         leaving: It gets nothing new.
         over: It has ended, here.
         ready: The words of the servers' lives that it can answer in; see :meth:`is_ready`.
+        cut: Those of servers that it does not reach, though it says that it does, and until when it did
+            (:mod:`greentx.relay.ways`).
         lane: What waits for it, and what it was sent.
         written: Its last answers: when it said so, the last number given then, and the request.
         ended: When it did.
@@ -43,6 +45,7 @@ class NodeSession:
     __slots__ = (
         "capacity",
         "chosen",
+        "cut",
         "ended",
         "finished",
         "heard",
@@ -70,6 +73,7 @@ class NodeSession:
         self.leaving = False
         self.over = False
         self.ready: dict[str, None] = {}
+        self.cut: dict[str, float] = {}
         self.lane: Lane[Forwarded] = Lane()
         self.written: deque[tuple[float, int, Forwarded]] = deque()
         self.ended = inf
@@ -112,6 +116,7 @@ class NodeSession:
             "queued_bytes": self.lane.queued,
             "unreceived": self.lane.unreceived,
             "ready": bool(self.ready),
+            "cut_off": len(self.cut),
             "leaving": self.leaving,
             "last_heard_s": round(now - self.heard, 3),
         }

@@ -34,15 +34,17 @@ class Bound:
         open: Its requests that this Node has, in their order.
         held: Those that wait until nothing is open, since their Node leaves or has gone; in their order.
         written: What the server wrote of its answers.
+        done_at: When its Node last said that one was complete (``time.monotonic()``).
     """
 
-    __slots__ = ("held", "open", "session", "written")
+    __slots__ = ("done_at", "held", "open", "session", "written")
 
     def __init__(self, session: NodeSession) -> None:
         self.session = session
         self.open: list[Forwarded] = []
         self.held: list[Forwarded] = []
         self.written = Written()
+        self.done_at = 0.0
 
 
 class Sticky:
@@ -97,14 +99,16 @@ class Sticky:
         found = self._of.get(connection)
         return None if found is None else found.pop(conn_id, None)
 
-    def forget_closed(self, bound: Bound, last: Forwarded) -> None:
-        """A request was answered; where it was the last of its connection, that has ended."""
+    def forget_closed(self, bound: Bound, last: Forwarded) -> bool:
+        """A request was answered; where it was the last of its connection, that has ended. Returns whether it has."""
         # Most were not decoded: then it is known that they are not the last.
         if bound.open or bound.held or bound.written.answers or not last.decoded or not last.request.should_close():
-            return
+            return False
         found = self._of.get(last.connection)
-        if found is not None and found.get(last.conn_id) is bound:
-            del found[last.conn_id]
+        if found is None or found.get(last.conn_id) is not bound:
+            return False
+        del found[last.conn_id]
+        return True
 
     def forget_all(self, connection: object) -> None:
         """The server of a connection set has gone, with all its ids."""

@@ -63,6 +63,11 @@ class Lane(Generic[T]):
         return len(self._sizes) >= WINDOW_MESSAGES or self._bytes >= WINDOW_BYTES
 
     @property
+    def count(self) -> int:
+        """How many messages were put here so far: those that were sent, and those that wait."""
+        return self._sent + len(self.queue)
+
+    @property
     def unreceived(self) -> int:
         """How many messages were sent that the Node has not said to have received."""
         return len(self._unreceived)
