@@ -723,6 +723,31 @@ def test_what_waits_for_a_browser_at_a_node_that_leaves_hears_of_its_end(sockets
     assert talk.sockets == []
 
 
+@pytest.mark.parametrize("how", ["leave", "cut"])
+def test_one_that_is_being_closed_is_open_for_nobody(sockets, monkeypatch, how):
+    """Its Node goes before the browser has answered the close frame; of the end the next one is told."""
+    kept, post = [], sockets.server.post
+    monkeypatch.setattr(sockets.server, "post", kept.append)
+    node = sockets.node(websocket=lambda ws: ws.close(4000, "bye"))
+    client = sockets.browser()
+    assert client.recv(5000).opcode == 8
+    assert len(kept) == 1
+    getattr(sockets, how)(node)
+    # Not before: it would be there still, or not yet.
+    wait_until(lambda: len(sockets.relay.nodes) == 0)
+    talk = Talk("b")
+    sockets.node(websocket=talk)
+    other = sockets.browser()
+    other.send("x")
+    assert sockets.heard(other) == "b x"
+    assert [ws.adopted for ws in talk.sockets] == [False]
+    assert sockets.relay.status()["websockets"] == {"open": 2, "waiting": 0, "adopted": 0, "redelivered": 0}
+    post(kept[0])
+    wait_until(lambda: len(talk.ended) == 1)
+    assert (talk.ended[0].adopted, talk.ended[0].close_code, talk.heard) == (True, 4000, [("x", False)])
+    wait_until(lambda: sockets.relay.status()["websockets"]["open"] == 1)
+
+
 def test_the_end_of_one_in_dead_hands_is_told_by_the_next_node(sockets):
     """With the message that was in them."""
     node = sockets.node(websocket=lambda ws: ws.receive() and Event().wait())

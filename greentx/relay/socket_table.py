@@ -13,7 +13,8 @@ ended       its end, or messages before it, are left to be handled            th
 ==========  ================================================================  =========================================
 
 In each state it has a Node, or waits for one. When its Node lets it go, or is gone, the next one gets all that was not
-handled (:mod:`greentx.relay.socket_backlog`).
+handled (:mod:`greentx.relay.socket_backlog`). One that is open and being closed, from here or by its last application,
+waits for its end first, of which the next one is told at once.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ..protocol.bounds import MESSAGE_BYTES
 from ..protocol.kinds import Kind
 from ..protocol.request import Request
 from ..protocol.websocket.frames import CloseCode, Opcode
+from ..protocol.websocket.registry import OPEN as REGISTERED_OPEN
 from ..protocol.websocket.registry import Entry, Sid
 from .claiming import Claiming
 from .nodes import Nodes, NodeSession
@@ -183,7 +185,13 @@ class SocketTable:
             self.give(socket, session)
 
     def give(self, socket: Socket, session: NodeSession | None = None) -> None:
-        """Have a Node go on with one, that of *session* where that is given; while no Node is there it waits."""
+        """Have a Node go on with one, that of *session* where that is given; while no Node is there it waits.
+
+        One that is being closed waits for its end: to an application it would look as if it were open.
+        """
+        if socket.entry is not None and socket.entry.state != REGISTERED_OPEN:
+            self.waiting.pop(socket.number, None)
+            return
         connection, conn_id = socket.connection, socket.sid[1]
         session = session or self._sticky.owner(connection, conn_id)
         if session is None or session.leaving:
@@ -285,6 +293,8 @@ class SocketTable:
         socket.backlog.add(Opcode.CLOSE, reason.encode())
         if nobody_knows or (socket.session is None and len(self.waiting) > _MAX_WAITING):
             self.forget(socket)
+        elif socket.session is None and socket.number not in self.waiting:
+            self.give(socket)
         else:
             self._push(socket)
 
@@ -354,7 +364,7 @@ class SocketTable:
         while self.waiting:
             socket = next(iter(self.waiting.values()))
             self.give(socket)
-            if socket.session is None:
+            if socket.number in self.waiting:
                 return
 
     def _on_gone(self, session: NodeSession) -> None:
