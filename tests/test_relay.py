@@ -139,6 +139,24 @@ def answered(chain):
     return request
 
 
+def test_what_has_begun_to_be_answered_cannot_be_handed_on(chain):
+    """Whether its turn has come or not; it can be ended here."""
+    chain.node(say("node"))
+    client = chain.client()
+    client.send("/1")
+    client.send("/2")
+    events = chain.api.recv()
+    requests = [next(events)[2], next(events)[2]]
+    connection = chain.api.connections[SENDER]
+    for request in requests:
+        connection.reply(request, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+        with pytest.raises(LocalProtocolError, match=r"has begun here.*end it here, or forward"):
+            chain.relay.forward(request)
+    for request in requests:
+        connection.reply(request, b"whole")
+    assert [client.recv(5000).body for _ in range(2)] == [b"whole"] * 2
+
+
 def test_many_clients_get_their_own_answers(chain):
     """Over two Nodes, from many greenlets; none is lost, none doubled, and nothing stays open."""
     chain.forward_all()
@@ -772,6 +790,37 @@ def test_plain_handlers_get_what_comes_while_no_node_is_there(chain):
         context.destroy(0)
         chain.api.stop(2)
         serving.get(timeout=5)
+
+
+def test_plain_handlers_get_what_no_node_can_answer(chain):
+    """A Node that is there without having reached the server is none; one that has no room is. All kinds alike."""
+    chain.relay.close()
+    chain.relay = Relay(chain.api, (LOCAL, 0), send_timeout=5)
+    chain.relay_all()
+    context = zmq.Context()
+    chain.stack.callback(context.destroy, 0)
+    pull = context.socket(zmq.PULL)
+    pull.connect(chain.relay.push_endpoint)
+    bare = BareNode(chain)
+    [session] = chain.relay.nodes
+    json = {"METHOD": "JSON", "VERSION": None, "URI": None, "host": None}
+
+    def all_kinds():
+        chain.client().send("/", body=b"http")
+        chain.client("mongrel2").send("@chat", json, b'{"x": 1}')
+
+    bare.say(b"unready %b\n" % bare.word)
+    wait_until(lambda: not session.ready)
+    all_kinds()
+    for body in (b"http", b'{"x": 1}'):
+        assert pull.poll(10_000)
+        assert parse_request(pull.recv()).body == body
+    bare.say(b"ready %b\n" % bare.word)
+    wait_until(lambda: session.ready)
+    session.leaving = True
+    all_kinds()
+    wait_until(lambda: chain.relay.status()["waiting"] == 1)
+    assert not pull.poll(200)
 
 
 def test_more_than_may_wait_is_answered_503_at_once(chain, monkeypatch):

@@ -726,7 +726,8 @@ def test_what_waits_for_a_browser_at_a_node_that_leaves_hears_of_its_end(sockets
 @pytest.mark.parametrize("how", ["leave", "cut"])
 def test_one_that_is_being_closed_is_open_for_nobody(sockets, monkeypatch, how):
     """Its Node goes before the browser has answered the close frame; of the end the next one is told."""
-    kept, post = [], sockets.server.post
+    kept: list[bytes] = []
+    post = sockets.server.post
     monkeypatch.setattr(sockets.server, "post", kept.append)
     node = sockets.node(websocket=lambda ws: ws.close(4000, "bye"))
     client = sockets.browser()

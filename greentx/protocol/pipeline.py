@@ -317,6 +317,13 @@ class OpenRequests:
             return conn_id in self._trackers
         return not any(one.request is request and not one.pieces for one in self.behind.get(conn_id, ()))
 
+    def begun(self, request: Request) -> bool:
+        """True when the answer to *request* has begun here, and is not complete."""
+        conn_id = request.conn_id
+        if self.heads.get(conn_id) is request:
+            return conn_id in self._trackers
+        return any(one.request is request and one.pieces for one in self.behind.get(conn_id, ()))
+
     def remove(self, conn_id: str) -> list[Request]:
         """The connection has ended: forget its requests and return them, oldest first. Their answers go nowhere."""
         self._trackers.pop(conn_id, None)

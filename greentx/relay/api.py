@@ -51,8 +51,8 @@ class Relay(Extension):
     Args:
         transceiver: The API's, started.
         push_addr: Where to bind PUSH, for handlers that are not Nodes: ``(host, port)`` or an endpoint; port 0 is any
-            free one. They get Mongrel2's own messages while no Node is there, and what becomes of those is not known.
-            ``None``: there are none.
+            free one. They get Mongrel2's own messages of servers that no Node can answer, since none is there or has
+            reached them, and what becomes of those is not known. ``None``: there are none.
         pub_addr: Where to bind XPUB, for topics, likewise. ``None``: there are none.
         node_addr: Where to bind ROUTER, for Nodes. By default a free port on the host of *push_addr*, of *pub_addr*, or
             of this machine alone.
@@ -217,7 +217,7 @@ class Relay(Extension):
 
         Raises:
             SendTimeout: No Node had room for it within ``send_timeout``. It is still open here, so answer it (503).
-            LocalProtocolError: A name that will not do; or *req* was answered, or forwarded, before.
+            LocalProtocolError: A name that will not do; or *req* was answered, in part or whole, or forwarded before.
             TransportError: The relay is closed.
         """
         if not self._shared.context.in_hub_thread():
@@ -246,6 +246,11 @@ class Relay(Extension):
         if req.answered:
             raise LocalProtocolError(f"{req.method} {req.path} of connection {req.conn_id} was answered already")
         requests = connection.link.life.requests
+        if requests.begun(req):
+            raise LocalProtocolError(
+                f"the answer to {req.method} {req.path} of connection {req.conn_id} has begun here, and a Node would "
+                "begin it again: end it here, or forward a request before anything is sent"
+            )
         if not requests.wait_turn(req, lambda: self._turns.forward(connection, req, extra)):
             return
         # Its turn has come, but what was written before it may be under way still, from here or from a Node.

@@ -32,7 +32,7 @@ class Events:
         sticky: Whose browser connections they are.
         counts: Of what became of them.
         word: Returns what the present life of a connection set's server is called.
-        push: As for :class:`greentx.relay.forwarding.Forwarding`.
+        offer: Gives a message of a server, whose life has that word, to a plain handler; returns whether one has it.
         limit: How many connections are remembered; beyond it those are forgotten that said nothing for longest.
 
     Attributes:
@@ -46,7 +46,7 @@ class Events:
         counts: Counts,
         *,
         word: Callable[[Connection], str],
-        push: Callable[[bytes], bool] | None,
+        offer: Callable[[str, bytes], bool],
         limit: int = MAX_BOUND,
     ) -> None:
         self.ended = False
@@ -54,7 +54,7 @@ class Events:
         self._sticky = sticky
         self._counts = counts
         self._word = word
-        self._push = push
+        self._offer = offer
         self._limit = limit
         # What the server calls itself, and the Nodes that had messages of it: more than one, where one left.
         self._had: OrderedDict[tuple[Connection, str], tuple[str, list[NodeSession]]] = OrderedDict()
@@ -78,7 +78,7 @@ class Events:
             # A piece of a body whose request is not known, or was refused, is of no use to anybody.
             session = None if is_piece else self._nodes.choose(word)
             if session is None:
-                if self._push is None or not self._push(message):
+                if not self._offer(word, message):
                     log.warning("%s %s was dropped: no Node has room", request.method, request.path)
                     connection.answers.abandon(request)
                 return

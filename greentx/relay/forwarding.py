@@ -109,7 +109,7 @@ class Forwarding:
         self._proofs = proofs
         self._new = New.GO_OUT
         self._last = 0
-        self.events = Events(nodes, sticky, self.counts, word=word, push=push)
+        self.events = Events(nodes, sticky, self.counts, word=word, offer=self._offer)
         self.claiming = Claiming(context, nodes, sessions, go_on=self.submit, refuse=self._refuse)
         self.progress = Progress(
             nodes,
@@ -225,7 +225,7 @@ class Forwarding:
         if chosen is not None:
             self._give(entry, self._sticky.bind(entry.connection, entry.conn_id, chosen), word)
             return True
-        return self._push is not None and not len(self._nodes) and self._push_now(entry, self._push)
+        return self._push_now(entry, word)
 
     def _give(self, entry: Forwarded, bound: Bound, word: str) -> None:
         session = bound.session
@@ -247,8 +247,13 @@ class Forwarding:
             head = b"%b %b" % (head, REDELIVERED)
         self._nodes.send(session, head, entry.message, entry)
 
-    def _push_now(self, entry: Forwarded, push: Callable[[bytes], bool]) -> bool:
-        if not push(entry.message):
+    def _offer(self, word: str, message: bytes) -> bool:
+        """Give a message to a plain handler, where no Node can answer its server; returns whether one has it."""
+        # A Node that has no room, or leaves, is one that can: then it waits.
+        return self._push is not None and not any(word in one.ready for one in self._nodes) and self._push(message)
+
+    def _push_now(self, entry: Forwarded, word: str) -> bool:
+        if not self._offer(word, entry.message):
             return False
         # Whoever has it answers, deletes its file, and tells nobody.
         self.counts.forwarded += 1
