@@ -16,6 +16,7 @@ from greentx.protocol.request import parse_request
 from greentx.protocol.requests import build_credits_notice
 from greentx.relay import Node, Relay
 from greentx.relay.link import Link
+from greentx.relay.messages import Server, Welcome, build_welcome
 from greentx.relay.refusals import Complaints
 from greentx.relay.sticky import Sticky
 from greentx.relay.window import WINDOW_MESSAGES
@@ -41,7 +42,7 @@ def test_a_node_that_is_refused_says_why_and_waits(chain, caplog, monkeypatch):
         chain.stack.callback(node.stop, 0)
         node.start()
         wait_until(lambda: chain.relay.status()["bad_messages"] >= 3)
-        assert node.link is not None and "refuses this Node" in node.link.why
+        assert node.link is not None and "does not let this Node in" in node.link.why
         assert "speaks version b'2' of the relay's messages, not 1" in node.link.why
     named = [record.getMessage() for record in caplog.records if "speaks version" in record.getMessage()]
     assert len(named) == 2
@@ -49,6 +50,28 @@ def test_a_node_that_is_refused_says_why_and_waits(chain, caplog, monkeypatch):
     monkeypatch.setattr("greentx.relay.link.build_hello", lambda _: hello.replace(b"hello 2", b"hello 1"))
     wait_until(lambda: "new" in chain.relay.nodes.names)
     wait_until(lambda: node.link.why == "")
+
+
+def test_a_node_sets_nothing_up_for_a_welcome_that_is_none(chain, monkeypatch):
+    """It says what is wrong, and connects again until there is a good one."""
+    good = chain.relay.servers.welcome
+    bad = build_welcome(Welcome("r", 1, "", [Server(SENDER, "r.\N{SNOWMAN}", "tcp://127.0.0.1:1")]))
+    attempts: list[int] = []
+
+    def welcome(at, topics):
+        attempts.append(at)
+        return bad
+
+    monkeypatch.setattr(chain.relay.servers, "welcome", welcome)
+    node = chain.make_node(name="new", connect_timeout=None)
+    chain.stack.callback(node.stop, 0)
+    node.start()
+    wait_until(lambda: len(attempts) >= 3)
+    assert node.link is not None and not node.connections
+    wait_until(lambda: "does not let this Node in: its welcome means nothing here" in node.link.why)
+    monkeypatch.setattr(chain.relay.servers, "welcome", good)
+    wait_until(lambda: any(session.ready for session in chain.relay.nodes), 20)
+    assert node.link.why == ""
 
 
 def test_a_peer_is_named_once_a_minute_and_only_so_many_are():

@@ -159,7 +159,22 @@ def test_servers_that_are_none_are_refused(payload):
         parse_servers(payload)
 
 
-@pytest.mark.parametrize("change", [{"sender": "a b"}, {"word": ""}, {"word": "a b"}, {"stand_in": 1}, {"key": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sender": "a b"},
+        {"sender": "a\nb"},
+        {"sender": "\ud800"},
+        {"word": ""},
+        {"word": "a b"},
+        {"word": "r.\N{SNOWMAN}"},
+        {"word": "r.\n1"},
+        {"endpoint": "tcp://\ud800:1"},
+        {"stand_in": 1},
+        {"key": None},
+        {"key": "\N{SNOWMAN}"},
+    ],
+)
 def test_a_server_with_one_wrong_field_is_refused(change):
     """Its word is one of a message's."""
     good = Server("a", "r.1", "tcp://127.0.0.1:1")
@@ -169,9 +184,21 @@ def test_a_server_with_one_wrong_field_is_refused(change):
         parse_servers(build_servers([bad]))
 
 
-@pytest.mark.parametrize("words", [[], [b"r", b"1"], [b"r", b"x", b"-"], [b"r", b"1", b"-", b"more"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        [b"r", b"1"],
+        [b"r", b"x", b"-"],
+        [b"r", b"1", b"-", b"more"],
+        [b"\xff", b"1", b"-"],
+        [b"r", b"1", b"\xff"],
+        [b"r", b"1", b"tcp://*:1"],
+        [b"r", b"1", b"nonsense://x"],
+    ],
+)
 def test_a_welcome_with_other_words_is_refused(words):
-    """Three are expected."""
+    """Three are expected, the last one an endpoint."""
     with pytest.raises(RemoteProtocolError):
         parse_welcome(words, b"[]")
 

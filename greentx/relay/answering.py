@@ -13,7 +13,7 @@ from ..errors import GreentxError, RemoteProtocolError
 from ..handler.connection import Connection
 from ..handler.shared import Extension, Shared
 from ..handler.transceiver import Transceiver
-from ..protocol.fields import shown
+from ..protocol.fields import encode_sender, shown
 from ..protocol.kinds import Kind
 from ..protocol.request import Request, parse_request
 from ..protocol.websocket.sharing import Broadcast
@@ -182,9 +182,9 @@ class Answering(Extension):
             raise RemoteProtocolError(f"a sender and a number are to be proved, not {len(words)} words")
         asked = check_number(words[1].decode("latin-1"))
         # Behind whatever we have answered: the server reads one connection's messages in their order.
-        connection = self._transceiver.connections.get(words[0].decode("latin-1"))
-        if connection is not None:
-            connection.link.writer.send_to_nobody(asked)
+        for sender, connection in self._transceiver.connections.items():
+            if encode_sender(sender) == words[0]:
+                connection.link.writer.send_to_nobody(asked)
 
     # -- what is answered --------------------------------------------------------------------------------------------
 

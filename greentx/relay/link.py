@@ -193,9 +193,14 @@ class Link:
         return f"{self._hello.name}.{uuid.uuid4().hex[:12]}".encode("latin-1"), build_hello(self._hello)
 
     def _on_welcome(self, words: list[bytes], payload: bytes) -> None:
-        welcome = parse_welcome(words, payload)
         if self.in_session or self._dealer.lost:
             return
+        try:
+            welcome = parse_welcome(words, payload)
+        except RemoteProtocolError as error:
+            # Another one may be there next time; until then there is nothing to be had by this connection.
+            self._refuse(f"its welcome means nothing here: {error}".encode(errors="backslashreplace"))
+            raise
         self.in_session = True
         self._refused.let_in()
         self._warning.stop()
@@ -214,10 +219,14 @@ class Link:
             why = f"the relay says that the session is over: {reason_of(payload) or 'it ends'}"
             self._let_go(why, logging.WARNING if payload else logging.INFO)
             return
-        # Not at once: nothing has changed by then, and the next attempt would be refused, too.
-        self._dealer.drop()
-        if self._refused.refused(payload):
+        if self._refuse(payload):
             self._warn()
+
+    def _refuse(self, why: bytes) -> bool:
+        """No session comes of this connection. Returns whether it was not known why."""
+        # Not at once again: nothing has changed by then, and the next attempt would end in the same way.
+        self._dealer.drop()
+        return self._refused.refused(why)
 
     def _let_go(self, why: str, level: int = logging.WARNING) -> None:
         self._end(why, level)
@@ -285,7 +294,7 @@ class Link:
         if self.in_session:
             return ""
         if self._refused.why:
-            return f"the relay at {self.endpoint} refuses this Node: {self._refused.why}"
+            return f"the relay at {self.endpoint} does not let this Node in: {self._refused.why}"
         why = self._dealer.why or "connected, but it does not say welcome"
         if why == ContactState.FOREIGN.value:
             return f"no relay at {self.endpoint} (the handshake failed): {self._state.keys}"

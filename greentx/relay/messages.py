@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import LocalProtocolError, RemoteProtocolError
-from ..protocol.fields import CONN_ID, check_sender, shown
+from ..protocol.fields import CONN_ID, check_sender, encode_sender, shown
 from ..protocol.headers import SERVER_NAMES
+from ..transport.endpoints import connect_endpoint
 from .payloads import netstring, parse_json, split_netstring
 
 __all__ = [
@@ -231,12 +232,17 @@ def _server(one: Any) -> Server:
             "stand_in": bool(stand_in),
             "credits": bool(has_credits),
             "key": str(key),
-        } if 0 < len(word) <= MAX_WORD and " " not in word:
+        } if 0 < len(word) <= MAX_WORD and _is_word(word) and endpoint.isprintable() and _is_word(key):
             try:
-                return Server(check_sender(sender, mongrel2=False), word, endpoint, stand_in, has_credits, key)
+                encode_sender(check_sender(sender, mongrel2=False))
+                return Server(sender, word, endpoint, stand_in, has_credits, key)
             except LocalProtocolError as error:
                 raise RemoteProtocolError(str(error)) from error
     raise RemoteProtocolError(f"{shown(repr(one))} is not a server")
+
+
+def _is_word(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 class Welcome(NamedTuple):
@@ -266,8 +272,18 @@ def parse_welcome(words: list[bytes], payload: bytes) -> Welcome:
     if len(words) != 3:
         raise RemoteProtocolError(f"a welcome has three words, not {len(words)}")
     relay, at, topics = words
-    text = topics.decode(errors="backslashreplace")
-    return Welcome(relay.decode("latin-1"), number(at), "" if text == "-" else text, parse_servers(payload))
+    text = "" if topics == b"-" else topics.decode(errors="backslashreplace")
+    if not _is_word(relay.decode("latin-1")):
+        raise RemoteProtocolError(f"{shown(relay)} is not a relay's word")
+    try:
+        # Here, since nothing may be set up for a welcome that is none.
+        if text and not text.isprintable():
+            raise LocalProtocolError("it cannot be printed")
+        if text:
+            connect_endpoint(text)
+    except LocalProtocolError as error:
+        raise RemoteProtocolError(f"{shown(topics)} is no endpoint to hear topics at: {error}") from error
+    return Welcome(relay.decode("latin-1"), number(at), text, parse_servers(payload))
 
 
 # -- topics ------------------------------------------------------------------------------------------------------------

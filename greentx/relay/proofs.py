@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..handler.connection import Connection
+from ..protocol.fields import encode_sender
 from ..protocol.flow import NOBODY, NUMBERS, first_number
 from ..transport import Context
 from .nodes import NodeSession
@@ -91,7 +92,7 @@ class Proofs:
         timer.start(self._end, number, False)
         # Whoever sent the answer has to send this: two processes' messages are not in any order.
         if session is not None and not session.over:
-            self._ask_node(session, b"prove %b %b" % (connection.sender.encode("latin-1"), number.encode()))
+            self._ask_node(session, b"prove %b %b" % (encode_sender(connection.sender), number.encode()))
         else:
             writer.send_to_nobody(number)
 

@@ -23,6 +23,7 @@ from time import monotonic
 from typing import Any
 
 from ..handler.connection import Connection
+from ..protocol.fields import encode_sender
 from ..protocol.flow import NUMBERS, first_number, range_of
 from ..transport import Context
 from .forwarded import Forwarded
@@ -266,7 +267,7 @@ class Ways:
         connection.link.writer.send_to_nobody(server.awaited)
         for session, way in ways.items():
             number = self._number(connection, session)
-            self._nodes.send(session, b"prove %b %b" % (connection.sender.encode("latin-1"), number.encode()))
+            self._nodes.send(session, b"prove %b %b" % (encode_sender(connection.sender), number.encode()))
             way.ask(number, now, session.lane.count)
 
     def _number(self, connection: Connection, session: NodeSession | None) -> str:
