@@ -1006,6 +1006,23 @@ def test_a_relay_that_is_closed_serves_no_more(chain, push_addr):
         assert client.recv(5000).body.startswith(b"api: ")
 
 
+def test_a_relay_that_is_closed_lets_no_websocket_in(chain):
+    """Nobody would read it, until somebody else does."""
+    serving = gevent.spawn(chain.relay.serve)
+    gevent.sleep(0)  # it begins
+    chain.relay.close()
+    serving.get(timeout=5)
+    for _ in range(2):
+        with pytest.raises(GreentxError, match="503"):
+            chain.client("websocket").handshake("/")
+    assert not len(chain.api.websockets)
+    chain.serve(chain.api, say("api"), websocket=lambda ws: ws.send("here"))
+    gevent.sleep(0)  # it begins
+    client = chain.client("websocket")
+    client.handshake("/")
+    assert client.recv(5000).payload == b"here"
+
+
 def test_a_relay_may_follow_one_that_was_closed(chain):
     """On the same Transceiver: the end of the first one takes nothing from the second."""
     serving = gevent.spawn(chain.relay.serve)

@@ -84,7 +84,8 @@ class Intake:
         refusals: Ends the connections of clients that break the protocol or a bound.
         foreign: Refuses what comes with another server's sender.
         inbox: Where events wait for the application.
-        taker: Where it is set, called with each HTTP request, piece of a body and message of a JSON or XML socket, and
+        taker: Where it is set, called with each HTTP request, piece of a body and message of a JSON or XML socket (and
+            with opening handshakes where nobody receives WebSockets), and
             the server's own message, in the place of the inbox: none of it is open here. Must not block.
         raw_taker: Where it is set, called with each message first; True where it was dealt with. Must not block.
     """
@@ -296,7 +297,7 @@ class Intake:
         method = request.method
         if method == Kind.WEBSOCKET_HANDSHAKE and all(request.has(name) for name in _HANDSHAKE_HEADERS):
             if self._admit(request):
-                self._on_handshake(request)
+                self._on_handshake(request, message)
         elif method in (Kind.JSON, Kind.XML) and not request.has("VERSION"):
             if request.is_notice():
                 self.notice(request)
@@ -311,7 +312,11 @@ class Intake:
             )
             self._answers.at_once(request, 501)
 
-    def _on_handshake(self, request: Request) -> None:
+    def _on_handshake(self, request: Request, message: bytes) -> None:
+        if self.taker is not None and not self._shared.websocket_receivers:
+            # Whoever takes the requests has nobody for a WebSocket: it is refused as they are.
+            self.taker(request, message)
+            return
         # Held ones are open requests, too, so that any HTTP answer refuses them in its turn.
         if not self._shared.handshake_events:
             self._sessions.handshake(request)
