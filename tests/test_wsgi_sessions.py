@@ -21,6 +21,7 @@ SID = "lv_VI97HAXpY6yYWAAAC"
         ("transport=polling&EIO=3&j=0", True, True),
         ("EIO=4", True, True),
         ("EIO=4&transport=polling&sid=abc", False, True),
+        ("EIO=4&transport=polling&sid=", False, True),
         ("EIO=4&transport=websocket", False, True),
         ("EIO=4&transport=websocket&sid=abc", False, True),
         ("transport=polling", False, False),
@@ -40,6 +41,8 @@ def test_the_query_says_what_is_asked_for(query, opens, is_one):
         pytest.param(OPEN, "", id="plain"),
         pytest.param(OPEN + b"\x1e40{}" * 1000, "", id="with more behind it"),
         pytest.param(b'0{"sid": "%b"}' % SID.encode(), "", id="with blanks"),
+        pytest.param(b"97:" + OPEN + b"2:40", "", id="version 3"),
+        pytest.param(b"\x00\x09\x07\xff" + OPEN, "", id="version 3 in bytes"),
         pytest.param(b'___eio[0]("' + OPEN.replace(b'"', b'\\"') + b'");', "", id="JSONP"),
         pytest.param(gzip.compress(OPEN + b"\x1e" + bytes(2000)), "gzip", id="gzip"),
         pytest.param(zlib.compress(OPEN + b"\x1e" + bytes(2000)), "deflate", id="deflate"),
@@ -59,12 +62,15 @@ def test_the_id_is_in_the_answer(body, coding):
         (b'{"message":"nothing"}', ""),
         (b'0{"sid":"%b"}' % (b"x" * 300), ""),
         (b'0{"sid":"not an id"}', ""),
+        (b'you said "sid":"victim"', ""),
+        (b'you said 0{"sid":"victim"}', ""),
+        (b'0{"message":"","sid":"victim"}', ""),
         (bytes(2000) + OPEN, ""),
         (OPEN, "gzip"),
         (b"", "gzip"),
         (gzip.compress(bytes(1 << 26)), "gzip"),
     ],
-    ids=range(9),
+    ids=range(12),
 )
 def test_other_answers_open_none(body, coding):
     """Errors, other JSON, what is not compressed as it says, and what would take much to look into."""

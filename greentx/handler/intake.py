@@ -85,8 +85,8 @@ class Intake:
         foreign: Refuses what comes with another server's sender.
         inbox: Where events wait for the application.
         taker: Where it is set, called with each HTTP request, piece of a body and message of a JSON or XML socket (and
-            with opening handshakes where nobody receives WebSockets), and
-            the server's own message, in the place of the inbox: none of it is open here. Must not block.
+            with opening handshakes where nobody receives WebSockets), and the server's own message, in the place of
+            the inbox: none of it is open here. Must not block.
         raw_taker: Where it is set, called with each message first; True where it was dealt with. Must not block.
     """
 

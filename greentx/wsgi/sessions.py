@@ -21,9 +21,13 @@ __all__ = ["claim_opened", "is_of_a_session", "opened_session", "opens_session"]
 # The parameter of the query that says whose a request is.
 _NAME = "sid"
 
-# The open packet is the first one, and its id the first of its fields.
+# The open packet is the first one, and its id the first of its fields; in front are JSONP's call, and the length that
+# version 3 writes, as text or as bytes. An application that repeats what a client sent does not begin so.
 _LOOKED_INTO = 1024
-_ID = re.compile(rb'\\?"sid\\?"\s*:\s*\\?"([A-Za-z0-9_-]{1,256})\\?"')
+_ID = re.compile(
+    rb'(?:___eio\[[0-9]{1,9}\]\(")?(?:[0-9]{1,9}:|\x00[\x00-\x09]{1,9}\xff)?'
+    rb'0\{\s*\\?"sid\\?"\s*:\s*\\?"([A-Za-z0-9_-]{1,256})\\?"'
+)
 
 
 def opens_session(query: str) -> bool:
@@ -31,7 +35,8 @@ def opens_session(query: str) -> bool:
     # Nearly all requests have none of this.
     if "EIO=" not in query:
         return False
-    values = parse_qs(query)
+    # An empty id is one, too: it opens nothing.
+    values = parse_qs(query, keep_blank_values=True)
     return "EIO" in values and _NAME not in values and values.get("transport", ["polling"])[0] == "polling"
 
 
@@ -54,7 +59,7 @@ def opened_session(body: bytes, coding: str = "") -> str | None:
             start = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, _LOOKED_INTO)
         except zlib.error:
             return None
-    found = _ID.search(start)
+    found = _ID.match(start)
     return None if found is None else found[1].decode()
 
 
