@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 
 import gevent
 import pytest
 from relay_chain import Chain, wait_until
 
 from greentx.errors import LocalProtocolError
+from greentx.protocol.request import Request
 from greentx.relay import Node
+from greentx.relay.claiming import MAX_HELD
+from greentx.relay.nodes import NodeSession
 
 
 class Sessions:
@@ -148,6 +152,48 @@ def test_the_claims_of_a_node_go_with_it(chain):
     one.node.stop(2)
     wait_until(lambda: claims(chain) == 1)
     assert ask(chain.client(), "/?sid=a") == (400, "two does not know it")
+
+
+def test_what_a_node_has_claimed_is_not_taken_from_it(chain, caplog):
+    """While it is there; then it is whose is the next to claim it."""
+    one, two = start(chain, "one", "two")
+    assert one.node is not None and two.node is not None
+    for application in (one, two):
+        application.known |= {"a", "b"}
+    one.node.claim("sid", "a")
+    wait_until(lambda: claims(chain) == 1)
+    two.node.claim("sid", "a")
+    two.node.claim("sid", "b")
+    wait_until(lambda: claims(chain) == 2)
+    assert [ask(chain.client(), f"/?sid={session}") for session in "abab"] == [(200, "one"), (200, "two")] * 2
+    assert "claims what others have claimed" in caplog.text
+    one.node.stop(2)
+    wait_until(lambda: claims(chain) == 1)
+    two.node.claim("sid", "a")
+    wait_until(lambda: claims(chain) == 2)
+
+
+def test_many_claims_meet_many_that_wait(chain, patient):
+    """In a time that grows with both, and not with their product."""
+    one, _ = start(chain, "one", "two")
+    node = one.node
+    assert node is not None and node.link is not None
+    node.claim("sid", "first")  # so that others are waited for
+    wait_until(lambda: claims(chain) == 1)
+    claiming = chain.relay.forwarding.claiming
+    settled: list[object] = []
+    for number in range(MAX_HELD):
+        request = Request("front", "1", f"/{number}", {"METHOD": "GET", "QUERY": f"sid=w{number}"})
+        claiming.when_claimed(request, settled.append)
+    assert not settled
+    keys = [b"sid=%d" % number for number in range(50_000)]
+    began = time.process_time()
+    node.link.tell(b"claims " + b" ".join(keys))
+    wait_until(lambda: claims(chain) == 50_001, 60)
+    node.link.tell(b"claims " + b" ".join(b"sid=w%d" % number for number in range(MAX_HELD)))
+    wait_until(lambda: len(settled) == MAX_HELD, 60)
+    assert time.process_time() - began < 7  # of computing; it took twice that, and takes a tenth
+    assert {session.name for session in settled if isinstance(session, NodeSession)} == {"one"}
 
 
 def test_claims_are_told_again_in_a_new_session(chain):

@@ -171,13 +171,24 @@ class Claiming:
         keys = [key for key in map(parse_key, words) if self._names.has(key)]
         if session.leaving:
             return
+        claimed = {key for key in keys if self._may_have(session, key)}
+        if len(claimed) < len(set(keys)):
+            log.warning("node %s claims what others have claimed: it is theirs", session.word)
+        # In the order in which it claims them: of too many the first are dropped.
         for key in keys:
-            self._claims.add(key, session)
-            self._used.add(key[: key.index(b"=") + 1])
+            if key in claimed:
+                self._claims.add(key, session)
+                self._used.add(key[: key.index(b"=") + 1])
+        # Many of both: each key of what waits is looked for once.
         for place, held in list(self._held.items()):
-            if not set(keys).isdisjoint(held.keys):
+            if not claimed.isdisjoint(held.keys):
                 self._release(place)
-        self._settle([one for one in self._awaited if not set(keys).isdisjoint(one.keys)])
+        self._settle(lambda one: not claimed.isdisjoint(one.keys))
+
+    def _may_have(self, session: NodeSession, key: bytes) -> bool:
+        owner = self._claims.owner(key)
+        # Of a Node that has connected anew the last session may not have ended yet.
+        return owner is None or owner.over or owner.name == session.name
 
     def _look(self) -> None:
         now = monotonic()
@@ -185,13 +196,16 @@ class Claiming:
             if held.deadline > now:
                 break
             self._release(place)
-        self._settle([one for one in self._awaited if one.deadline <= now])
+        self._settle(lambda one: one.deadline <= now)
         if not self._held and not self._awaited:
             self._timer.stop()
 
-    def _settle(self, settled: list[_Awaited]) -> None:
-        # First: what is called may have something wait.
-        self._awaited = [one for one in self._awaited if one not in settled]
+    def _settle(self, is_settled: Callable[[_Awaited], bool]) -> None:
+        awaited, self._awaited = self._awaited, []
+        settled: list[_Awaited] = []
+        for one in awaited:
+            (settled if is_settled(one) else self._awaited).append(one)
+        # Last: what is called may have something wait.
         for one in settled:
             one.call(self.owner(one.keys))
 

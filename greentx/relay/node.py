@@ -142,8 +142,9 @@ class Node(Transceiver):
     def claim(self, name: str, value: str | bytes) -> None:
         """Have requests whose query has *name* with *value* come to this Node, whatever connection they come by.
 
-        For applications that keep sessions in memory, before they answer with what the client will send. A later claim
-        of another Node replaces it. The name has to be one of the relay's ``sticky``. The relay keeps 100,000 claims of
+        For applications that keep sessions in memory, before they answer with what the client will send. One that
+        another Node has claimed stays with that, while it is there: a client may have a hand in what is claimed. The
+        name has to be one of the relay's ``sticky``. The relay keeps 100,000 claims of
         one Node, and drops those that were used longest ago. Never blocks; may be called from any native thread.
 
         Raises:
