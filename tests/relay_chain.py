@@ -126,6 +126,10 @@ class BareNode:
         wait_until(self._all_read)
         self._dealer.close(1000)
 
+    def linger_and_die(self) -> None:
+        """End behind what it said, whatever it was not told."""
+        self._dealer.close(1000)
+
     def die(self) -> None:
         """End, whatever was not read."""
         self._dealer.close(0)

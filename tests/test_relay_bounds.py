@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import time
 from collections import OrderedDict
 from typing import Any, cast
 
+import gevent
 import pytest
 from relay_chain import LOCAL, SENDER, BareNode, Chain, say, wait_until
 
@@ -18,6 +20,7 @@ from greentx.relay import Node, Relay
 from greentx.relay.link import Link
 from greentx.relay.messages import Server, Welcome, build_welcome
 from greentx.relay.refusals import Complaints
+from greentx.relay.session import WRITE_SECONDS, LastAnswers
 from greentx.relay.sticky import Sticky
 from greentx.relay.window import WINDOW_MESSAGES
 from greentx.transport.keys import make_key_files
@@ -138,6 +141,56 @@ def test_the_order_of_a_full_table_takes_no_time_to_find():
     for conn_id in "abc":
         sticky.bind("set", conn_id, session)
     assert isinstance(sticky.of("set"), OrderedDict) and list(sticky.of("set")) == ["b", "c"]
+
+
+# -- a relay that stood still ------------------------------------------------------------------------------------------
+
+
+def test_a_relay_that_stood_still_does_not_take_that_for_the_end_of_its_nodes(chain):
+    """What a Node said long before its end is read with it: its clock tells that the answer has had its time."""
+    chain.relay_all()
+    bare = BareNode(chain)
+    client = chain.client()
+    client.send("/")
+    bare.say(b"done %b 10\n" % bare.request())
+    for at in (1000, 1250):
+        bare.say(b"clock %d\n" % at)
+    bare.linger_and_die()
+    time.sleep(0.1)  # all of it, before this process goes on
+    wait_until(lambda: not chain.relay.nodes.names and not chain.relay.nodes.ending)
+    chain.node(say("second"))
+    gevent.sleep(0.5)  # nothing must happen
+    client.send("/next")
+    assert client.recv(10_000).body == b"second: GET /next "
+    assert chain.relay.status()["closed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "left"),
+    [
+        ("done1", "1"),
+        ("done1 clock1000", "1"),
+        ("done1 clock1000 clock1001", "1"),
+        ("done1 clock1000 clock1250", ""),
+        ("done1 clock1000 clock1001 clock1250", ""),
+        ("done1 clock1000 done2 clock1250", "2"),
+        ("clock1000 done1 clock1250", "1"),
+        ("done1 clock1000 done2 now100 clock1250", ""),
+        ("done1 done2 clock1000 now1.5 clock1250", ""),
+        ("done1 done2 clock1000 now1.5 done3 clock1250", "3"),
+    ],
+)
+def test_what_a_node_said_before_its_clock_went_on_has_been_written(steps, left):
+    """Or what it said some time ago."""
+    answers = LastAnswers()
+    for step in steps.split():
+        if step.startswith("done"):
+            answers.items.append((float(step[4:]), 0, cast(Any, step[4:])))
+        elif step.startswith("clock"):
+            answers.clock(int(step[5:]))
+        else:
+            answers.forget(float(step[3:]) + WRITE_SECONDS)
+    assert "".join(cast(Any, entry) for _, _, entry in answers.items) == left
 
 
 # -- messages that no answer is due to ---------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ class Leases:
         now = monotonic()
         message = b"lease %d\n" % milliseconds(now)
         for session in self._sessions():
-            session.forget_written(now)
+            session.written.forget(now)
             try:
                 if self._router.send(session.identity, message):
                     session.leased = now

@@ -282,6 +282,7 @@ class Nodes:
     def _on_clock(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
         """A Node asks what the time is here; it says what it is there."""
         [asked] = numbers(words[:1]) or [0]
+        session.written.clock(asked)
         now = monotonic()
         with suppress(PeerGone):  # which is found out soon enough
             if self._router.send(session.identity, b"clock %d %d\n" % (asked, milliseconds(now))):

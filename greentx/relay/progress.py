@@ -69,7 +69,7 @@ class Progress:
     def _on_done(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
         arrived: list[Forwarded] = []
         now = monotonic()
-        session.forget_written(now)
+        session.written.forget(now)
         for number, size in pairs(words):
             entry = session.open.pop(number, None)
             if entry is None:
@@ -83,7 +83,7 @@ class Progress:
                 entry.bound.done_at = now
                 arrived += self._done(entry, entry.bound, size)
                 if not entry.tells:
-                    session.written.append((now, self._last(), entry))
+                    session.written.items.append((now, self._last(), entry))
             self._settle(entry)
             if entry.bound is not None and self._sticky.forget_closed(entry.bound, entry) and not entry.tells:
                 self.parted(session, entry, now)

@@ -135,7 +135,7 @@ class Returns:
                         self._unwritten.remove(known)
                 else:
                     telling.add(entry.connection)
-        if session.written and not session.finished:
+        if session.written.items and not session.finished:
             self._later(_NEXT_SECONDS, self._close_unwritten, session)
         self._take_back(session, taken, unsent)
         if telling:
@@ -203,14 +203,14 @@ class Returns:
 
     def _close_unwritten(self, session: NodeSession) -> None:
         """Close the connections whose last answers may not have been written, where nothing has come since then."""
-        for done_at, last, entry in session.written:
+        for done_at, last, entry in session.written.items:
             if done_at < session.ended - WRITE_SECONDS or entry.over:
                 continue
             bound = entry.bound
             # What came since then came in answer to it.
             if bound is not None and all(0 < one.number <= last for one in (*bound.open, *bound.held)):
                 self._cut(entry, "its Node has gone, and may not have written the answer")
-        session.written.clear()
+        session.written.items.clear()
 
     # -- what is given to others -------------------------------------------------------------------------------------
 

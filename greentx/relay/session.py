@@ -10,11 +10,45 @@ from .forwarded import Forwarded
 from .messages import MAX_SERVERS, Hello
 from .window import Lane
 
-__all__ = ["WRITE_SECONDS", "NodeSession"]
+__all__ = ["WRITE_SECONDS", "LastAnswers", "NodeSession"]
 
 #: A Node says that an answer is done once ZeroMQ has it, whose thread needs a moment to write it. Where the Node ends
 #: within that moment, it may not have been written.
 WRITE_SECONDS = 0.02
+
+
+class LastAnswers:
+    """The answers that a Node said to be done, and that may not have been written. No I/O.
+
+    Attributes:
+        items: When it said so (``time.monotonic()``), the last number given then, and the request; in order.
+    """
+
+    __slots__ = ("_asked", "_before", "items")
+
+    def __init__(self) -> None:
+        self.items: deque[tuple[float, int, Forwarded]] = deque()
+        # What the Node's clock showed when it last told us, and how many items came before that.
+        self._asked = 0
+        self._before = 0
+
+    def forget(self, now: float) -> None:
+        """What was done some time ago has been written."""
+        items = self.items
+        while items and items[0][0] < now - WRITE_SECONDS:
+            items.popleft()
+            self._before = max(self._before - 1, 0)
+
+    def clock(self, asked: int) -> None:
+        """The Node's clock shows *asked* (milliseconds): what it said before it told us last has been written.
+
+        By this it is known also where this process stood still, and reads only now what was said over seconds.
+        """
+        if asked < self._asked + WRITE_SECONDS * 1000:
+            return
+        for _ in range(self._before):
+            self.items.popleft()
+        self._asked, self._before = asked, len(self.items)
 
 
 class NodeSession:
@@ -33,7 +67,7 @@ class NodeSession:
         cut: Those of servers that it does not reach, though it says that it does, and until when it did
             (:mod:`greentx.relay.ways`).
         lane: What waits for it, and what it was sent.
-        written: Its last answers: when it said so, the last number given then, and the request.
+        written: Its last answers.
         ended: When it did.
         sure: All that it said before its end has come.
         finished: It has said that it goes, and that nothing of it is under way.
@@ -75,7 +109,7 @@ class NodeSession:
         self.ready: dict[str, None] = {}
         self.cut: dict[str, float] = {}
         self.lane: Lane[Forwarded] = Lane()
-        self.written: deque[tuple[float, int, Forwarded]] = deque()
+        self.written = LastAnswers()
         self.ended = inf
         self.sure = True
         self.finished = False
@@ -97,12 +131,6 @@ class NodeSession:
     def serves(self, word: str) -> bool:
         """Whether what comes may be given to it, that has to be answered in that life of a server."""
         return not self.over and not self.leaving and word in self.ready
-
-    def forget_written(self, now: float) -> None:
-        """What was done some time ago has been written."""
-        written = self.written
-        while written and written[0][0] < now - WRITE_SECONDS:
-            written.popleft()
 
     def status(self, now: float) -> dict[str, Any]:
         """Return what ``STATUS`` shows."""
