@@ -136,9 +136,9 @@ for transports in (["polling"], ["websocket"], ["polling", "websocket"]):
     assert printed.split() == ["HELLO", "polling", "HELLO", "websocket", "HELLO", "websocket"]
 
 
-def run_client(script: str) -> str:
+def run_client(script: str, timeout: float = 40) -> str:
     """Run a client's *script* in another Python, and return what it prints."""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=40)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -67,8 +67,8 @@ def relay_of(arbiter: int) -> int:
 
 
 def workers_of(arbiter: int) -> list[int]:
-    """Return the workers of process *arbiter*."""
-    return [pid for pid in children_of(arbiter) if (words := words_of(pid)) and "relay" not in words]
+    """Return the workers of process *arbiter* that run."""
+    return [pid for pid in children_of(arbiter) if runs(pid) and "relay" not in words_of(pid)]
 
 
 def all_of(pid: int) -> set[int]:

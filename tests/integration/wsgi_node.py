@@ -1,7 +1,11 @@
-"""A program, ``python -m gevent.monkey wsgi_node.py RELAY NAME``: a WSGI server on a Node; SIGTERM ends it in order."""
+"""Applications that say which process answers; and a program that serves them on a Node.
+
+It is ``python -m gevent.monkey wsgi_node.py RELAY NAME``, and SIGTERM ends it in order.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Any
@@ -12,6 +16,9 @@ import wsgi_applications
 
 from greentx.relay import Node
 from greentx.wsgi import WSGIServer
+
+#: What the applications say who they are; the program has a name of its own.
+NAME = str(os.getpid())
 
 
 def counting(environ: Any, start_response: Any) -> Any:
@@ -67,18 +74,28 @@ def who(environ: Any, start_response: Any) -> Any:
     return [NAME.encode()]
 
 
-def main() -> None:
-    """Serve until SIGTERM."""
-    all_of_them = wsgi_applications.all_of_them()
-    own = {"counting": counting, "flask-sock-counting": counting_with_flask_sock(), "rooms": rooms(), "who": who}
+def by_name(applications: Any, otherwise: Any = None) -> Any:
+    """Return an application that has each of them under ``/NAME``."""
 
     def application(environ: Any, start_response: Any) -> Any:
-        found = own.get(environ["PATH_INFO"].split("/")[1])
+        found = applications.get(environ["PATH_INFO"].split("/")[1])
         if found is None:
-            return all_of_them(environ, start_response)
+            return otherwise(environ, start_response)
         shift_path_info(environ)
         return found(environ, start_response)
 
+    return application
+
+
+def libraries() -> Any:
+    """Return those of Socket.IO and flask-sock, and ``who``."""
+    return by_name({"flask-sock-counting": counting_with_flask_sock(), "rooms": rooms(), "who": who})
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    own = {"counting": counting, "flask-sock-counting": counting_with_flask_sock(), "rooms": rooms(), "who": who}
+    application = by_name(own, wsgi_applications.all_of_them())
     server = WSGIServer(Node(sys.argv[1], rep_port=False, name=NAME), application, log=None)
     server.start()
     gevent.signal_handler(signal.SIGTERM, lambda: gevent.spawn(server.stop, 20))

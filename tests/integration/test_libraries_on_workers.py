@@ -1,0 +1,89 @@
+"""python-socketio and flask-sock, unchanged, on the three workers of ``greentx serve`` and of gunicorn."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from clients_rig import SOCKETIO_CLIENTS, browsing, talking
+from gunicorn_rig import Gunicorn, url_of
+from spoken_program import SpokenProgram
+from test_wsgi_applications import run_client
+from websocket_rig import started
+from workers_rig import all_of, none_runs, wait_until, workers_of
+
+import greentx
+from greentx.edge import Mongrel2
+
+pytestmark = [pytest.mark.mongrel2, pytest.mark.timeout(180)]
+
+FOLDER = Path(__file__).parent
+APP = "wsgi_node:libraries()"
+
+
+def by_greentx(folder: Path, stack: ExitStack) -> SimpleNamespace:
+    """``greentx serve --workers 3``."""
+    environ = {**os.environ, "PYTHONPATH": str(Path(greentx.__file__).parent.parent)}
+    options = ["--bind", "127.0.0.1:0", "--workers", "3", "--app-dir", str(FOLDER)]
+    program = SpokenProgram([sys.executable, "-m", "greentx", "serve", APP, *options], folder, environ)
+    stack.callback(program.close)
+    port = program.wait_for(r"serving wsgi_node.* on http://127.0.0.1:(\d+)/").group(1)
+    return SimpleNamespace(program=program, port=int(port))
+
+
+def by_gunicorn(folder: Path, stack: ExitStack) -> SimpleNamespace:
+    """``gunicorn -w 3``, behind a mongrel2 that was there before."""
+    mongrel2 = stack.enter_context(started(Mongrel2()))
+    program = Gunicorn(folder, url_of(mongrel2), "-w", "3", app=APP)
+    stack.callback(program.close)
+    return SimpleNamespace(program=program, port=mongrel2.port)
+
+
+@pytest.fixture(scope="module", params=[by_greentx, by_gunicorn], ids=["greentx", "gunicorn"])
+def site(request: Any, tmp_path_factory: Any) -> Iterator[SimpleNamespace]:
+    """One of both, with three workers that serve: its ``program``, and the ``port`` of its front end."""
+    with ExitStack() as stack:
+        made = request.param(tmp_path_factory.mktemp("site"), stack)
+        stack.callback(lambda: sys.stdout.write("".join(made.program.lines)))  # shown where it fails
+        for _ in range(3):
+            made.program.wait_for("greentx .* serves")
+        yield made
+        processes = all_of(made.program.process.pid)
+        made.program.process.terminate()
+        assert made.program.finish() == 0
+        wait_until(partial(none_runs, processes))
+        assert "Traceback" not in "".join(made.program.lines)
+
+
+@pytest.mark.parametrize("transports", [["polling"], ["websocket"], ["polling", "websocket"]], ids="-".join)
+def test_socketio_runs_unchanged(transports: list[str], site: SimpleNamespace) -> None:
+    """All requests of one session go to the worker that has it; each worker has some sessions."""
+    printed = run_client(SOCKETIO_CLIENTS % {"port": site.port, "transports": transports}, timeout=100)
+    assert {int(pid) for pid in printed.split()} == set(workers_of(site.program.process.pid))
+
+
+def test_flask_sock_outlives_a_rolling_restart(site: SimpleNamespace) -> None:
+    """Each message is answered once and in order, before and behind it; no request of browsers fails."""
+    arbiter = site.program.process.pid
+    old = workers_of(arbiter)
+    with browsing(site, 2) as answers, talking(site, 12, "/flask-sock-counting/") as talks:
+        assert {int(talk.answers[0][0]) for talk in talks} == set(old)
+        site.program.process.send_signal(signal.SIGHUP)
+        wait_until(partial(none_runs, old), 50)
+        wait_until(lambda: len(workers_of(arbiter)) == 3)
+        new = set(workers_of(arbiter))
+        wait_until(lambda: {int(pid) for pid in answers[-20:]} <= new)
+        wait_until(lambda: all(int(talk.answers[-1][0]) in new for talk in talks))
+    for talk in talks:
+        numbers = [str(number + 1) for number in range(len(talk.answers))]
+        assert [answer[3] for answer in talk.answers] == numbers
+        assert [answer[2] for answer in talk.answers] == numbers
+        assert (talk.answers[0][1], talk.answers[-1][1]) == ("False", "True")
