@@ -23,15 +23,18 @@ from ..version import __version__
 from ..wsgi import WSGIHandler, WSGIServer
 from ..wsgi.listeners import SEND_TIMEOUT
 from .arbiter import Arbiter
+from .back_off import SETTLED_SECONDS, BackOff, Life
 from .plan import Plan, make_plan
 
 __all__ = ["Handler", "Worker"]
 
 _NOTIFY_SECONDS = 1.0
 
-# Behind the first worker that fails the others wait so long for gunicorn to end, and look so often.
+# Behind the first worker that fails the others wait so long for gunicorn to end.
 _FAIL_SECONDS = 10.0
-_FAIL_LOOK_SECONDS = 0.05
+
+# How often a worker that does nothing yet looks whether it is told to quit.
+_LOOK_SECONDS = 0.05
 
 # Between two new relays. The first one that died is replaced at once.
 _CLAIM_SECONDS = 5.0
@@ -44,6 +47,7 @@ _MADE_SECONDS = 5.0
 
 # In the arbiter, and inherited.
 _arbiter: Arbiter | None = None
+_back_off = BackOff()
 
 
 class _Response:
@@ -99,6 +103,8 @@ class Worker(GeventWorker):
         self._fault = ""
         self._number = 0
         self._graceful_timeout = 0.0
+        self._life = Life()
+        self._pause = 0.0 if self.cfg.reload else _back_off.on_new_worker(self, self._life)
         try:
             # The command `greentx serve` has made one.
             self._plan: Plan = getattr(self.app, "plan", None) or make_plan(self.cfg)
@@ -126,11 +132,34 @@ class Worker(GeventWorker):
         # By now signals are handled; this one came before, and is told once.
         if _arbiter is not None and _arbiter.told_to_end:
             sys.exit(0)
+        if self._pause:
+            self._wait_to_start(self._pause)
         try:
             super().load_wsgi()
         except Exception:  # raised again, by whoever is the first
             self._let_first_fail()
             raise
+
+    def _wait_to_start(self, seconds: float) -> None:
+        """Those before it died soon; gunicorn may tell this one to quit meanwhile."""
+        self.log.warning(
+            "greentx: the last %d workers died before they had served for %g s; the next one starts in %g s. "
+            "Look above for why",
+            _back_off.early,
+            SETTLED_SECONDS,
+            seconds,
+        )
+        self._notify_for(seconds)
+        if not self.alive:
+            self._life.settle()
+            sys.exit(0)
+
+    def _notify_for(self, seconds: float) -> None:
+        """Wait, or until gunicorn tells this worker to quit."""
+        until = time.monotonic() + seconds
+        while self.alive and time.monotonic() < until:
+            self.notify()
+            time.sleep(_LOOK_SECONDS)
 
     def _fail(self, why: str) -> None:
         self.log.error("greentx: %s", why)
@@ -145,10 +174,7 @@ class Worker(GeventWorker):
         """
         if _arbiter is None or _arbiter.folder.is_first_to_fail():
             return
-        until = time.monotonic() + _FAIL_SECONDS
-        while self.alive and time.monotonic() < until:
-            self.notify()
-            time.sleep(_FAIL_LOOK_SECONDS)
+        self._notify_for(_FAIL_SECONDS)
         if not self.alive:
             sys.exit(0)
 
@@ -158,8 +184,11 @@ class Worker(GeventWorker):
             server = self._start()
         except (GreentxError, ValueError) as error:
             self._fail(str(error))
+        settled = time.monotonic() + SETTLED_SECONDS
         try:
             while self.alive:
+                if time.monotonic() >= settled:
+                    self._life.settle()
                 self.notify()
                 self._look_for_relay()
                 # gunicorn kills a worker that does not notify it within its own timeout.
@@ -245,6 +274,7 @@ class Worker(GeventWorker):
 
     def _end(self, server: WSGIServer) -> None:
         """Leave when it is our turn, and wait for what runs up to gunicorn's ``graceful_timeout``, then kill it."""
+        self._life.settle()
         deadline = time.monotonic() + self._graceful_timeout
         try:
             self._while_notifying(self._await_turn, max(0.0, self._graceful_timeout - _LAST_SECONDS))

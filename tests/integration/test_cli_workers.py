@@ -173,6 +173,18 @@ def test_a_worker_that_is_killed_is_replaced(run):
     program.end()
 
 
+def test_workers_that_die_at_once_are_made_ever_later(run, tmp_path):
+    """A line says so; once the fault is gone they serve."""
+    (tmp_path / "cli_app.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    program = run("serve", "cli_app:app", "--bind", "127.0.0.1:0", "--workers", "1")
+    for count, seconds in ((2, "0.5"), (3, "1"), (4, "2")):
+        program.wait_for(f"the last {count} workers died before .* the next one starts in {seconds} s")
+    (tmp_path / "cli_app.py").write_text(APP)
+    program.process.send_signal(signal.SIGHUP)
+    program.wait_for("greentx .* serves")
+    program.end()
+
+
 def test_the_front_end_is_there_again_after_its_relay_was_killed(run):
     """On the same port, with a port of its own; a free one may be another."""
     with socket.create_server(("127.0.0.1", 0)) as free:
