@@ -9,7 +9,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import datetime
 from functools import partial
+from itertools import pairwise
 
 import gevent
 import pytest
@@ -406,23 +408,35 @@ def test_a_worker_that_blocks_is_replaced(run, start_mongrel2):
 
 
 def test_a_relay_that_is_killed_is_started_again(run, start_mongrel2):
-    """One worker ends for it, so that the arbiter starts the next one, and the relay."""
+    """One worker ends for it, so that the arbiter starts the next one, and the relay; the others serve that one."""
     mongrel2 = start_mongrel2(settings=FLOW_CONTROL)
     gunicorn = serving(run, mongrel2, 3)
     arbiter = gunicorn.process.pid
-    ask(mongrel2.port)
+    says = re.compile(r"\[([\d-]+ [\d:]+) [^]]*\] \[(\d+)\] .* the relay has gone; this worker ends")
     for _ in range(2):
         workers = set(workers_of(arbiter))
         first = relay_of(arbiter)
+        peer = open_websocket(mongrel2)
+        spoken = len(gunicorn.lines)
         os.kill(first, signal.SIGKILL)
-        gunicorn.wait_for("the process of the relay has gone; this worker ends")
+        gunicorn.wait_for(says.pattern)
         gunicorn.wait_for("greentx .* serves")
-        with gevent.Timeout(30):
-            assert b" 200 " in ask(mongrel2.port)
+        served: set[int] = set()
+        with gevent.Timeout(50):
+            while len(served) < 3 or not served <= set(workers_of(arbiter)):
+                answer = ask(mongrel2.port)
+                assert answer.startswith(b"HTTP/1.1 200 ")
+                served = {*(served & set(workers_of(arbiter))), pid_of(answer)}
         assert relay_of(arbiter) != first
-        wait_until(lambda: len(workers_of(arbiter)) == 3)
-        # One, as a rule; a second one where the machine is so busy that it takes the arbiter seconds.
-        assert workers & set(workers_of(arbiter))
+        # What the relay had is lost: the next one does not know the WebSocket, which is told so when it speaks.
+        peer.send("x")
+        assert peer.closed()[0] in (1001, 1002, 1011, 1012, 1013)
+        peer.sock.close()
+        # Only those that said so; more than one only where the next relay was not there 5 s later.
+        ends = [found for line in gunicorn.lines[spoken:] if (found := says.match(line))]
+        assert workers - served == {int(found[2]) for found in ends}
+        times = [datetime.fromisoformat(found[1]) for found in ends]
+        assert all((after - before).total_seconds() >= 4 for before, after in pairwise(times))
     peer = open_websocket(mongrel2)
     assert say(peer, "x") == "x"
     peer.sock.close()
