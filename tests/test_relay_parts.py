@@ -19,6 +19,7 @@ from greentx.relay.messages import (
     build_hello,
     build_servers,
     build_welcome,
+    build_wrote,
     check_annotation,
     check_number,
     join,
@@ -28,6 +29,7 @@ from greentx.relay.messages import (
     parse_published,
     parse_servers,
     parse_welcome,
+    parse_wrote,
     parts,
     split,
     topic_of,
@@ -52,6 +54,20 @@ from greentx.relay.window import MAX_QUEUED, WINDOW_BYTES, WINDOW_MESSAGES, Lane
 def test_a_message_is_a_kind_words_and_bytes(message, expected):
     """The first newline ends the words."""
     assert split(message) == expected
+
+
+def test_what_a_server_wrote_goes_for_many_connections_in_one_message():
+    """By the word for its life."""
+    kind, words, _ = split(build_wrote("r.1", {"7": 120, "1234567890": 0}))
+    server, counts = parse_wrote(words)
+    assert (kind, server, list(counts)) == (b"wrote", b"r.1", [(7, 120), (1234567890, 0)])
+
+
+@pytest.mark.parametrize("words", [[], [b"r.1", b"7"], [b"r.1", b"7", b"x"], [b"r.1", b"-7", b"1"]])
+def test_what_does_not_say_what_a_server_wrote_is_refused(words):
+    """Neither half a pair, nor what is no number."""
+    with pytest.raises(RemoteProtocolError):
+        parse_wrote(words)
 
 
 @pytest.mark.parametrize("message", [b"", b"\n", b"lease 1", b" \n", b" lease\n", b"x" * 2_000_000 + b"\n"])

@@ -131,12 +131,16 @@ class Intake:
             self.requests += 1
             return
         flow_control = self._writer.flow.control
-        if flow_control.on and message.endswith(_CREDITS_BODY) and not self._extensions:
+        if flow_control.on and message.endswith(_CREDITS_BODY):
             # Every second message is one: it takes this short way.
             fields = message.split(b" ", 2)
             written = _known_credits.get(fields[-1]) or _read_credits(fields[-1])
             if written is not None:
-                self._writer.credit(fields[1].decode("latin-1"), written)
+                conn_id = fields[1].decode("latin-1")
+                # What wrote() does, without calling it.
+                for extension in self._extensions:
+                    extension.wrote(self._connection, conn_id, written)
+                self._writer.credit(conn_id, written)
                 return
         try:
             request = parse_request(message)
@@ -358,16 +362,23 @@ class Intake:
         life.sockets[request.conn_id] = None
         self.emit(request)
 
+    def wrote(self, conn_id: str, count: int) -> None:
+        """The server says that it wrote *count* bytes to a browser connection."""
+        for extension in self._extensions:
+            extension.wrote(self._connection, conn_id, count)
+        self._writer.credit(conn_id, count)
+
     def notice(self, request: Request) -> None:
         """A notice of the server's: what it wrote, or that a connection has gone."""
         # Before anything else: what another process answers is open there, and here it is not.
+        written = request.credits()
+        if written is not None:
+            self.wrote(request.conn_id, written)
+            return
         for extension in self._extensions:
             if extension.notice(self._connection, request):
                 return
-        written = request.credits()
-        if written is not None:
-            self._writer.credit(request.conn_id, written)
-        elif request.is_disconnect() and not self._writer.receipts.arrived(request.conn_id):
+        if request.is_disconnect() and not self._writer.receipts.arrived(request.conn_id):
             self._on_disconnect(request)
 
     def _on_disconnect(self, request: Request) -> None:

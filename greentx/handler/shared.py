@@ -50,8 +50,11 @@ class Extension:
         self.lost(connection)
 
     def notice(self, connection: Connection, request: Request) -> bool:
-        """The server sent a notice. Returns True where the connection set is not to see it."""
+        """The server sent a notice, but for :meth:`wrote`. Returns True where the connection set is not to see it."""
         return False
+
+    def wrote(self, connection: Connection, conn_id: str, count: int) -> None:
+        """The server says that it wrote *count* bytes to a browser connection; to nobody else it was told yet."""
 
     def settled(self, connection: Connection, request: Request) -> None:
         """Something was answered to *request*, or it was closed or handed on; it may be open all the same."""

@@ -47,7 +47,8 @@ so by a notice of a connection that is not there, to which whoever answered send
 On the wire, between ROUTER and DEALER, each message is one frame: ``KIND word word ...``, a newline, and bytes; a
 request's are Mongrel2's own message. Down: ``welcome`` (the relay's word, its clock, where topics are; the servers),
 ``servers``, ``request`` (number, word of the server's life, ``redelivered``), ``event`` (what no answer is due to),
-``notice``, ``prove``, ``lease``, ``clock``, ``left``, ``over`` (why). Up: ``hello``, ``ready`` and ``unready`` (a
+``notice``, ``wrote`` (a server's word, and of each browser connection how many bytes), ``prove``, ``lease``,
+``clock``, ``left``, ``over`` (why). Up: ``hello``, ``ready`` and ``unready`` (a
 server can be answered, by its word), ``numbers`` (which receipts are the Node's), ``received`` (how many messages; for
 how many there is room again), ``begun`` (before the first byte of an answer leaves; each with the bytes that leave
 then), ``done`` (each with the bytes of its answer), ``back`` (not seen by the application), ``lost`` (the server is out

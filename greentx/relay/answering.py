@@ -19,7 +19,7 @@ from ..protocol.request import Request, parse_request
 from ..protocol.websocket.sharing import Broadcast
 from .handed import HandedOn
 from .link import Link
-from .messages import REDELIVERED, Server, Welcome, check_number, number, parse_servers
+from .messages import REDELIVERED, Server, Welcome, check_number, number, parse_servers, parse_wrote
 from .node_sockets import NodeSockets
 from .reach import reachable
 from .reports import Reports
@@ -62,6 +62,7 @@ class Answering(Extension):
         link.on(b"request", self._on_request)
         link.on(b"event", self._on_event)
         link.on(b"notice", self._on_notice)
+        link.on(b"wrote", self._on_wrote)
         link.on(b"prove", self._on_prove)
 
     # -- the relay's servers -----------------------------------------------------------------------------------------
@@ -176,6 +177,13 @@ class Answering(Extension):
         handed = self._of_word.get(b"".join(words[:1]))
         if handed is not None and request.is_notice():
             handed.connection.intake.notice(request)
+
+    def _on_wrote(self, words: list[bytes], payload: bytes) -> None:
+        server, counts = parse_wrote(words)
+        handed = self._of_word.get(server)
+        if handed is not None:
+            for conn_id, count in counts:
+                handed.connection.intake.wrote(str(conn_id), count)
 
     def _on_prove(self, words: list[bytes], payload: bytes) -> None:
         if len(words) != 2:

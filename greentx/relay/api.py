@@ -314,14 +314,14 @@ class Relay(Extension):
             return True
         if self.sticky.owner(connection, request.conn_id) is not None:
             self.forwarding.notice(connection, request.conn_id, request.encode())
-        # Behind it: it may be the end of what is known of the connection.
-        written = request.credits()
-        if written:
-            self.forwarding.progress.credit(connection, request.conn_id, written)
         if is_end:
             self.sockets.client_gone(request)
             self.forwarding.connection_ended(connection, request.conn_id)
         return False
+
+    def wrote(self, connection: Connection, conn_id: str, count: int) -> None:
+        """Tell the Node that it concerns, and see which answers are written by it."""
+        self.forwarding.wrote(connection, conn_id, count)
 
     def lost(self, connection: Connection) -> None:
         """Forget what was forwarded: nobody waits for the answers."""

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any
 
 from ..transport import Context, PeerGone, Router
-from .messages import LEASE_SECONDS, join
+from .messages import LEASE_SECONDS, build_wrote, join
 from .session import NodeSession
 
 __all__ = ["Batches", "Leases", "milliseconds"]
@@ -15,6 +15,8 @@ __all__ = ["Batches", "Leases", "milliseconds"]
 # Messages that go together, and bytes of one that does not.
 _BATCH_MESSAGES = 64
 _BATCH_BYTES = 16384
+# Browser connections of one server, whose bytes are told together.
+_BATCH_WRITTEN = 1024
 _RETRY_SECONDS = 0.01
 
 # Leases, and looks at who is there.
@@ -47,6 +49,8 @@ class Batches:
         self._router = router
         self._gone = gone
         self._pending: dict[NodeSession, list[bytes]] = {}
+        # Bytes that servers wrote to browser connections, by the words for their lives: most rounds have many.
+        self._written: dict[NodeSession, dict[str, dict[str, int]]] = {}
         self._scheduled = False
         # While ZeroMQ has no room for one.
         self._timer: Any = context.timer(_RETRY_SECONDS, _RETRY_SECONDS)
@@ -57,13 +61,28 @@ class Batches:
         if pending is None:
             self._pending[session] = [message]
             if not self._scheduled:
-                self._scheduled = True
-                self._context.hub.loop.run_callback(self._flush)
+                self._schedule()
         else:
             pending.append(message)
             # Copied once more for the batch: not so many bytes of it.
             if len(pending) >= _BATCH_MESSAGES or len(message) >= _BATCH_BYTES:
                 self._send(session)
+
+    def wrote(self, session: NodeSession, server: str, conn_id: str, count: int) -> None:
+        """Say that a server wrote so many bytes, in one message with what else it wrote in this round."""
+        of_servers = self._written.setdefault(session, {})
+        counts = of_servers.setdefault(server, {})
+        counts[conn_id] = counts.get(conn_id, 0) + count
+        if session not in self._pending:
+            self._pending[session] = []
+            if not self._scheduled:
+                self._schedule()
+        elif len(counts) >= _BATCH_WRITTEN:
+            self._send(session)
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        self._context.hub.loop.run_callback(self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -75,6 +94,10 @@ class Batches:
         if not self._context.open:
             return
         messages = self._pending.pop(session)
+        written = self._written.pop(session, None)
+        if written is not None:
+            # In front: what it is for was answered before all that is sent now.
+            messages[:0] = [build_wrote(server, counts) for server, counts in written.items()]
         large = len(messages[-1]) >= _BATCH_BYTES
         batches = [messages[:-1], messages[-1:]] if large else [messages]
         for index, batch in enumerate(batches):
@@ -92,6 +115,7 @@ class Batches:
         """Send what there is."""
         self._flush()
         self._pending.clear()
+        self._written.clear()
         self._context.unwatch(self._timer)
 
 

@@ -186,6 +186,15 @@ class Forwarding:
         if session is not None:
             self._nodes.send(session, b"notice %b" % self._word(connection).encode(), message)
 
+    def wrote(self, connection: Connection, conn_id: str, count: int) -> None:
+        """The server says that it wrote *count* bytes to a browser connection; it was not told to anybody else yet."""
+        bound = self._sticky.of(connection).get(conn_id)
+        if bound is None:
+            return
+        self._nodes.wrote(bound.session, self._word(connection), conn_id, count)
+        # Behind it: it may be the end of what is known of the connection.
+        self.progress.credit(connection, conn_id, bound, count)
+
     def hand(self, entry: Forwarded) -> bool:
         """Give a request to whoever is to have it; False where nobody can have it now."""
         bound = self._sticky.of(entry.connection).get(entry.conn_id)

@@ -35,7 +35,7 @@ log = logging.getLogger("greentx.relay")
 ALONE_WARNING_SECONDS = 5.0
 
 # What the relay does not count among what a session is sent.
-_UNCOUNTED = frozenset({b"welcome", b"lease", b"clock", b"over"})
+_UNCOUNTED = frozenset({b"welcome", b"lease", b"clock", b"over", b"wrote"})
 
 # How often the relay's clock is asked for.
 _CLOCK_SECONDS = 0.25

@@ -31,6 +31,7 @@ __all__ = [
     "build_hello",
     "build_servers",
     "build_welcome",
+    "build_wrote",
     "check_annotation",
     "check_number",
     "join",
@@ -41,6 +42,7 @@ __all__ = [
     "parse_published",
     "parse_servers",
     "parse_welcome",
+    "parse_wrote",
     "parts",
     "split",
     "topic_of",
@@ -284,6 +286,25 @@ def parse_welcome(words: list[bytes], payload: bytes) -> Welcome:
     except LocalProtocolError as error:
         raise RemoteProtocolError(f"{shown(topics)} is no endpoint to hear topics at: {error}") from error
     return Welcome(relay.decode("latin-1"), number(at), text, parse_servers(payload))
+
+
+# -- what servers wrote ------------------------------------------------------------------------------------------------
+
+
+def build_wrote(server: str, counts: Mapping[str, int]) -> bytes:
+    """Return the message that says how many bytes a server wrote to each of some browser connections.
+
+    Args:
+        server: The word for its life.
+    """
+    return f"wrote {server} {' '.join([f'{conn_id} {count}' for conn_id, count in counts.items()])}\n".encode()
+
+
+def parse_wrote(words: list[bytes]) -> tuple[bytes, Iterator[tuple[int, int]]]:
+    """Return the server's word, and each connection with its count. Raises ``RemoteProtocolError`` for all else."""
+    if not words:
+        raise RemoteProtocolError("nothing says which server wrote")
+    return words[0], pairs(words[1:])
 
 
 # -- topics ------------------------------------------------------------------------------------------------------------

@@ -168,6 +168,17 @@ class Nodes:
         elif not lane.put(message, item):
             self._let_go(session, f"more than {lane.queued} bytes wait for it")
 
+    def wrote(self, session: NodeSession, server: str, conn_id: str, count: int) -> None:
+        """Say that a server wrote *count* bytes to a browser connection; never blocks.
+
+        In front of what is sent in this round of the hub, and beyond the window: a Node has no less room for it.
+
+        Args:
+            server: The word for its life.
+        """
+        if not session.over:
+            self._batches.wrote(session, server, conn_id, count)
+
     def send_all(self, head: bytes, payload: bytes = b"") -> None:
         """Send one message to all sessions."""
         for session in self:

@@ -102,12 +102,11 @@ class Progress:
 
     # -- what servers say --------------------------------------------------------------------------------------------
 
-    def credit(self, connection: Connection, conn_id: str, count: int) -> None:
+    def credit(self, connection: Connection, conn_id: str, bound: Bound, count: int) -> None:
         """The server says that it wrote *count* bytes to a browser connection; it was not told to anybody else yet."""
         # Of what we answered ourselves, which was before what a Node answers.
         count -= connection.link.writer.flow.control.of(conn_id).unconfirmed(conn_id)
-        bound = self._sticky.of(connection).get(conn_id)
-        if count <= 0 or bound is None:
+        if count <= 0:
             return
         found = bound.written.credit(count)
         if found:

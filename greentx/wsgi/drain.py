@@ -85,6 +85,9 @@ class _News(Extension):
         self._drain.tell()
         return False
 
+    def wrote(self, connection: Connection, conn_id: str, count: int) -> None:
+        self._drain.tell()
+
     def lost(self, connection: Connection) -> None:
         self._drain.tell()
 
