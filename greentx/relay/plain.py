@@ -22,18 +22,21 @@ _START = (
 )
 _NO_BODY = b"}0:,"
 
-# With one of these, anywhere, somebody has to look: a body may follow, or Mongrel2 says something by it, or the
-# connection ends behind the answer ("Connection: close", however that is written).
+# With one of these, anywhere, somebody has to look: a body may follow, or Mongrel2 says something by it.
 _WORDS = (
     b"content-length",
     b"transfer-encoding",
     b"UPLOAD_STREAM",
     b"x-mongrel2-upload",
     b"DOWNLOAD_CREDITS",
-    b"lose",
-    b"LOSE",
-    b"HTTP/1.0",
 )
+
+# The connection may end behind the answer, where it is of HTTP/1.0 ...
+_PERSISTENT = b",7:VERSION,8:HTTP/1.1,"
+# ... or where the client asks for that ("Connection: close", however that is written); most say the opposite, which is
+# found faster than it is missed. A client that has both makes us remember its connection for longer, and nothing else.
+_KEPT = b",10:connection,10:keep-alive,"
+_CLOSING = (b"lose", b"LOSE")
 
 
 class Plain:
@@ -60,6 +63,8 @@ class Plain:
         for word in _WORDS:
             if word in message:
                 return False
+        if _PERSISTENT not in message or (_KEPT not in message and (_CLOSING[0] in message or _CLOSING[1] in message)):
+            return False
         conn_id = found[1].decode()
         connection = self._connection
         # RFC 9112, section 9.6: what follows our close is not processed.
