@@ -1,16 +1,15 @@
-"""What goes out to Nodes: messages in batches, and leases."""
+"""What goes out to Nodes, in batches: each message of its own would cost ZeroMQ and the system as much as many."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from time import monotonic
+from collections.abc import Callable
 from typing import Any
 
 from ..transport import Context, PeerGone, Router
-from .messages import LEASE_SECONDS, build_wrote, join
+from .messages import build_wrote, join
 from .session import NodeSession
 
-__all__ = ["Batches", "Leases", "milliseconds"]
+__all__ = ["Batches"]
 
 # Messages that go together, and bytes of one that does not.
 _BATCH_MESSAGES = 64
@@ -18,21 +17,6 @@ _BATCH_BYTES = 16384
 # Browser connections of one server, whose bytes are told together.
 _BATCH_WRITTEN = 1024
 _RETRY_SECONDS = 0.01
-
-# Leases, and looks at who is there.
-_LEASE_INTERVAL = 0.25
-
-# ZeroMQ tells of the end of a connection first, and forgets the peer within some milliseconds then.
-_LOOK_SECONDS = 0.01
-
-# By then everything that a Node said before its end has been read here.
-_LAST_WORDS_SECONDS = 0.05
-
-# For what differs between two clocks within a second, and timers that are late.
-_FENCE_MARGIN = 0.1
-
-# A Node asks for the clock more often than this.
-_SILENT_SECONDS = 0.75
 
 
 class Batches:
@@ -117,69 +101,3 @@ class Batches:
         self._pending.clear()
         self._written.clear()
         self._context.unwatch(self._timer)
-
-
-class Leases:
-    """Says to each Node that it may answer, and finds those that cannot be reached.
-
-    Args:
-        context: Owner of the timers.
-        router: Sends.
-        sessions: Returns those that are there.
-        gone: Called with a session that is not connected any more.
-    """
-
-    def __init__(
-        self,
-        context: Context,
-        router: Router,
-        sessions: Callable[[], Iterable[NodeSession]],
-        gone: Callable[[NodeSession], object],
-    ) -> None:
-        self._context = context
-        self._router = router
-        self._sessions = sessions
-        self._gone = gone
-        # The end of a connection is the end of a process there: nobody can answer after it.
-        self._fences = not router.endpoint.startswith("ipc:")
-        self._timer: Any = context.timer(_LEASE_INTERVAL, _LEASE_INTERVAL)
-        self._timer.start(self.send)
-
-    def send(self) -> None:
-        """Send one to each."""
-        now = monotonic()
-        message = b"lease %d\n" % milliseconds(now)
-        for session in self._sessions():
-            session.written.forget(now)
-            try:
-                if self._router.send(session.identity, message):
-                    session.leased = now
-            except PeerGone:
-                self._gone(session)
-
-    def look_soon(self) -> None:
-        """Some connection has ended: whose is found out by sending to all."""
-        self.send()
-        timer = self._context.timer(_LOOK_SECONDS)
-        timer.start(self._look_again, timer)
-
-    def _look_again(self, timer: Any) -> None:
-        self._context.unwatch(timer)
-        self.send()
-
-    def seconds_left(self, session: NodeSession) -> float:
-        """Return how long a session that has ended may answer still."""
-        if not self._fences:
-            return _LAST_WORDS_SECONDS
-        if session.ended - session.heard > _SILENT_SECONDS:
-            session.sure = False
-        return max(session.leased + LEASE_SECONDS + _FENCE_MARGIN - session.ended, _LAST_WORDS_SECONDS)
-
-    def stop(self) -> None:
-        """Send no more."""
-        self._context.unwatch(self._timer)
-
-
-def milliseconds(now: float) -> int:
-    """Return a time of ``time.monotonic()`` as it is told."""
-    return int(now * 1000)

@@ -20,13 +20,13 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from time import monotonic
-from typing import Any
 
 from ..errors import RemoteProtocolError
 from ..protocol.fields import shown
 from ..transport import Context, PeerGone, Router
 from ..transport.security import Access
-from .batches import Batches, Leases, milliseconds
+from .batches import Batches
+from .fencing import Fencing, milliseconds
 from .forwarded import Forwarded
 from .messages import MAX_WORD, Hello, numbers, parse_hello, parts, split
 from .refusals import MAX_REASON, Complaints
@@ -80,8 +80,6 @@ class Nodes:
         self._context = context
         self._welcome = welcome
         self._sessions: dict[bytes, NodeSession] = {}
-        # Those that are gone and not fenced: what they said last may be read only now.
-        self._ending: dict[bytes, tuple[NodeSession, Any]] = {}
         self._choices = 0
         self._upstream: dict[bytes, Upstream] = {
             b"leave": self._on_leave,
@@ -91,9 +89,9 @@ class Nodes:
             b"ready": lambda session, words, payload: session.is_ready(_text(words)),
             b"unready": lambda session, words, payload: session.ready.pop(_text(words), None),
         }
-        self._router = Router(context, endpoint, self._on_message, lambda: self._leases.look_soon(), access)
+        self._router = Router(context, endpoint, self._on_message, lambda: self._fencing.look_soon(), access)
         self._batches = Batches(context, self._router, self._gone)
-        self._leases = Leases(context, self._router, lambda: self, self._end)
+        self._fencing = Fencing(context, self._router, lambda: self, gone=self._end, fenced=self._fence)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -115,7 +113,7 @@ class Nodes:
     @property
     def ending(self) -> list[NodeSession]:
         """Those that are gone and not fenced."""
-        return [session for session, _ in self._ending.values()]
+        return list(self._fencing.ending.values())
 
     def on(self, kind: bytes, call: Upstream) -> None:
         """Have ``call(session, words, payload)`` called, in the hub, with what Nodes say that begins with *kind*.
@@ -200,9 +198,8 @@ class Nodes:
     # -- what Nodes say ----------------------------------------------------------------------------------------------
 
     def _on_message(self, identity: bytes, message: bytes) -> None:
-        session = self._sessions.get(identity)
-        if session is None and identity in self._ending:
-            session = self._ending[identity][0]
+        # What those said last that are gone may be read only now.
+        session = self._sessions.get(identity) or self._fencing.ending.get(identity)
         try:
             if session is None:
                 self._on_stranger(identity, message)
@@ -320,12 +317,9 @@ class Nodes:
         log.info("%s: node %s has gone", self.endpoint, session.word)
         for call in self.gone:
             call(session)
-        timer = self._context.timer(self._leases.seconds_left(session))
-        self._ending[session.identity] = session, timer
-        timer.start(self._fence, session)
+        self._fencing.wait_for(session)
 
     def _fence(self, session: NodeSession) -> None:
-        self._context.unwatch(self._ending.pop(session.identity)[1])
         for call in self.fenced:
             call(session)
         # Others have it by now. The session itself is known for as long as a browser connection that it had.
@@ -333,11 +327,8 @@ class Nodes:
 
     def close(self, *, linger: float) -> None:
         """Let go of all of them; their sessions are over. Safe to call twice."""
-        self._leases.stop()
+        self._fencing.stop()
         self._batches.stop()
-        for _, timer in self._ending.values():
-            self._context.unwatch(timer)
-        self._ending.clear()
         for session in self:
             session.over = True
             if self._context.open:
