@@ -51,8 +51,8 @@ class Relay(Extension):
     Args:
         transceiver: The API's, started.
         push_addr: Where to bind PUSH, for handlers that are not Nodes: ``(host, port)`` or an endpoint; port 0 is any
-            free one. They get Mongrel2's own messages of servers that no Node can answer, since none is there or has
-            reached them, and what becomes of those is not known. ``None``: there are none.
+            free one. They get Mongrel2's own messages of servers that no Node can answer, as while no Node is there or
+            reaches them, and what becomes of those is not known. ``None``: there are none.
         pub_addr: Where to bind XPUB, for topics, likewise. ``None``: there are none.
         node_addr: Where to bind ROUTER, for Nodes. By default a free port on the host of *push_addr*, of *pub_addr*, or
             of this machine alone.

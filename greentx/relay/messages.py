@@ -278,13 +278,13 @@ def parse_welcome(words: list[bytes], payload: bytes) -> Welcome:
     if not _is_word(relay.decode("latin-1")):
         raise RemoteProtocolError(f"{shown(relay)} is not a relay's word")
     try:
-        # Here, since nothing may be set up for a welcome that is none.
+        # Here, since nothing may be set up for bytes that are not a welcome.
         if text and not text.isprintable():
             raise LocalProtocolError("it cannot be printed")
         if text:
             connect_endpoint(text)
     except LocalProtocolError as error:
-        raise RemoteProtocolError(f"{shown(topics)} is no endpoint to hear topics at: {error}") from error
+        raise RemoteProtocolError(f"{shown(topics)} is not an endpoint to hear topics at: {error}") from error
     return Welcome(relay.decode("latin-1"), number(at), text, parse_servers(payload))
 
 
