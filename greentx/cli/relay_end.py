@@ -24,7 +24,7 @@ from ..handler.transceiver import Transceiver
 from ..protocol.websocket.frames import CloseCode
 from ..relay import Relay
 from ..relay.forwarding import New
-from ..wsgi.standstill import Standstill
+from ..wsgi.quiet_leave import QuietLeave
 
 __all__ = ["RelayEnd"]
 
@@ -78,7 +78,7 @@ class RelayEnd:
 
     def _stop_pulling(self, connections: list[Connection]) -> None:
         if not self._last:
-            self._transceiver.shared().extensions.append(Standstill())
+            self._transceiver.shared().extensions.append(QuietLeave())
             for connection in connections:
                 connection.intake.stop_receiving(self._transceiver.linger)
         while self._transceiver.pending:

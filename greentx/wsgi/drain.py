@@ -38,7 +38,7 @@ import gevent
 
 from ..handler.shared import Extension
 from ..relay import Node
-from .standstill import Standstill
+from .quiet_leave import QuietLeave
 
 if TYPE_CHECKING:
     from ..handler.connection import Connection
@@ -184,7 +184,7 @@ class Drain:
             if node is not None:
                 self._leave_relay(node, connections)
             elif self._successor and shared is not None:
-                extensions.append(Standstill())
+                extensions.append(QuietLeave())
                 # Several processes take it that there are others to get the credits, until they find out.
                 self._drain_for_successor(transceiver, connections, alone=not shared.options.shared)
             self._intake.join()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..handler.connection import Connection
     from ..protocol.request import Request
 
-__all__ = ["Standstill"]
+__all__ = ["QuietLeave"]
 
 log = logging.getLogger("greentx.wsgi")
 
@@ -31,7 +31,7 @@ log = logging.getLogger("greentx.wsgi")
 # second while requests come slowly. After the last one the process leaves all the same.
 _QUIET_SECONDS, _SLOW_QUIET_SECONDS, _MAX_QUIET_SECONDS = 0.003, 0.015, 0.3
 
-# How long this thread still stands still after Mongrel2 knows.
+# How long this thread goes on to stand still once Mongrel2 knows.
 _AFTER_SECONDS = 0.003
 _LOOK_SECONDS = 0.001
 
@@ -43,7 +43,7 @@ _sleep: Callable[[float], None] = monkey.get_original("time", "sleep")
 _poll: Callable[[], Any] = monkey.get_original("select", "poll")
 
 
-class Standstill(Extension):
+class QuietLeave(Extension):
     """Keeps requests away from this process in the moment in which Mongrel2 learns that it leaves.
 
     A notice that Mongrel2 is asked for shows that it has done what it had to do before.
