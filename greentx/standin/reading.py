@@ -141,8 +141,10 @@ class WebSocketReader:
         self.subprotocol: str | None = None
         self.deflate: PerMessageDeflate | None = None
         self._check = check
-        self._answer = ResponseParser()
-        self._frames: FrameParser | None = None
+        # Until it was a 101: a load generator has ten thousand of these.
+        self._answer: ResponseParser | None = ResponseParser()
+        # A server's frames are not masked (RFC 6455, section 5.1).
+        self._frames = FrameParser(require_mask=False)
         self._assembler = MessageAssembler()
 
     def feed(self, data: bytes) -> Iterator[HTTPResponse | Frame]:
@@ -151,18 +153,15 @@ class WebSocketReader:
         Raises:
             RemoteProtocolError: No browser would accept it. What was good before it has been yielded.
         """
-        frames = self._frames
-        if frames is None:
-            if not self._answer.feed(data):
+        answer = self._answer
+        if answer is not None:
+            if not answer.feed(data):
                 return
-            data = self._answer.trailing
-            response = self._read_answer()
-            yield response
-            if response.status != 101:
+            data = answer.trailing
+            yield self._read_answer(answer)
+            if self._answer is not None:
                 return
-            # A server's frames are not masked (RFC 6455, section 5.1).
-            frames = self._frames = FrameParser(require_mask=False)
-        for frame in frames.feed(data):
+        for frame in self._frames.feed(data):
             message = self._assembler.add(frame)
             if message is not None:
                 payload, _ = validate_message(
@@ -170,17 +169,18 @@ class WebSocketReader:
                 )
                 yield Frame(payload, message.opcode)
         # Behind the good ones.
-        frames.check()
+        self._frames.check()
 
     def end(self) -> Iterator[HTTPResponse]:
         """The connection has ended; yield the answer that this completes."""
-        if self._frames is None and self._answer.until_close:
+        if self._answer is not None and self._answer.until_close:
             self._answer.close()
-            yield self._read_answer()
+            yield self._read_answer(self._answer)
 
-    def _read_answer(self) -> HTTPResponse:
+    def _read_answer(self, answer: ResponseParser) -> HTTPResponse:
         # Before anything behind it is read: the handler may have written frames right after its 101.
-        response = self.response = HTTPResponse(self._answer)
+        response = self.response = HTTPResponse(answer)
         if response.status == 101:
             self.subprotocol, self.deflate = self._check(response.status, response.headers)
+            self._answer = None
         return response
