@@ -22,15 +22,15 @@ from contextlib import suppress
 from time import monotonic
 
 from ..errors import RemoteProtocolError
-from ..protocol.fields import shown
 from ..transport import Context, PeerGone, Router
 from ..transport.security import Access
 from .batches import Batches
 from .fencing import Fencing, milliseconds
 from .forwarded import Forwarded
-from .messages import MAX_WORD, Hello, numbers, parse_hello, parts, split
-from .refusals import MAX_REASON, Complaints
+from .messages import MAX_WORD, Hello, numbers
+from .refusals import MAX_REASON
 from .session import NodeSession
+from .upstream import Heard, Upstream
 
 __all__ = ["NodeSession", "Nodes"]
 
@@ -38,9 +38,6 @@ log = logging.getLogger("greentx.relay")
 
 # Each costs some kilobytes.
 _MAX_NODES = 10_000
-
-
-Upstream = Callable[[NodeSession, list[bytes], bytes], object]
 
 
 class Nodes:
@@ -76,20 +73,23 @@ class Nodes:
         self.gone: list[Callable[[NodeSession], object]] = []
         self.fenced: list[Callable[[NodeSession], object]] = []
         self.room: list[Callable[[NodeSession], object]] = []
-        self.complaints = Complaints()
         self._context = context
         self._welcome = welcome
         self._sessions: dict[bytes, NodeSession] = {}
         self._choices = 0
-        self._upstream: dict[bytes, Upstream] = {
-            b"leave": self._on_leave,
-            b"bye": self._on_bye,
-            b"received": self._on_received,
-            b"clock": self._on_clock,
-            b"ready": lambda session, words, payload: session.is_ready(_text(words)),
-            b"unready": lambda session, words, payload: session.ready.pop(_text(words), None),
-        }
-        self._router = Router(context, endpoint, self._on_message, lambda: self._fencing.look_soon(), access)
+        self._upstream = Upstream(self._find, self._on_hello, self._refuse)
+        self.complaints = self._upstream.complaints
+        for kind, call in (
+            (b"leave", self._on_leave),
+            (b"bye", self._on_bye),
+            (b"received", self._on_received),
+            (b"clock", self._on_clock),
+            (b"ready", lambda session, words, payload: session.is_ready(_text(words))),
+            (b"unready", lambda session, words, payload: session.ready.pop(_text(words), None)),
+        ):
+            self._upstream.on(kind, call)
+        self._router = Router(context, endpoint, self._upstream.read, lambda: self._fencing.look_soon(), access)
+        self._upstream.endpoint = self._router.endpoint
         self._batches = Batches(context, self._router, self._gone)
         self._fencing = Fencing(context, self._router, lambda: self, gone=self._end, fenced=self._fence)
 
@@ -115,13 +115,13 @@ class Nodes:
         """Those that are gone and not fenced."""
         return list(self._fencing.ending.values())
 
-    def on(self, kind: bytes, call: Upstream) -> None:
-        """Have ``call(session, words, payload)`` called, in the hub, with what Nodes say that begins with *kind*.
+    def on(self, kind: bytes, call: Heard) -> None:
+        """Have *call* hear what Nodes say; see :meth:`greentx.relay.upstream.Upstream.on`."""
+        self._upstream.on(kind, call)
 
-        What it raises, ``RemoteProtocolError`` above all, ends that message.
-        """
-        assert kind not in self._upstream, kind
-        self._upstream[kind] = call
+    def _find(self, identity: bytes) -> NodeSession | None:
+        # What those said last that are gone may be read only now.
+        return self._sessions.get(identity) or self._fencing.ending.get(identity)
 
     # -- who gets what is new ----------------------------------------------------------------------------------------
 
@@ -196,54 +196,6 @@ class Nodes:
                 call(session)
 
     # -- what Nodes say ----------------------------------------------------------------------------------------------
-
-    def _on_message(self, identity: bytes, message: bytes) -> None:
-        # What those said last that are gone may be read only now.
-        session = self._sessions.get(identity) or self._fencing.ending.get(identity)
-        try:
-            if session is None:
-                self._on_stranger(identity, message)
-                return
-            found = parts(message)
-            session.heard = monotonic()
-        except RemoteProtocolError as error:
-            self._bad(identity, session, error)
-            return
-        bad: RemoteProtocolError | None = None
-        for one in found:
-            try:
-                self._on_one(session, one)
-            except RemoteProtocolError as error:
-                bad = bad or error
-        # One for all that came together: each costs a line in the log.
-        if bad is not None:
-            self._bad(identity, session, bad)
-
-    def _on_stranger(self, identity: bytes, message: bytes) -> None:
-        if not message.startswith(b"batch "):
-            kind, words, payload = split(message)
-            if kind == b"hello":
-                self._on_hello(identity, parse_hello(words, payload))
-                return
-        # It was let go of, and does not know.
-        self._refuse(identity, "it was let go of")
-
-    def _on_one(self, session: NodeSession, message: bytes) -> None:
-        kind, words, payload = split(message)
-        call = self._upstream.get(kind)
-        if call is None:
-            raise RemoteProtocolError(f"{shown(kind)} means nothing here")
-        call(session, words, payload)
-
-    def _bad(self, identity: bytes, session: NodeSession | None, error: RemoteProtocolError) -> None:
-        complaints = self.complaints
-        complaints.count += 1
-        # Its routing id has another end each time.
-        name = shown(identity.rpartition(b".")[0] or identity) if session is None else session.name
-        if session is not None or complaints.is_due(name, monotonic()):
-            log.warning("%s: bad message number %d, of %s: %s", self.endpoint, complaints.count, name, error)
-        if session is None:
-            self._refuse(identity, str(error))
 
     def _refuse(self, identity: bytes, why: str = "") -> None:
         with suppress(PeerGone):  # so it knows
