@@ -8,10 +8,10 @@ import time
 
 import gevent
 import pytest
-from relay_chain import Chain, wait_until
+from relay_chain import BareNode, Chain, wait_until
 
 from greentx.errors import LocalProtocolError
-from greentx.protocol.request import Request
+from greentx.protocol.request import Request, parse_request
 from greentx.relay import Node
 from greentx.relay.claiming import MAX_HELD
 from greentx.relay.nodes import NodeSession
@@ -171,6 +171,23 @@ def test_what_a_node_has_claimed_is_not_taken_from_it(chain, caplog):
     wait_until(lambda: claims(chain) == 1)
     two.node.claim("sid", "a")
     wait_until(lambda: claims(chain) == 2)
+
+
+def test_a_relay_that_stood_still_reads_claims_before_it_gives_up(chain, monkeypatch):
+    """The time in which it could not read them is not theirs."""
+    monkeypatch.setattr("greentx.relay.claiming.CLAIM_SECONDS", 1.0)
+    claimer = BareNode(chain)
+    chain.client().send("/busy")
+    claimer.request()
+    claimer.say(b"claims sid=first\n")  # so that others are waited for
+    wait_until(lambda: claims(chain) == 1)
+    start(chain, "idle")
+    chain.client().send("/?sid=x")
+    wait_until(lambda: len(chain.relay.forwarding.claiming) == 1)
+    claimer.say(b"claims sid=x\n")
+    time.sleep(1.5)  # all of it, with this process
+    _, message = claimer.next(b"request")
+    assert parse_request(message).query == {"sid": ["x"]}
 
 
 def test_many_claims_meet_many_that_wait(chain, patient):

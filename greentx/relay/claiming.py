@@ -91,6 +91,7 @@ class Claiming:
         # In the order of their deadlines, as all wait equally long.
         self._held: dict[tuple[Connection, str], _Held] = {}
         self._awaited: list[_Awaited] = []
+        self._looked = 0.0
         self._context = context
         self._timer = context.timer(_LOOK_SECONDS, _LOOK_SECONDS)
         nodes.on(b"claims", self._on_claims)
@@ -135,6 +136,7 @@ class Claiming:
 
     def _start(self) -> None:
         if not self._timer.active:
+            self._looked = monotonic()
             # Not start(): it goes on with what was left of the timer's last run.
             self._timer.again(self._look, update=True)
 
@@ -192,6 +194,10 @@ class Claiming:
 
     def _look(self) -> None:
         now = monotonic()
+        before, self._looked = self._looked, now
+        # This process stood still: what Nodes claimed meanwhile is there, and is read before the next look.
+        if now - before > CLAIM_SECONDS:
+            return
         for place, held in list(self._held.items()):
             if held.deadline > now:
                 break
