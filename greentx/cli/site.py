@@ -11,7 +11,7 @@ from typing import IO, Any
 from ..protocol.websocket.origins import parse_origins
 from . import front_end
 
-__all__ = ["FrontEnd", "bounds", "control", "node_bounds", "proxies", "spawn"]
+__all__ = ["FrontEnd", "bounds", "check", "control", "node_bounds", "proxies", "spawn"]
 
 # Options that are arguments by the same name, where something was said; of them what may wait on a Node for the
 # application, while all else belongs to its relay; those for which 0 means none.
@@ -43,6 +43,34 @@ def control(arguments: argparse.Namespace) -> dict[str, Any] | None:
     from ..wsgi.listeners import control_options
 
     return control_options(arguments.control, arguments.control_allow, arguments.curve_secret, arguments.curve_allow)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse now what another process would refuse later, whose exit code nobody sees. Raises ``ValueError``."""
+    from ..edge.config import checked_settings
+    from ..handler.uploads import check_store
+    from ..protocol.fields import check_sender
+    from ..transport.endpoints import connect_endpoint
+    from ..transport.keys import load_keys, public_keys
+    from ..wsgi.listeners import parse_url
+
+    control(arguments)
+    if arguments.curve_secret:
+        load_keys(arguments.curve_secret)
+    if arguments.curve_allow:
+        keys = arguments.curve_allow
+        public_keys(keys[0] if len(keys) == 1 else keys)
+    check_store(arguments.upload_store)
+    checked_settings(front_end.settings(arguments))
+    senders = set()
+    for url in arguments.connect:
+        sender, *endpoints = parse_url(url)
+        for endpoint in endpoints:
+            if endpoint is not None:
+                connect_endpoint(endpoint)
+        if check_sender(sender) in senders:
+            raise ValueError(f"sender {sender!r} is in use for two handler entries: each has its own send_ident")
+        senders.add(sender)
 
 
 def proxies(arguments: argparse.Namespace) -> str:

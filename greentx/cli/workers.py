@@ -47,7 +47,7 @@ def serve_by_workers(arguments: argparse.Namespace, variables: Iterable[str]) ->
         variables: Which of the environment come from the file of ``--env-file``.
     """
     with errors_as_one_line():
-        site.control(arguments)
+        site.check(arguments)
         application = _Application(arguments, variables)
     arbiter = os.getpid()
     try:

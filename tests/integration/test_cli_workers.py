@@ -285,12 +285,18 @@ def test_an_application_that_cannot_be_imported_ends_it(run, tmp_path, applicati
     ("arguments", "code", "said"),
     [
         (["--bind", "192.0.2.1:8000"], 1, "greentx: 192.0.2.1:8000 cannot be bound: "),
-        (["--bind", ":0", "--set", "limits.contentlength=5"], 1, "greentx: setting 'limits.contentlength' is not one"),
+        (["--bind", ":0", "--certfile", "/nowhere/cert"], 1, "greentx: /nowhere/cert: No such file or directory"),
+        (["--bind", ":0", "--set", "limits.contentlength=5"], 2, "greentx: setting 'limits.contentlength' is not one"),
+        (["--bind", ":0", "--upload-store", "here"], 2, "greentx: upload_store 'here' is not an absolute path"),
         (["--control", "127.0.0.1"], 2, "is not a port"),
+        (["--control", "127.0.0.1:0", "--curve-secret", "/nowhere/x"], 2, "greentx: curve_secret='/nowhere/x'"),
+        (["--connect", "mongrel2://x@127.0.0.1", "--connect", "mongrel2://x@127.0.0.2"], 2, "sender 'x' is in use for"),
+        (["--connect", "mongrel2://x_y@127.0.0.1"], 2, "greentx: sender 'x_y' cannot be answered"),
+        (["--connect", "mongrel2://x@127.0.0.1?control=nonsense"], 2, "greentx: port 'nonsense' of address"),
     ],
 )
 def test_what_the_relay_cannot_do_ends_it(run, arguments, code, said):
-    """Its own line says what."""
+    """One line says what; the exit codes are those of one process."""
     program = run("serve", "cli_app:app", "--workers", "2", *arguments)
     assert program.finish() == code
     output = "".join(program.lines)
