@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 # The demo's, which has no tools for tests. Where there is the other one, that one serves.
 DEMO_VENV := .venv-demo
 # Files, not tests, are shared out: a file's fixtures are set up once. Four, also on fewer processors: most of them wait.
-PYTEST := $(BIN)/python -m pytest --numprocesses 4 --dist loadfile
+# In our own order (tests/conftest.py), and not by the number of tests: those files that take longest have few.
+PYTEST := $(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTEST_ARGS ?=
 PORT ?= 0
 # What `make chaos` runs; for how long `make soak` and `make fuzz` do, and options of the latter.

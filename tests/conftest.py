@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import gc
 import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 import traceback
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -27,6 +30,38 @@ if TYPE_CHECKING:
 
 # Seconds that greenlets and processes have to end after the test that started them.
 GRACE = 2.0
+
+# Files that take longest, longest first: they begin first, so that no process has a long one left when the others are
+# done. What is missing here, or has gone, costs time only.
+LONGEST = (
+    "test_chaos.py",
+    "test_gunicorn_worker.py",
+    "test_benchmarks.py",
+    "test_cli_workers.py",
+    "test_cli_serve.py",
+    "test_redis.py",
+    "test_install.py",
+    "test_relay_nodes.py",
+    "test_cluster.py",
+    "test_fuzz.py",
+    "test_wsgi_nodes.py",
+    "test_wsgi_websocket.py",
+    "test_wsgi_server.py",
+    "test_wsgi_proxies.py",
+    "test_wsgi_applications.py",
+    "test_relayed_websockets.py",
+    "test_soak.py",
+    "test_environment.py",
+    "test_chain.py",
+    "test_bench_behind_mongrel2.py",
+    "test_websocket_liveness.py",
+    "test_ported_uploads.py",
+    "test_relay_websockets.py",
+    "test_transceiver.py",
+    "test_typing.py",
+    "test_leaving.py",
+    "test_websocket_clients.py",
+)
 
 # How long one example takes says more of the machine than of us: each test has its timeout.
 hypothesis.settings.register_profile("greentx", deadline=None)
@@ -60,6 +95,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     os.environ["TMPDIR"] = folder
     tempfile.tempdir = None
+    # Where Python keeps no byte code each of a thousand processes that tests start would compile all of greentx.
+    if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(__file__).parents[1] / "greentx", quiet=2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 _OUTCOMES = (pytest.fail.Exception, pytest.skip.Exception, pytest.exit.Exception)
