@@ -43,8 +43,8 @@ one invalid reply stalls all others for 0.5 s     test_no_reply_of_ours_stalls_t
 
 from __future__ import annotations
 
-import ast
 import os
+import re
 import time
 from pathlib import Path
 
@@ -68,9 +68,7 @@ def test_every_trap_has_its_test():
     assert len(lines) >= 30
     found = set()
     for path in ROOT.rglob("test_*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef):
-                found.add(node.name)
+        found.update(re.findall(r"^def (test_\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE))
     assert named <= found
 
 
