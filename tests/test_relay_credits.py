@@ -57,9 +57,10 @@ def test_what_was_written_decides(chain, forward, method, report, written, outco
         bare.say(report % number)
     if written:
         tell_credits(chain, client, written)
-    node = say("second")
     bare.end()
-    chain.node(node, name="second")
+    chain.node(say("second"), name="second")
+    # What comes while the relay has not seen that end would go to the one that ended.
+    wait_until(lambda: chain.relay.nodes.names == {"second"})
     status = chain.relay.status
     if outcome == "again":
         assert client.recv(10_000).body == b"second: GET / "
