@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any, cast
 
 import pytest
@@ -371,10 +372,29 @@ def test_a_browser_connection_belongs_to_whoever_it_was_bound_to():
     assert len(sticky) == 0
 
 
+def test_a_browser_connection_of_which_nothing_is_open_takes_little():
+    """A full table has a million of them."""
+    sticky, session, server = Sticky(), NodeSession(b"n", Hello("n", 1), 0.0), object()
+    entry = cast(Any, object())
+    sticky.bind(server, "0", session)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(1, 2000):
+            bound = sticky.bind(server, str(number), session)
+            bound.open += (entry,)
+            bound.open = bound.open[1:]
+            bound.written.done(entry, 0)
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert taken / 2000 < 350
+
+
 def test_the_table_has_a_bound_and_forgets_the_oldest_that_is_idle():
     """Never one for which something is open, while there is another."""
     sticky, one = Sticky(limit=3), session()
-    cast(Any, sticky.bind("set", "busy", one).open).append("request")
+    sticky.bind("set", "busy", one).open += (cast(Any, "request"),)
     for conn_id in ("1", "2", "3"):
         sticky.bind("set", conn_id, one)
     assert [sticky.owner("set", conn_id) for conn_id in ("busy", "1", "2", "3")] == [one, None, one, one]

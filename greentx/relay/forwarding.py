@@ -216,7 +216,7 @@ class Forwarding:
                 if len(bound.open) + len(bound.held) >= MAX_PIPELINED:
                     self._cut(entry, f"{MAX_PIPELINED} of its requests wait for an answer")
                 elif bound.held or entry.refused or session.over or session.leaving or elsewhere:
-                    bound.held.append(entry)
+                    bound.held += (entry,)
                 else:
                     self._give(entry, bound, word)
                 return True
@@ -247,7 +247,7 @@ class Forwarding:
         entry.tries += 1
         if not bound.open:
             bound.written.sync()
-        bound.open.append(entry)
+        bound.open += (entry,)
         session.open[entry.number] = entry
         self.counts.forwarded += 1
         head = b"request %d %b" % (entry.number, word.encode())
@@ -278,7 +278,9 @@ class Forwarding:
         """Its Node does not have it any more."""
         bound = entry.bound
         if bound is not None and entry in bound.open:
-            bound.open.remove(entry)
+            # Nearly always it is the first.
+            is_first = bound.open[0] is entry
+            bound.open = bound.open[1:] if is_first else tuple(one for one in bound.open if one is not entry)
             if bound.held and not bound.open:
                 # They may be another Node's, whose answer must not overtake this one.
                 self._proofs.ask(entry.connection, partial(self._release, bound), bound.session)
@@ -288,7 +290,7 @@ class Forwarding:
         # What is open by now, as it was sent on meanwhile, settles the rest.
         if bound.open:
             return
-        held, bound.held = bound.held, []
+        held, bound.held = bound.held, ()
         for entry in held:
             if not entry.over:
                 self.submit(entry)
@@ -351,8 +353,7 @@ class Forwarding:
             if gone:
                 entry.end()
         self.progress.forget(bound)
-        bound.open = []
-        bound.held = []
+        bound.open = bound.held = ()
 
     def lost(self, connection: Connection) -> None:
         """The server of a connection set has gone, and all its browsers with it."""

@@ -231,9 +231,9 @@ class Returns:
             is_unsafe = entry.received and not (entry.safe and entry.message)
             if not entry.begun and (is_unsafe or entry.tries >= _MAX_TRIES):
                 entry.refused = 502
-        bound.open = [entry for entry in bound.open if entry not in entries]
+        bound.open = tuple(entry for entry in bound.open if entry not in entries)
         # In front of what came later.
-        bound.held[:0] = entries
+        bound.held = (*entries, *bound.held)
         if not bound.open:
             self._answer_begun(bound)
             self._release(bound)

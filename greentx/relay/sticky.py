@@ -41,8 +41,9 @@ class Bound:
 
     def __init__(self, session: NodeSession) -> None:
         self.session = session
-        self.open: list[Forwarded] = []
-        self.held: list[Forwarded] = []
+        # Tuples: there may be a million of these, and of nearly all nothing is open; an empty tuple takes no memory.
+        self.open: tuple[Forwarded, ...] = ()
+        self.held: tuple[Forwarded, ...] = ()
         self.written = Written()
         self.done_at = 0.0
 

@@ -47,7 +47,7 @@ class Written:
     __slots__ = ("_idle", "_told", "_written", "answers")
 
     def __init__(self) -> None:
-        self.answers: list[tuple[Forwarded, int, int]] = []
+        self.answers: tuple[tuple[Forwarded, int, int], ...] = ()
         # Bytes of all complete answers, and what the server wrote.
         self._told = 0
         self._written = 0
@@ -62,7 +62,7 @@ class Written:
     def done(self, entry: Forwarded, size: int) -> list[Forwarded]:
         """The answer to the first open request is complete; it has *size* bytes. Returns as :meth:`credit`."""
         begin, self._told = self._told, self._told + size
-        self.answers.append((entry, begin, self._told))
+        self.answers += ((entry, begin, self._told),)
         return self._pop()
 
     def _pop(self) -> list[Forwarded]:
@@ -72,13 +72,13 @@ class Written:
         while count < len(answers) and answers[count][2] <= self._written:
             count += 1
         found = [entry for entry, _, _ in answers[:count]]
-        del answers[:count]
+        self.answers = answers[count:]
         return found
 
     def untold(self) -> list[Forwarded]:
         """The server does not tell, or need not: all is taken for written. Returns what was not known to be."""
         found = [entry for entry, _, _ in self.answers]
-        self.answers.clear()
+        self.answers = ()
         self._written = self._told
         return found
 
@@ -87,7 +87,7 @@ class Written:
         if self.answers:
             self._told = self.answers[0][1]
         found = [entry for entry, _, _ in self.answers]
-        self.answers.clear()
+        self.answers = ()
         return found
 
     def sync(self) -> None:
