@@ -1,4 +1,4 @@
-"""What a Node does with what its relay gives it, as an extension of the Node's Transceiver."""
+"""How a Node answers what its relay gives it (:mod:`greentx.relay.downstream`), as an extension of its Transceiver."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 from gevent.pool import Group
 
-from ..errors import GreentxError, RemoteProtocolError
+from ..errors import GreentxError
 from ..handler.connection import Connection
 from ..handler.shared import Extension, Shared
 from ..handler.transceiver import Transceiver
-from ..protocol.fields import encode_sender, shown
-from ..protocol.kinds import Kind
-from ..protocol.request import Request, parse_request
+from ..protocol.fields import shown
+from ..protocol.request import Request
 from ..protocol.websocket.sharing import Broadcast
+from .downstream import Downstream
 from .handed import HandedOn
 from .link import Link
-from .messages import REDELIVERED, Server, Welcome, check_number, number, parse_servers, parse_wrote
+from .messages import Server, Welcome, number, parse_servers
 from .node_sockets import NodeSockets
 from .reach import reachable
 from .reports import Reports
@@ -30,7 +30,7 @@ log = logging.getLogger("greentx.relay")
 
 
 class Answering(Extension):
-    """Connects to the servers behind the API, hands out what comes for them, and says what became of it.
+    """Connects to the servers behind the API, and says what became of what came for them.
 
     Args:
         transceiver: The Node's, started.
@@ -49,7 +49,7 @@ class Answering(Extension):
         self._link = link
         self._asked = 0
         self._handed: dict[Connection, HandedOn] = {}
-        # By the word for the present life of its server, as the relay calls it.
+        # By the word for the present life of its server, as the relay calls it; the same dict for good.
         self._of_word: dict[bytes, HandedOn] = {}
         # Those that were made here, and not by the application.
         self._own: set[Connection] = set()
@@ -59,11 +59,8 @@ class Answering(Extension):
         link.welcome.append(self._on_welcome)
         link.over.append(self._on_over)
         link.on(b"servers", self._on_servers)
-        link.on(b"request", self._on_request)
-        link.on(b"event", self._on_event)
-        link.on(b"notice", self._on_notice)
-        link.on(b"wrote", self._on_wrote)
-        link.on(b"prove", self._on_prove)
+        # Kept by the link, which it listens to.
+        Downstream(transceiver, link, self._of_word)
 
     # -- the relay's servers -----------------------------------------------------------------------------------------
 
@@ -144,56 +141,6 @@ class Answering(Extension):
         self._asked += 1
         self._link.tell(b"ask %d" % self._asked)
 
-    # -- what is given -----------------------------------------------------------------------------------------------
-
-    def _on_request(self, words: list[bytes], payload: bytes) -> None:
-        if len(words) < 2:
-            raise RemoteProtocolError(f"a request has a number and a word, not {len(words)} words")
-        asked = number(words[0])
-        try:
-            request = parse_request(payload)
-        except RemoteProtocolError:
-            self._link.tell(b"back %d" % asked)
-            raise
-        request.redelivered = REDELIVERED in words[2:]
-        handed = self._of_word.get(words[1])
-        if handed is None:
-            self._link.tell(b"back %d" % asked)
-        else:
-            handed.accept(asked, request, words[1].decode("latin-1"), len(payload))
-
-    def _on_event(self, words: list[bytes], payload: bytes) -> None:
-        """What no answer is due to."""
-        request = parse_request(payload)
-        # Here and not later: what is wrong ends this message, whatever else waits with it.
-        if request.method == Kind.JSON:
-            request.decode_data()
-        handed = self._of_word.get(b"".join(words[:1]))
-        if handed is not None:
-            handed.accept(0, request, words[0].decode("latin-1"), len(payload))
-
-    def _on_notice(self, words: list[bytes], payload: bytes) -> None:
-        request = parse_request(payload)
-        handed = self._of_word.get(b"".join(words[:1]))
-        if handed is not None and request.is_notice():
-            handed.connection.intake.notice(request)
-
-    def _on_wrote(self, words: list[bytes], payload: bytes) -> None:
-        server, counts = parse_wrote(words)
-        handed = self._of_word.get(server)
-        if handed is not None:
-            for conn_id, count in counts:
-                handed.connection.intake.wrote(str(conn_id), count)
-
-    def _on_prove(self, words: list[bytes], payload: bytes) -> None:
-        if len(words) != 2:
-            raise RemoteProtocolError(f"a sender and a number are to be proved, not {len(words)} words")
-        asked = check_number(words[1].decode("latin-1"))
-        # Behind whatever we have answered: the server reads one connection's messages in their order.
-        for sender, connection in self._transceiver.connections.items():
-            if encode_sender(sender) == words[0]:
-                connection.link.writer.send_to_nobody(asked)
-
     # -- what is answered --------------------------------------------------------------------------------------------
 
     def _gate(self, connection: Connection, messages: Sequence[bytes]) -> bool:
@@ -234,7 +181,8 @@ class Answering(Extension):
         handed = self._handed.pop(connection, None)
         self._reports.removed(connection)
         self._own.discard(connection)
-        self._of_word = {word: one for word, one in self._of_word.items() if one is not handed}
+        for word in [word for word, one in self._of_word.items() if one is handed]:
+            del self._of_word[word]
 
     def notice(self, connection: Connection, request: Request) -> bool:
         """A connection has ended: the relay knows already."""

@@ -4,7 +4,7 @@ What the server tells decides which of them keeps the accounts:
 
 * :class:`~greentx.protocol.flow.Pacer`: it tells nothing but receipts. Messages are counted.
 * :class:`~greentx.protocol.flow.Ledger`: it tells how many bytes it wrote, and all of that comes here.
-* :class:`~greentx.protocol.flow.Scattered`: the same, but other processes get some of it.
+* :class:`~greentx.protocol.flow.scattered.Scattered`: the same, but other processes get some of it.
 """
 
 from __future__ import annotations
