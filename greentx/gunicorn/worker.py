@@ -131,6 +131,7 @@ class Worker(GeventWorker):
         """Import the application. Where that fails the first worker says why, and the others just end."""
         # By now signals are handled; this one came before, and is told once.
         if _arbiter is not None and _arbiter.told_to_end:
+            self._life.settle()
             sys.exit(0)
         if self._pause:
             self._wait_to_start(self._pause)
