@@ -163,8 +163,8 @@ class Worker(GeventWorker):
             time.sleep(_LOOK_SECONDS)
 
     def _fail(self, why: str) -> None:
-        self.log.error("greentx: %s", why)
         self._let_first_fail()
+        self.log.error("greentx: %s", why)
         # With any other exit code gunicorn would start the next worker, which fails as well, forever.
         sys.exit(GunicornArbiter.WORKER_BOOT_ERROR)
 
