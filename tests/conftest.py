@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from greentx.edge import Mongrel2
 
 # Seconds that greenlets and processes have to end after the test that started them.
-GRACE = 2.0
+GRACE = 10.0
 
 # Files that take longest, longest first: they begin first, so that no process has a long one left when the others are
 # done. What is missing here, or has gone, costs time only.

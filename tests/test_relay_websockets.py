@@ -36,6 +36,14 @@ class Sockets(Chain):
         self.stack.callback(leaving.join, 10)
         return leaving
 
+    def hear(self, node):
+        """Wait until the API has heard all that a Node has to say by now."""
+        heard = Event()
+        self.relay.nodes.on(b"test", lambda *_: heard.set())
+        gevent.sleep(0)  # what was handled is told with the next round
+        node.link.tell(b"test")
+        assert heard.wait(10)
+
     def cut(self, node):
         """End a Node's connection to the relay without a word, as the end of its process does."""
         node.link.stop(0)
@@ -218,7 +226,7 @@ def test_an_event_whose_handler_leaves_by_itself_is_handled(sockets):
     client = sockets.browser()
     client.send("x")
     wait_until(lambda: ("WEBSOCKET", False) in got)
-    gevent.sleep(0.05)  # what was handled is told with the next round
+    sockets.hear(node)
     talk = Talk("b")
     sockets.node(websocket=talk)
     sockets.cut(node)
@@ -502,7 +510,7 @@ def test_what_was_in_the_hands_of_a_lost_node_comes_again(sockets):
     client.send("1")
     client.send("2")
     wait_until(lambda: len(lost) == 2)
-    gevent.sleep(0.05)  # what was handled is told with the next round
+    sockets.hear(node)
     talk = Talk("b")
     sockets.node(websocket=talk)
     sockets.cut(node)
@@ -518,16 +526,18 @@ def test_what_was_in_the_hands_of_a_lost_node_comes_again(sockets):
 def test_a_killed_handler_of_a_node_that_leaves_hands_over_what_it_had(sockets):
     """It may have begun with it."""
 
+    in_hand = Event()
+
     def forever(ws):
         ws.receive()
+        in_hand.set()
         Event().wait()
 
     node = sockets.node(websocket=forever)
     client = sockets.browser()
     client.send("1")
     client.send("2")
-    wait_until(lambda: len(node.websockets) == 1)
-    gevent.sleep(0.05)  # until it has the first one in hand
+    assert in_hand.wait(10)
     talk = Talk("b")
     sockets.node(websocket=talk)
     node.stop(0.1)
@@ -614,6 +624,7 @@ def test_the_next_node_is_told_of_an_end_between_two(sockets):
     assert sockets.heard(client) == "a x"
     sockets.leave(node).join(10)
     wait_until(lambda: sockets.relay.status()["websockets"]["waiting"] == 1)
+    wait_until(lambda: not len(sockets.relay.nodes))
     client.send("y")
     client.close(4000, "bye")
     wait_until(lambda: sockets.relay.status()["websockets"]["open"] == 0)
@@ -835,7 +846,7 @@ def test_send_waits_while_the_browser_does_not_read(sockets_by_hand):
             else:
                 ws.send(message)
 
-    chain.node(websocket=talk, send_timeout=0.2)
+    chain.node(websocket=talk, send_timeout=2)
     for connection in chain.api.connections.values():
         # As Mongrel2 with a browser that does not read: nothing leaves.
         connection.link.stand_in = False

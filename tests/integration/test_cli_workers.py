@@ -112,7 +112,8 @@ def test_workers_serve_http_and_websockets_and_end_in_order(run):
     assert pid_of(slow.get(timeout=30))
     assert program.finish() == 0
     wait_until(partial(none_runs, processes))
-    assert folders() == before
+    # What a test before this one has killed may still be removing its own.
+    wait_until(lambda: folders() <= before)
     said = "".join(program.lines)
     imported = {int(pid) for pid in re.findall(r"imported in (\d+)", said)}
     assert imported == pids
@@ -125,12 +126,13 @@ def test_workers_serve_http_and_websockets_and_end_in_order(run):
 
 def test_the_application_decides_which_websockets_are_let_in(run):
     """The relay asks it, also where the relay runs the protocol."""
-    _, front_end = serve(run, "--workers", "2")
+    program, front_end = serve(run, "--workers", "2")
     with socket.create_connection(("127.0.0.1", front_end.port), 40) as sock:
         key = "dGhlIHNhbXBsZSBub25jZQ=="
         head = "GET /page HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         sock.sendall(f"{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
         assert sock.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
+    program.end()
 
 
 def folders() -> set[str]:
