@@ -435,8 +435,9 @@ def test_a_server_can_attach_to_api_and_node(chain):
     node = chain.node(
         lambda conn, req: conn.reply_http(req, req.headers.get("VIA", "direct")), rep_port=0, rep_ip=LOCAL
     )
-    handlers = [(LOCAL, chain.api.rep_port), f"{LOCAL}:{node.rep_port}"]
-    with Server("test", ip=LOCAL, connect=[f"{LOCAL}:{handlers[0][1]}", handlers[1]]) as server:
+    # The Node first: what it has heard of the API's servers before is not attached to once more.
+    handlers = [f"{LOCAL}:{one.rep_port}" for one in (node, chain.api)]
+    with Server("test", ip=LOCAL, connect=handlers) as server:
         answers = []
         for _ in range(6):
             client = server.client("http")
