@@ -54,14 +54,18 @@ class Batches:
 
     def wrote(self, session: NodeSession, server: str, conn_id: str, count: int) -> None:
         """Say that a server wrote so many bytes, in one message with what else it wrote in this round."""
-        of_servers = self._written.setdefault(session, {})
-        counts = of_servers.setdefault(server, {})
+        of_servers = self._written.get(session)
+        if of_servers is None:
+            of_servers = self._written[session] = {}
+            if session not in self._pending:
+                self._pending[session] = []
+                if not self._scheduled:
+                    self._schedule()
+        counts = of_servers.get(server)
+        if counts is None:
+            counts = of_servers[server] = {}
         counts[conn_id] = counts.get(conn_id, 0) + count
-        if session not in self._pending:
-            self._pending[session] = []
-            if not self._scheduled:
-                self._schedule()
-        elif len(counts) >= _BATCH_WRITTEN:
+        if len(counts) >= _BATCH_WRITTEN:
             self._send(session)
 
     def _schedule(self) -> None:

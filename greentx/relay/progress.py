@@ -75,23 +75,33 @@ class Progress:
             if entry is None:
                 self._counts.stale += 1
                 continue
+            bound = entry.bound
             entry.seen()
+            tells = entry.tells
+            # What the rest does with nearly all, without the calls.
+            is_alone = bound is not None and bound.open == (entry,) and not (bound.held or bound.written.answers)
+            if bound is not None and is_alone and not (tells or entry.decoded):
+                bound.done_at = now
+                bound.written.told(size)
+                session.written.items.append((now, self._last(), entry))
+                bound.open = ()
+                continue
             # The Node has deleted the file, or will.
             if entry.stored is not None:
                 entry.stored.give_away()
-            if entry.bound is not None:
-                entry.bound.done_at = now
-                arrived += self._done(entry, entry.bound, size)
-                if not entry.tells:
+            if bound is not None:
+                bound.done_at = now
+                arrived += self._done(entry, bound, size, tells=tells)
+                if not tells:
                     session.written.items.append((now, self._last(), entry))
             self._settle(entry)
-            if entry.bound is not None and self._sticky.forget_closed(entry.bound, entry) and not entry.tells:
+            if entry.bound is not None and self._sticky.forget_closed(entry.bound, entry) and not tells:
                 self.parted(session, entry, now)
         self._say_answered(session, arrived)
 
-    def _done(self, entry: Forwarded, bound: Bound, size: int) -> list[Forwarded]:
+    def _done(self, entry: Forwarded, bound: Bound, size: int, *, tells: bool) -> list[Forwarded]:
         written = bound.written
-        if not entry.tells:
+        if not tells:
             # Nobody will say more of them.
             return self._known([*written.done(entry, size), *written.untold()])
         oldest = self.unwritten.add(entry)
@@ -123,9 +133,10 @@ class Progress:
         return found
 
     def _say_answered(self, session: NodeSession, arrived: list[Forwarded]) -> None:
-        delegated = [entry for entry in arrived if entry.delegated]
-        if delegated:
-            self._answered(session, delegated)
+        if arrived:
+            delegated = [entry for entry in arrived if entry.delegated]
+            if delegated:
+                self._answered(session, delegated)
 
     # -- ends --------------------------------------------------------------------------------------------------------
 

@@ -57,13 +57,23 @@ class Written:
     def credit(self, count: int) -> list[Forwarded]:
         """The server wrote *count* bytes. Returns the requests whose answers are written by that."""
         self._written += count
-        return self._pop()
+        answers = self.answers
+        # Nearly always one.
+        if len(answers) == 1 and answers[0][2] <= self._written:
+            self.answers = ()
+            return [answers[0][0]]
+        return self._pop() if answers else []
 
     def done(self, entry: Forwarded, size: int) -> list[Forwarded]:
         """The answer to the first open request is complete; it has *size* bytes. Returns as :meth:`credit`."""
         begin, self._told = self._told, self._told + size
         self.answers += ((entry, begin, self._told),)
-        return self._pop()
+        return self._pop() if self.answers[0][2] <= self._written else []
+
+    def told(self, size: int) -> None:
+        """As :meth:`done` and then :meth:`untold`, where nothing is complete and not known to be written."""
+        self._told += size
+        self._written = self._told
 
     def _pop(self) -> list[Forwarded]:
         answers = self.answers
