@@ -206,11 +206,16 @@ class HandedOn:
             # SENDER SP LENGTH ":" ids "," SP body
             colon = message.find(b":", message.find(b" "))
             end = message.find(b",", colon)
-            conn_ids = message[colon + 1 : end].decode("latin-1").split(" ")
+            ids = message[colon + 1 : end].decode("latin-1")
+            size = 0 if counted else len(message) - end - 2
+            # Nearly all: one whose whole answer is among them, as it is known to be complete.
+            if ids in sent and ids not in works_of:
+                sent[ids] += size
+                continue
+            conn_ids = ids.split(" ")
             # Nothing of an answer: it is for the server.
             if conn_ids[0] == "X":
                 continue
-            size = 0 if counted else len(message) - end - 2
             for conn_id in conn_ids:
                 works = works_of.get(conn_id)
                 if works is not None:

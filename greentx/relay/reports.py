@@ -58,7 +58,8 @@ class Reports:
         self._accepted = 0
         self._scheduled = False
         self._stopped = False
-        self._finished: list[tuple[Connection, str, Work]] = []
+        # With the bytes of their connection sets' answers; see sent_of().
+        self._finished: list[tuple[Connection, str, Work, dict[str, int]]] = []
         self._sent: dict[Connection, dict[str, int]] = {}
         self._timer: Any = context.timer(_DONE_SECONDS, _DONE_SECONDS)
         self._sweeper: Any = context.timer(_SWEEP_SECONDS, _SWEEP_SECONDS)
@@ -111,8 +112,11 @@ class Reports:
         # One message for all that this round of the hub answers.
         if not self._finished:
             self._context.hub.loop.run_callback(self._look)
-        self._finished.append((connection, conn_id, work))
-        self.sent_of(connection).setdefault(conn_id, 0)
+        sent = self._sent.get(connection)
+        if sent is None:
+            sent = self.sent_of(connection)
+        self._finished.append((connection, conn_id, work, sent))
+        sent.setdefault(conn_id, 0)
 
     def leaving(self, connection: Connection, messages: int) -> None:
         """Something of one connection set's goes out: say what is done with it, and what has begun.
@@ -125,8 +129,7 @@ class Reports:
             is_all = not pipe.line.turns and len(pipe.batch) == messages
             self._report(connection if is_all else None)
             begun = []
-            sent = self.sent_of(connection)
-            for one, conn_id, work in self._finished:
+            for one, conn_id, work, sent in self._finished:
                 if one is connection and not work.begun:
                     work.begun = True
                     begun.append(b"%d %d" % (work.number, sent.get(conn_id, 0)))
@@ -146,17 +149,21 @@ class Reports:
 
     def _report(self, leaving: Connection | None) -> None:
         """Say what is done, where all that waits of *leaving* counts as having left."""
-        waiting: list[tuple[Connection, str, Work]] = []
+        waiting: list[tuple[Connection, str, Work, dict[str, int]]] = []
         done: list[bytes] = []
+        before: Connection | None = None
+        busy = False
         for item in self._finished:
-            connection, conn_id, work = item
-            writer = connection.link.writer
-            busy = connection is not leaving and (writer.pipe.batch or writer.pipe.line.turns)
+            connection, conn_id, work, sent = item
+            # Nearly always all are of one.
+            if connection is not before:
+                before, writer = connection, connection.link.writer
+                busy = connection is not leaving and bool(writer.pipe.batch or writer.pipe.line.turns)
             if busy or writer.flow.waiting(conn_id):
                 waiting.append(item)
             else:
                 # Of several of one connection the first one counts for all: the sums matter.
-                done.append(b"%d %d" % (work.number, self.sent_of(connection).pop(conn_id, 0)))
+                done.append(b"%d %d" % (work.number, sent.pop(conn_id, 0)))
         self._finished = waiting
         if done:
             self._tell(b"done " + b" ".join(done))
