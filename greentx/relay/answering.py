@@ -16,6 +16,7 @@ from ..handler.transceiver import Transceiver
 from ..protocol.fields import shown
 from ..protocol.request import Request
 from ..protocol.websocket.sharing import Broadcast
+from ..transport.pipe import GATED_BATCH_SECONDS
 from .downstream import Downstream
 from .handed import HandedOn
 from .link import Link
@@ -117,7 +118,7 @@ class Answering(Extension):
             return None
         self._own.add(connection)
         writer = connection.link.writer
-        writer.pipe.gate = partial(self._gate, connection)
+        self._guard(connection)
         # The relay passes them on.
         if not server.stand_in:
             writer.receipts.come()
@@ -133,8 +134,13 @@ class Answering(Extension):
         if handed is None:
             handed = self._handed[connection] = HandedOn(connection, self._reports, self._link.tell, self._ask)
             if connection not in self._own:
-                connection.link.writer.pipe.gate = partial(self._gate, connection)
+                self._guard(connection)
         return handed
+
+    def _guard(self, connection: Connection) -> None:
+        pipe = connection.link.writer.pipe
+        pipe.gate = partial(self._gate, connection)
+        pipe.batch_seconds = GATED_BATCH_SECONDS
 
     def _ask(self) -> None:
         """Ask the relay which lives of the servers are the present ones."""

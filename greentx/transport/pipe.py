@@ -19,7 +19,7 @@ from .context import Context
 from .security import Dial
 from .subscriptions import LOOK_SECONDS, Subscriptions
 
-__all__ = ["BATCH_SECONDS", "LAST_OF_BATCH", "Pipe"]
+__all__ = ["GATED_BATCH_SECONDS", "LAST_OF_BATCH", "Pipe"]
 
 # Messages that go to ZeroMQ together where many are sent in one round of the hub. Each first one wakes ZeroMQ's I/O
 # thread, which costs more than all the rest of a reply.
@@ -28,10 +28,13 @@ _BATCH = 64
 #: So many messages may be kept for others; the next one sends them all.
 LAST_OF_BATCH = _BATCH - 1
 
-#: So long a message is kept for others that are sent in the same round of the hub. Where the hub does not run for
-#: longer, since a greenlet computes, it stays until then: so the first one of a round is only kept where many come, and
-#: no greenlet has computed lately.
+# So long a message is kept for others that are sent in the same round of the hub. Where the hub does not run for
+# longer, since a greenlet computes, it stays until then: so the first one of a round is only kept where many come, and
+# no greenlet has computed lately.
 BATCH_SECONDS = 0.0005
+
+#: The same where somebody is asked before a batch goes out, which costs as much as the batch.
+GATED_BATCH_SECONDS = 0.001
 
 #: A greenlet has computed where a round lasts so long,
 COMPUTED_SECONDS = 0.002
@@ -103,8 +106,9 @@ class Pipe:
         live: The server is there. Without one nothing is sent.
         line: What waits for room.
         batch: What was sent lately and is not with ZeroMQ yet; not empty only where the line is empty.
-        since: When the round began, or the last batch went (``time.monotonic()``): what comes within
-            :data:`BATCH_SECONDS` from then is kept.
+        since: When the round began, or the last batch went (``time.monotonic()``): what comes within *batch_seconds*
+            from then is kept.
+        batch_seconds: See *since*.
         sent: How many messages ZeroMQ accepted.
         connecting: What is known of its connection.
         gate: Asked with the messages that go out next, before they do; where it returns False they wait in line as at a
@@ -126,6 +130,7 @@ class Pipe:
         self.batch: list[bytes] = []
         self.sent = 0
         self.since = float("-inf")
+        self.batch_seconds = BATCH_SECONDS
         self.gate: Callable[[Sequence[bytes]], bool] | None = None
         self._context = context
         self._on_drop = on_drop
@@ -173,7 +178,7 @@ class Pipe:
             self._context.hub.loop.run_callback(self._end_round)
             if self._round.begin(now):
                 return None
-        elif len(batch) < _BATCH and now - self.since < BATCH_SECONDS:
+        elif len(batch) < _BATCH and now - self.since < self.batch_seconds:
             return None
         self._look_and_send(now)
         # The message was the last of the batch, so its turn is the last one.

@@ -26,7 +26,7 @@ from ..protocol.replies import build_control_reply
 from .context import Context
 from .drops import Drops
 from .outflow import Outflow, Placed
-from .pipe import BATCH_SECONDS, LAST_OF_BATCH
+from .pipe import LAST_OF_BATCH
 from .presence import Presence
 from .receipts import FLUSH_SECONDS
 from .security import Dial
@@ -180,7 +180,7 @@ class Writer:
             pipe = self.pipe
             batch = pipe.batch
             turn = None
-            if 0 < len(batch) < LAST_OF_BATCH and monotonic() - pipe.since < BATCH_SECONDS:
+            if 0 < len(batch) < LAST_OF_BATCH and monotonic() - pipe.since < pipe.batch_seconds:
                 batch.append(message)  # what pipe.send() would do, without the call
             else:
                 turn = pipe.send(message)
