@@ -4,8 +4,10 @@
 with one request in flight each: the application in one process; the same application in a Node behind a process that is
 nothing but its relay; and, for an application that computes, one Node and two.
 
+The application is a WSGI one, or a handler for ``serve()``, next to which the relay counts for more.
+
 ``python benchmarks/bench_relay.py [--traffic varied|same] [--connections 64] [--rounds 5] [--seconds 2] [--compute 2]
-[--ipc]``
+[--application wsgi|handler] [--flow-control] [--ipc]``
 
 CPU is user and system time of all threads of the server's processes, without mongrel2, for each request. Each ratio is
 the median of those of the rounds. A goal that is missed is said, and is no error; nor is it that wrk is not there.
@@ -22,7 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import _traffic
@@ -35,6 +37,7 @@ from greentx import Transceiver
 from greentx.edge import Handler, Mongrel2
 from greentx.edge.process import ChildProcess
 from greentx.relay import Node, Relay
+from greentx.wsgi import WSGIServer
 
 SENDER = "bench-relay"
 LOCAL = "127.0.0.1"
@@ -49,25 +52,38 @@ CPU_GOAL, RATE_GOAL = 1.6, 1.7
 # -- what runs in processes of their own -------------------------------------------------------------------------------
 
 
-def answer(milliseconds: float) -> Any:
-    """Return the handler: it computes for so long, and answers."""
+def compute(milliseconds: float) -> None:
+    """Compute for so long."""
+    if milliseconds:
+        until = time.perf_counter() + milliseconds / 1000
+        while time.perf_counter() < until:
+            pass
+
+
+def serve(transceiver: Transceiver, application: str, milliseconds: float) -> None:
+    """Say that it is ready, and run the application: it computes for so long, and answers."""
 
     def handler(conn: Any, req: Any) -> None:
         if req.method != "DISCONNECT":
-            if milliseconds:
-                until = time.perf_counter() + milliseconds / 1000
-                while time.perf_counter() < until:
-                    pass
+            compute(milliseconds)
             conn.reply_http(req, BODY)
 
-    return handler
+    def wsgi(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+        compute(milliseconds)
+        start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(BODY)))])
+        return [BODY.encode()]
+
+    print("ready", flush=True)
+    if application == "wsgi":
+        WSGIServer(transceiver, wsgi, log=None).serve_forever()
+    else:
+        transceiver.serve(handler)
 
 
-def run_alone(push: str, sub: str, milliseconds: str) -> None:
+def run_alone(push: str, sub: str, application: str, milliseconds: str) -> None:
     """The application in one process."""
     with Transceiver(SENDER, push, sub, rep_port=False) as trans:
-        print("ready", flush=True)
-        trans.serve(answer(float(milliseconds)))
+        serve(trans, application, float(milliseconds))
 
 
 def run_relay(push: str, sub: str, address: str) -> None:
@@ -78,11 +94,10 @@ def run_relay(push: str, sub: str, address: str) -> None:
         relay.serve()
 
 
-def run_node(endpoint: str, milliseconds: str) -> None:
+def run_node(endpoint: str, application: str, milliseconds: str) -> None:
     """The application in a Node."""
     with Node(endpoint, rep_port=False, connect_timeout=_START_SECONDS) as node:
-        print("ready", flush=True)
-        node.serve(answer(float(milliseconds)))
+        serve(node, application, float(milliseconds))
 
 
 ROLES: dict[str, Any] = {"alone": run_alone, "relay": run_relay, "node": run_node}
@@ -99,26 +114,29 @@ class Served:
         nodes: How many; 0 is the application alone.
         milliseconds: How long it computes for each request.
         address: Where the relay binds.
+        options: Which application, and what its mongrel2 says.
 
     Attributes:
         name: As given.
         played: How many requests it was sent.
     """
 
-    def __init__(self, name: str, nodes: int, milliseconds: float, address: str) -> None:
+    def __init__(self, name: str, nodes: int, milliseconds: float, address: str, options: argparse.Namespace) -> None:
         self.name = name
         self.played = 0
         self._processes: list[ChildProcess] = []
         with contextlib.ExitStack() as stack:
-            front = stack.enter_context(Mongrel2({"/": Handler(SENDER)}))
+            settings = {"download.flow_control": int(options.flow_control)}
+            front = stack.enter_context(Mongrel2({"/": Handler(SENDER)}, settings=settings))
             (entry,) = front.handlers
             specs = str(entry.send_spec), str(entry.recv_spec)
+            application = options.application, str(milliseconds)
             if nodes:
                 endpoint = self._start(stack, "relay", *specs, address)
                 for _ in range(nodes):
-                    self._start(stack, "node", endpoint, str(milliseconds))
+                    self._start(stack, "node", endpoint, *application)
             else:
-                self._start(stack, "alone", *specs, str(milliseconds))
+                self._start(stack, "alone", *specs, *application)
             self.port = front.port
             self._opened = stack.pop_all()
 
@@ -168,14 +186,14 @@ def load(server: Served, wrk: Wrk, connections: int, seconds: float) -> dict[str
 
 
 @contextlib.contextmanager
-def started(milliseconds: float, folder: str, ipc: bool, counts: list[int]) -> Iterator[list[Served]]:
+def started(options: argparse.Namespace, milliseconds: float, folder: str, counts: list[int]) -> Iterator[list[Served]]:
     """Start one server for each number of Nodes."""
     with contextlib.ExitStack() as stack:
         servers = []
         for nodes in counts:
             name = f"{nodes} node{'s'[: nodes != 1]}" if nodes else "alone"
-            address = f"ipc://{folder}/{nodes}.{milliseconds:g}" if ipc else f"tcp://{LOCAL}:*"
-            server = Served(name, nodes, milliseconds, address)
+            address = f"ipc://{folder}/{nodes}.{milliseconds:g}" if options.ipc else f"tcp://{LOCAL}:*"
+            server = Served(name, nodes, milliseconds, address, options)
             stack.callback(server.close)
             server.check()
             servers.append(server)
@@ -185,7 +203,7 @@ def started(milliseconds: float, folder: str, ipc: bool, counts: list[int]) -> I
 def measure(options: argparse.Namespace, wrk: Wrk, folder: str, milliseconds: float, counts: list[int]) -> Any:
     """Load the servers in turns; return what each did in each round."""
     results: dict[str, list[dict[str, float]]] = {}
-    with started(milliseconds, folder, options.ipc, counts) as servers:
+    with started(options, milliseconds, folder, counts) as servers:
         for server in servers:
             load(server, wrk, options.connections, min(WARM_UP, options.seconds))
         for _ in range(options.rounds):
@@ -213,6 +231,8 @@ def arguments() -> argparse.Namespace:
     found.add_argument("--rounds", type=int, default=5, help="rounds, of whose ratios the median counts")
     found.add_argument("--seconds", type=float, default=2.0, help="how long each server is loaded in a round")
     found.add_argument("--compute", type=float, default=2.0, help="milliseconds that the second application computes")
+    found.add_argument("--application", choices=("wsgi", "handler"), default="wsgi", help="which (%(default)s)")
+    found.add_argument("--flow-control", action="store_true", help="mongrel2 says what it writes (flow_control)")
     found.add_argument("--ipc", action="store_true", help="Nodes connect over ipc:// and not over TCP")
     options = found.parse_args()
     if options.rounds < 1 or not 0.05 <= options.seconds <= 600 or not 1 <= options.connections <= 1000:
@@ -230,7 +250,8 @@ def main() -> None:
         gevent.signal_handler(number, sys.exit, 128 + number)
     told: dict[str, Any] = {"benchmark": "relay", "traffic": options.traffic, "rounds": options.rounds}
     told |= {"seconds": options.seconds}
-    told |= {"connections": options.connections, "ipc": options.ipc, **about("gevent", "pyzmq", "msgspec")}
+    told |= {"connections": options.connections, "ipc": options.ipc, "application": options.application}
+    told |= {"flow_control": options.flow_control, **about("gevent", "pyzmq", "msgspec")}
     if program is None:
         print("nothing was measured: wrk is missing (Debian, Ubuntu: apt-get install wrk)", file=sys.stderr)
     else:
