@@ -435,7 +435,6 @@ def test_a_server_can_attach_to_api_and_node(chain):
     node = chain.node(
         lambda conn, req: conn.reply_http(req, req.headers.get("VIA", "direct")), rep_port=0, rep_ip=LOCAL
     )
-    # The Node first: what it has heard of the API's servers before is not attached to once more.
     handlers = [f"{LOCAL}:{one.rep_port}" for one in (node, chain.api)]
     with Server("test", ip=LOCAL, connect=handlers) as server:
         answers = []
