@@ -137,7 +137,7 @@ class Intake:
             written = _known_credits.get(fields[-1]) or _read_credits(fields[-1])
             if written is not None:
                 conn_id = fields[1].decode("latin-1")
-                # What wrote() does, without calling it.
+                # What Shared.wrote() does, without calling it.
                 for extension in self._extensions:
                     extension.wrote(self._connection, conn_id, written)
                 self._writer.credit(conn_id, written)
@@ -362,18 +362,13 @@ class Intake:
         life.sockets[request.conn_id] = None
         self.emit(request)
 
-    def wrote(self, conn_id: str, count: int) -> None:
-        """The server says that it wrote *count* bytes to a browser connection."""
-        for extension in self._extensions:
-            extension.wrote(self._connection, conn_id, count)
-        self._writer.credit(conn_id, count)
-
     def notice(self, request: Request) -> None:
         """A notice of the server's: what it wrote, or that a connection has gone."""
         # Before anything else: what another process answers is open there, and here it is not.
         written = request.credits()
         if written is not None:
-            self.wrote(request.conn_id, written)
+            self._shared.wrote(self._connection, request.conn_id, written)
+            self._writer.credit(request.conn_id, written)
             return
         for extension in self._extensions:
             if extension.notice(self._connection, request):

@@ -155,6 +155,11 @@ class Shared:
         self.handshake_events = handshake_events
         self.upload_store = upload_store
 
+    def wrote(self, connection: Connection, conn_id: str, count: int) -> None:
+        """Tell the extensions what a server wrote to a browser connection."""
+        for extension in self.extensions:
+            extension.wrote(connection, conn_id, count)
+
     @property
     def sharing(self) -> SharedRegistry | None:
         """Shares the registry with other processes; ``None``: nobody does."""

@@ -30,6 +30,7 @@ class Downstream:
         self._transceiver = transceiver
         self._link = link
         self._of_word = of_word
+        self._shared = transceiver.shared()
         link.on(b"request", self._on_request)
         link.on(b"event", self._on_event)
         link.on(b"notice", self._on_notice)
@@ -72,8 +73,10 @@ class Downstream:
         server, counts = parse_wrote(words)
         handed = self._of_word.get(server)
         if handed is not None:
+            connection = handed.connection
             for conn_id, count in counts:
-                handed.connection.intake.wrote(str(conn_id), count)
+                self._shared.wrote(connection, str(conn_id), count)
+                connection.link.writer.credit(str(conn_id), count)
 
     def _on_prove(self, words: list[bytes], payload: bytes) -> None:
         if len(words) != 2:
