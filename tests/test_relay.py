@@ -445,6 +445,26 @@ def test_a_server_can_attach_to_api_and_node(chain):
         assert sorted(answers) == [b"api"] * 3 + [b"direct"] * 3
 
 
+def test_a_server_that_the_relay_has_told_of_can_attach_to_the_node(chain):
+    """The Node only answered it until then, and pulls from it as well from now on; what the relay gives it goes on."""
+    chain.forward_all({"VIA": "api"})
+    node = chain.node(
+        lambda conn, req: conn.reply_http(req, req.headers.get("VIA", "direct")), rep_port=0, rep_ip=LOCAL
+    )
+    with Server("test", ip=LOCAL, connect=(LOCAL, chain.api.rep_port)) as server:
+        client = server.client("http")
+        client.send("/")
+        assert client.recv(5000).body == b"api"
+        wait_until(lambda: not chain.relay.forwarding.open)
+        server.connect((LOCAL, node.rep_port))
+        answers = []
+        for _ in range(6):
+            client = server.client("http")
+            client.send("/")
+            answers.append(client.recv(5000).body)
+        assert sorted(answers) == [b"api"] * 3 + [b"direct"] * 3
+
+
 def test_a_connection_set_of_the_application_stays(chain):
     """Where the API has had a server of that name, and has it no more, the Node removes only what it made itself."""
     chain.forward_all()

@@ -87,6 +87,8 @@ class Connection(AbstractContextManager["Connection"]):
         orphans: Looks for WebSockets that a former handler let in; ``None`` where the control port is not known.
         progress: Says which silent WebSockets are sending; ``None`` likewise.
         shares: What other processes on the same handler entry tell, where they do; else ``None``.
+        gives_way: It only answers what comes another way: its server may have it replaced by one that pulls, too. Not
+            for applications.
         intake, answers, deliveries, sessions: What handles messages, answers and WebSockets; not for applications.
     """
 
@@ -109,6 +111,7 @@ class Connection(AbstractContextManager["Connection"]):
         control_endpoint = None if server_control is None else connect_endpoint(server_control)
         # As all arguments: before a context is made, which would stay open.
         check_store(upload_store)
+        self.gives_way = False
         self._pinger: Pinger | None = None
         stands_alone = shared is None
         if shared is None:

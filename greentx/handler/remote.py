@@ -4,7 +4,7 @@ Whoever may ask there may add a server, and end what he has added. These rules p
 
 * A set whose server is there is never replaced by one with other addresses, and is removed by whoever added it only:
   known by his CURVE key, else by his IP address. A server that was started again finds its set without a server, and
-  replaces it.
+  replaces it. So does one whose set only answers, as a Node has made it by the word of its relay.
 * What the application has added, its own set first of all, is the application's while its server is there.
 * A proof is an invalid reply to Mongrel2, which then stands still for 0.5 s (probed). So proofs go only to sets that a
   :class:`~greentx.Server` has added, or that the application said is one; and what has announced credits, or was added
@@ -123,7 +123,7 @@ class RemoteSets:
             self._check_no_mongrel2(asker, sender, wanted[1])
             old = self._sets.find(sender)
         while old is not None and not _is_same(old, wanted, server_key):
-            if old.link.subscribed:
+            if old.link.subscribed and not _gives_way(old, wanted[1], server_key):
                 raise ControlError(
                     f"sender {shown(sender)} is served by {old.pub_endpoint}, which is there: another server needs "
                     "another name, or that one removed first"
@@ -235,9 +235,17 @@ def _speaks_for(asker: str, connection: Connection) -> bool:
 
 
 def _is_same(connection: Connection, endpoints: tuple[str, str], server_key: bytes | None) -> bool:
+    return connection.pull_endpoint == endpoints[0] and _answers_at(connection, endpoints[1], server_key)
+
+
+def _gives_way(connection: Connection, pub_endpoint: str, server_key: bytes | None) -> bool:
+    return connection.gives_way and _answers_at(connection, pub_endpoint, server_key)
+
+
+def _answers_at(connection: Connection, pub_endpoint: str, server_key: bytes | None) -> bool:
     known = connection.link.writer.dial
     key = None if known is None else known.server_key
-    return (connection.pull_endpoint, connection.pub_endpoint) == endpoints and key == server_key
+    return connection.pub_endpoint == pub_endpoint and key == server_key
 
 
 def _may_be_one(endpoint: str, other: str) -> bool:

@@ -117,6 +117,7 @@ class Answering(Extension):
             log.warning("requests of sender %s cannot be answered: %s", shown(server.sender), error)
             return None
         self._own.add(connection)
+        connection.gives_way = True
         writer = connection.link.writer
         self._guard(connection)
         # The relay passes them on.
@@ -172,7 +173,11 @@ class Answering(Extension):
     def ready(self, connection: Connection) -> None:
         """A server is there: what was held for it may go on."""
         handed = self._handed.get(connection)
-        if handed is not None and handed.word:
+        if handed is None:
+            # Its server has added it, maybe in the place of ours.
+            if self._link.in_session:
+                self._ask()
+        elif handed.word:
             handed.server_ready()
 
     def lost(self, connection: Connection) -> None:
