@@ -129,11 +129,11 @@ class PlainHandler:
             self._pullers[sender] = gevent.spawn(self._serve, pull, pub, sender)
 
     def _remove(self, sender: str) -> None:
+        if sender in self._pullers and not self.keep_pull:
+            self._pullers.pop(sender).kill()  # first: it may be reading from what is closed then
         pub = self.pubs.pop(sender, None)
         if pub is not None:
             pub.close(0)
-        if sender in self._pullers and not self.keep_pull:
-            self._pullers.pop(sender).kill()
 
     def _serve(self, pull: zmq.Socket[bytes], pub: zmq.Socket[bytes], sender: str) -> None:
         try:
