@@ -184,7 +184,7 @@ def test_who_does_not_answer_ping_is_not_there(server):
     """That is an answer, too: False, within the timeout; as is anything but PONG."""
     started = time.monotonic()
     assert Connector("127.0.0.1:1", server, timeout=100).ping() is False
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     with zmq.Context() as context, context.socket(zmq.REP) as rep:
         rep.linger = 0
         port = rep.bind_to_random_port("tcp://127.0.0.1")
@@ -211,7 +211,7 @@ def test_a_handler_that_is_not_there_is_named_with_the_time(ask, server):
     started = time.monotonic()
     with pytest.raises(ControlError, match=r"tcp://127\.0\.0\.1:1 did not answer within 100 ms"):
         getattr(Connector("127.0.0.1:1", server, timeout=100), ask)()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(("ask", "state"), [("verify_connect", "connected"), ("verify_disconnect", "disconnected")])

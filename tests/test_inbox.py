@@ -74,7 +74,7 @@ def test_a_consumer_that_found_nothing_left_waits_for_the_rest_of_its_time():
         if inbox.items:
             inbox.items.popleft()
         gevent.sleep(0.002)  # between two looks
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10
     assert consumer.value is False
     assert time.monotonic() - started >= 0.05
 

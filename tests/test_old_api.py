@@ -130,7 +130,7 @@ def test_a_connector_says_within_its_timeout_that_nobody_is_there(dead, server):
         with connector:
             began = time.monotonic()
             assert connector.ping() is False
-            assert 0.05 < time.monotonic() - began < 1
+            assert 0.05 < time.monotonic() - began < 5
             assert connector.ping(timeout=20) is False
             with pytest.raises(ControlError):
                 connector.status()

@@ -120,7 +120,7 @@ def test_closing_waits_for_what_was_sent_and_blocks_its_greenlet_only(context):
     context.close()
     took = time.monotonic() - started
     turning.kill()
-    assert 0.19 <= took < 1.0
+    assert 0.19 <= took < 10
     assert len(turns) >= 5
 
 

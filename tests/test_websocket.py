@@ -88,7 +88,7 @@ def test_each_of_several_receivers_gets_a_message(ours: Ours) -> None:
     receiving[0].kill(block=False)
     ours.frame(b"1")
     ours.frame(b"2")
-    gevent.joinall(receiving, timeout=1)
+    gevent.joinall(receiving, timeout=5)
     assert {one.value for one in receiving[1:]} == {"1", "2"}
     alone = gevent.spawn(ours.ws.receive)
     gevent.sleep(0)
@@ -130,7 +130,7 @@ def test_receive_waits_and_gives_up_after_its_timeout(ours: Ours) -> None:
     waiting = gevent.spawn(ours.ws.receive, 5)
     gevent.sleep(0)
     ours.frame(b"at last")
-    assert waiting.get(timeout=1) == "at last"
+    assert waiting.get(timeout=5) == "at last"
 
 
 def test_after_the_end_come_the_messages_then_none(ours: Ours) -> None:
@@ -150,7 +150,7 @@ def test_code_and_reason_are_known_after_the_end_only(ours: Ours) -> None:
     gevent.sleep(0)
     assert (ws.closed, ws.close_code, ws.close_reason) == (True, None, "")
     ours.frame(build_close(4002, "theirs"), Opcode.CLOSE)
-    closing.get(timeout=1)
+    closing.get(timeout=5)
     assert (ws.closed, ws.close_code, ws.close_reason) == (True, 4002, "theirs")
     assert "CLOSED 4002" in repr(ws)
 
@@ -247,7 +247,7 @@ def test_close_waits_for_the_peer_and_a_second_one_too(ours: Ours) -> None:
     assert ours.bench.writer.to("1") == [close_frame(1001, "a")]
     assert not any(one.ready() for one in closing)
     ours.frame(build_close(1001), Opcode.CLOSE)
-    gevent.joinall([*closing, receiving], timeout=1, raise_error=True)
+    gevent.joinall([*closing, receiving], timeout=5, raise_error=True)
     assert receiving.value is None
     ours.ws.close()
 
@@ -283,7 +283,7 @@ def test_ping_returns_the_seconds_to_its_pong(ours: Ours) -> None:
     ours.frame(b"stranger", Opcode.PONG)
     time.sleep(0.01)  # the time itself is what is tested
     ours.frame(payload, Opcode.PONG)
-    assert 0.01 <= pinging.get(timeout=1) < 5
+    assert 0.01 <= pinging.get(timeout=5) < 5
     assert may_be_sent_again(ours, payload)
 
 
@@ -293,10 +293,10 @@ def test_a_pong_answers_the_pings_before_it_too(ours: Ours) -> None:
     gevent.sleep(0)
     ours.frame(b"2", Opcode.PONG)
     ours.frame(b"2", Opcode.PONG)
-    gevent.joinall(pinging[:2], timeout=1, raise_error=True)
+    gevent.joinall(pinging[:2], timeout=5, raise_error=True)
     assert not pinging[2].ready()
     ours.frame(b"3", Opcode.PONG)
-    pinging[2].get(timeout=1)
+    pinging[2].get(timeout=5)
 
 
 def test_a_ping_whose_connection_ends_raises(ours: Ours) -> None:
@@ -312,8 +312,8 @@ def test_a_ping_whose_connection_ends_raises(ours: Ours) -> None:
     gevent.sleep(0)
     ours.bench.frame(b"1", Opcode.PONG)
     ours.frame(build_close(4000, "bye"), Opcode.CLOSE)
-    assert answered.get(timeout=1) > 0
-    error = unanswered.get(timeout=1)
+    assert answered.get(timeout=5) > 0
+    error = unanswered.get(timeout=5)
     assert (error.code, error.reason) == (4000, "bye")
 
 

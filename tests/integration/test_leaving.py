@@ -427,9 +427,9 @@ def test_whatever_way_a_program_leaves_its_websockets_are_told(server, way, patc
             os.kill(running.process.pid, number)
         assert client.recv_close() == 1001
         # Signals that come while the hub sleeps are looked for three times a second.
-        assert time.monotonic() - started < LINGER + 1.5
+        assert time.monotonic() - started < LINGER + 5
         code = running.end()
-        assert time.monotonic() - started < LINGER + 2.5
+        assert time.monotonic() - started < LINGER + 6
         assert code == status, running.errors
         if last is not None:
             assert running.lines[-1] == last
@@ -572,7 +572,7 @@ left()
             finally:
                 os.kill(server.pid, signal.SIGCONT)
             took = float(next(line for line in running.lines if line.startswith("took")).split()[1])
-            assert took < LINGER + 1
+            assert took < LINGER + 5
             assert running.lines[-1] == "left False []"
             assert "killed" in running.lines
             if stopped == "handler":
@@ -647,7 +647,7 @@ finally:
                 sock.close()
         took = float(next(line for line in running.lines if line.startswith("took")).split()[1])
         # The server's own linger is 1 s, which the WSGI server gives twice: to what runs, and to what was sent.
-        assert took < (LINGER + 1 if server == "transceiver" else 3.5)
+        assert took < (LINGER + 5 if server == "transceiver" else 7)
 
 
 def test_a_second_interrupt_ends_at_once():
@@ -675,7 +675,7 @@ left()
             running.wait_for("connected")
             started = time.monotonic()
             assert running.end() == 0, running.errors
-            assert time.monotonic() - started < LINGER + 1.5
+            assert time.monotonic() - started < LINGER + 10
             assert running.lines[-2:] == ["interrupted", "left False []"], running.errors
             assert client.recv_close() == 1001
 

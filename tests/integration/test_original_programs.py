@@ -104,8 +104,8 @@ def check_server(network: Network, handler_ip: str) -> None:
     assert bodies == ANSWERS
     assert conn_ids == [["1"]] * COUNT
     assert nothing_further
-    assert took < 1
-    assert left < 2
+    assert took < 5
+    assert left < 5
     assert where == [network.address, 9999, 9998, 0, 0]
     assert server.end() == 0
 

@@ -93,7 +93,7 @@ def test_a_restart_under_load_drops_all_ids_and_is_served_again(server, trans):
     restarted = time.monotonic()
     until(lambda: answered and answered[-1] > restarted)
     # Mongrel2 itself takes its first request half a second after its start.
-    assert answered[-1] - restarted < 2
+    assert answered[-1] - restarted < 5
     closes = [(conn_id, code) for method, conn_id, code in events if method == "WEBSOCKET_CLOSE"]
     assert len(closes) == len(set(closes)) == 20
     assert {code for _, code in closes} == {1006}

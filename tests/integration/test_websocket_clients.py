@@ -295,7 +295,7 @@ def test_a_peer_that_does_not_answer_our_close_is_dropped_after_close_timeout() 
     with rig(lambda ws: ws.close(1001), close_timeout=0.2) as one, one.raw() as raw:
         started = time.monotonic()
         assert raw.recv_close() == 1001
-        assert 0.15 < time.monotonic() - started < 2
+        assert 0.15 < time.monotonic() - started < 8
         until(lambda: one.sockets[0].close_code)
         assert one.sockets[0].close_code == 1006
 

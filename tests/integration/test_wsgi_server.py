@@ -365,7 +365,7 @@ def test_stop_kills_what_does_not_end(spawn: Any) -> None:
         wait_until(lambda: application.running)
         began = time.monotonic()
         server.stop(0.1)
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 5
         assert server.closed and application.done == 0
 
 
@@ -937,7 +937,7 @@ def case_slow_reader(server: Server) -> None:
             read += len(slow.socket.recv(10000))
             began = time.monotonic()
             assert see(server, ask())[-1] == "open"
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 5
         assert blocks * 65536 < read + 8_000_000  # what sockets hold, and the outbox
         assert _resident() - before < 20_000_000
     ended = blocks
