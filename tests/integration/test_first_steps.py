@@ -52,7 +52,7 @@ def wait_for(program: Program, text: str) -> str:
 def interrupt(program: Program) -> list[str]:
     """Press Ctrl-C; return what it says besides its log. It ends as a shell expects."""
     program.child.send_signal(signal.SIGINT)
-    said, _ = program.child.communicate(timeout=10)
+    said, _ = program.child.communicate(timeout=40)
     assert program.child.returncode == 130
     return [line for line in said.splitlines() if not line.startswith("LOG ")]
 
@@ -106,7 +106,7 @@ def test_the_chat_says_what_to_try_and_its_mongrel2_is_started_again(number):
                 assert line
             assert page(url) == before
             chat.send_signal(number)
-            said = chat.communicate(timeout=10)[1]
+            said = chat.communicate(timeout=40)[1]
         finally:
             chat.kill()
     assert (chat.returncode, said) == (0, "")

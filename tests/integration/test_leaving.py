@@ -396,7 +396,8 @@ class Program:
         assert line in self.lines, (self.lines, self.errors)
 
     def end(self):
-        code = self.process.wait(10)
+        # Three programs at once take their time on a busy machine.
+        code = self.process.wait(40)
         gevent.joinall(self._readers, timeout=5)
         self.process.stdout.close()
         self.process.stderr.close()
