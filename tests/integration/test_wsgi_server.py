@@ -847,9 +847,11 @@ def case_environ(server: Server) -> None:
 
 def case_client_leaves(server: Server) -> None:
     """``wsgi.input`` raises, ``greentx.disconnected`` is set, the generator is closed; no error is logged."""
+    begun: list[str] = []
     events: list[str] = []
 
     def application(environ: Any, start_response: Any) -> Any:
+        begun.append(environ["PATH_INFO"])
         if environ["PATH_INFO"] == "/read":
             try:
                 environ["wsgi.input"].read()
@@ -879,9 +881,10 @@ def case_client_leaves(server: Server) -> None:
         ask("/empty")[1],
     ):
         before = len(events)
+        asked = len(begun) + 1
         with Browser(server) as browser:
             browser.send(request)
-            gevent.sleep(0.05)  # the bytes get to the other side, which tells nobody
+            wait_until(lambda asked=asked: len(begun) == asked)
         wait_until(lambda before=before: len(events) > before)
     wait_until(lambda: len(events) == 5)
     assert events == ["read", "disconnected", "closed", "closed", "closed"]
