@@ -138,6 +138,21 @@ def test_a_disconnect_that_nobody_takes_times_out():
         assert one.closed
 
 
+def test_who_receives_hears_at_once_of_a_disconnect_by_another():
+    """And does not wait for the rest of its time."""
+    with pair(lambda request: None) as (_, client):
+        client.send("/")
+
+        def receive():
+            with pytest.raises(ConnectionClosed):
+                client.recv(60_000)
+
+        receiving = gevent.spawn(receive)
+        gevent.sleep(0)  # it waits
+        client.disconnect()
+        receiving.get(timeout=20)
+
+
 def test_the_end_of_a_block_is_a_disconnect():
     """The browser goes with its block."""
     with pair(lambda request: None, "mongrel2") as (handler, client):

@@ -111,7 +111,6 @@ class Client:
     def server_gone(self) -> None:
         """The server has stopped: the connection has ended with it."""
         self._end()
-        self._wake()
 
     def __enter__(self) -> Any:
         return self
@@ -166,6 +165,7 @@ class Client:
         # At once, so that its number is nobody's: later replies to it are answered by a notice, as Mongrel2 does.
         self.closed = True
         self.server.router.release(self)
+        self._wake()
         return True
 
     def _fail(self, error: RemoteProtocolError) -> None:
