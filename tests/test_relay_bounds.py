@@ -13,7 +13,7 @@ import gevent
 import pytest
 from relay_chain import LOCAL, SENDER, BareNode, Chain, say, wait_until
 
-from greentx.errors import LocalProtocolError
+from greentx.errors import LocalProtocolError, RemoteProtocolError
 from greentx.protocol.request import parse_request
 from greentx.protocol.requests import build_credits_notice
 from greentx.relay import Node, Relay
@@ -165,6 +165,24 @@ def test_a_relay_that_stood_still_does_not_take_that_for_the_end_of_its_nodes(ch
     assert chain.relay.status()["closed"] == 0
 
 
+def test_the_end_of_a_node_may_be_noticed_long_after_it(chain):
+    """What it said last may not have been written, however much later than that the relay hears of its end."""
+    chain.relay_all()
+    bare = BareNode(chain)
+    client = chain.client()
+    client.send("/")
+    number = bare.request()
+    bare.say(b"received 1 1\n")
+    bare.say(b"done %b 10\n" % number)
+    wait_until(lambda: not chain.relay.open)
+    for _ in range(3):
+        bare.next(b"lease")
+    bare.die()
+    with pytest.raises(RemoteProtocolError, match="closed the connection"):
+        client.recv(10_000)
+    assert chain.relay.status()["closed"] == 1
+
+
 @pytest.mark.parametrize(
     ("steps", "left"),
     [
@@ -175,13 +193,13 @@ def test_a_relay_that_stood_still_does_not_take_that_for_the_end_of_its_nodes(ch
         ("done1 clock1000 clock1001 clock1250", ""),
         ("done1 clock1000 done2 clock1250", "2"),
         ("clock1000 done1 clock1250", "1"),
-        ("done1 clock1000 done2 now100 clock1250", ""),
-        ("done1 done2 clock1000 now1.5 clock1250", ""),
-        ("done1 done2 clock1000 now1.5 done3 clock1250", "3"),
+        ("done1 clock1000 done2 heard100 clock1250", ""),
+        ("done1 done2 clock1000 heard1.5 clock1250", ""),
+        ("done1 done2 clock1000 heard1.5 done3 clock1250", "3"),
     ],
 )
 def test_what_a_node_said_before_its_clock_went_on_has_been_written(steps, left):
-    """Or what it said some time ago."""
+    """Or what it said some time before it was last heard."""
     answers = LastAnswers()
     for step in steps.split():
         if step.startswith("done"):
@@ -189,7 +207,7 @@ def test_what_a_node_said_before_its_clock_went_on_has_been_written(steps, left)
         elif step.startswith("clock"):
             answers.clock(int(step[5:]))
         else:
-            answers.forget(float(step[3:]) + WRITE_SECONDS)
+            answers.forget(float(step[5:]) + WRITE_SECONDS)
     assert "".join(cast(Any, entry) for _, _, entry in answers.items) == left
 
 

@@ -71,7 +71,7 @@ class Fencing:
         now = monotonic()
         message = b"lease %d\n" % milliseconds(now)
         for session in self._sessions():
-            session.written.forget(now)
+            session.written.forget(session.heard)
             try:
                 if self._router.send(session.identity, message):
                     session.leased = now

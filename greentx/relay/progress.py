@@ -69,7 +69,7 @@ class Progress:
     def _on_done(self, session: NodeSession, words: list[bytes], payload: bytes) -> None:
         arrived: list[Forwarded] = []
         now = monotonic()
-        session.written.forget(now)
+        session.written.forget(session.heard)
         for number, size in pairs(words):
             entry = session.open.pop(number, None)
             if entry is None:

@@ -204,7 +204,7 @@ class Returns:
     def _close_unwritten(self, session: NodeSession) -> None:
         """Close the connections whose last answers may not have been written, where nothing has come since then."""
         for done_at, last, entry in session.written.items:
-            if done_at < session.ended - WRITE_SECONDS or entry.over:
+            if done_at < session.heard - WRITE_SECONDS or entry.over:
                 continue
             bound = entry.bound
             # What came since then came in answer to it.

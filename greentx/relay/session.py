@@ -32,10 +32,13 @@ class LastAnswers:
         self._asked = 0
         self._before = 0
 
-    def forget(self, now: float) -> None:
-        """What was done some time ago has been written."""
+    def forget(self, heard: float) -> None:
+        """What was done some time before the Node was last heard has been written.
+
+        Not by the time that it is here: a Node may be dead for long before its end is noticed.
+        """
         items = self.items
-        while items and items[0][0] < now - WRITE_SECONDS:
+        while items and items[0][0] < heard - WRITE_SECONDS:
             items.popleft()
             self._before = max(self._before - 1, 0)
 
@@ -71,7 +74,7 @@ class NodeSession:
         ended: When it did.
         sure: All that it said before its end has come.
         finished: It has said that it goes, and that nothing of it is under way.
-        heard: When it last said something (``time.monotonic()``).
+        heard: When it last said something (``time.monotonic()``) before its end.
         leased: When it was last sent a lease.
         chosen: When it was last given a new connection: a number that only grows.
     """

@@ -62,7 +62,9 @@ class Upstream:
                 self._read_stranger(identity, message)
                 return
             found = parts(message)
-            session.heard = monotonic()
+            # What is read of one that is over was said before its end.
+            if not session.over:
+                session.heard = monotonic()
         except RemoteProtocolError as error:
             self._complain(identity, session, error)
             return
