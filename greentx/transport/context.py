@@ -18,6 +18,7 @@ import zmq.green
 from gevent import getcurrent
 from gevent.event import Event
 from gevent.hub import get_hub
+from zmq.backend import zmq_poll
 
 from ..errors import BindError, ForkError, ThreadError, TransportError
 from . import teardown
@@ -245,10 +246,8 @@ class Context:
         Asking uses up what its descriptor had to tell.
         """
         # pyzmq makes objects of its own of ZMQ_EVENTS, and an error of each EAGAIN: both cost more than this.
-        poller = zmq.Poller()
-        poller.register(socket, int(zmq.POLLIN))
-        poll = poller.poll
-        return lambda: bool(poll(0))
+        sockets = [(socket, int(zmq.POLLIN))]
+        return lambda: bool(zmq_poll(sockets, 0))
 
     def close_socket(self, socket: zmq.Socket[bytes], *, linger: float | None = None) -> None:
         """Close one socket; what it has not sent yet is kept for *linger* seconds (default: the context's).
