@@ -110,14 +110,15 @@ class Lane(Generic[T]):
         Returns:
             Whose messages it has received, that were not known to be.
         """
-        items: list[T] = []
         # What a Node makes up does no harm: nobody has received what was not sent.
-        while self.received < min(received, self._sent):
-            self.received += 1
+        received, accepted = min(received, self._sent), min(accepted, self._sent)
+        items: list[T] = []
+        for _ in range(received - self.received):
             item = self._unreceived.popleft()
             if item is not None:
                 items.append(item)
-        while self._accepted < min(accepted, self._sent):
-            self._accepted += 1
+        self.received = max(self.received, received)
+        for _ in range(accepted - self._accepted):
             self._bytes -= self._sizes.popleft()
+        self._accepted = max(self._accepted, accepted)
         return items
