@@ -7,6 +7,7 @@
 ``relay``      locked by the relay's process from before it runs to its end; a line each time that it was ready
 ``workers``    a byte for each worker that was ever made
 ``failed``     is there once a worker has failed to start, and has said why
+``served``     is there once a worker has served
 ``claim``      when a worker ended last so that a new relay is started
 ``owner``      locked (shared) by all but the workers: a folder that nobody has is removed by the next program that
                makes one
@@ -162,6 +163,15 @@ class RelayFolder:
         except OSError:
             return False
         return True
+
+    def note_served(self) -> None:
+        """A worker serves."""
+        with contextlib.suppress(FileNotFoundError):  # the relay has removed the folder
+            os.close(os.open(f"{self.path}/served", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    def has_served(self) -> bool:
+        """Return whether any worker ever did."""
+        return os.path.exists(f"{self.path}/served")
 
     def made_lately(self, seconds: float) -> bool:
         """Return whether a worker was made in the last so many *seconds*."""

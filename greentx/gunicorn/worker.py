@@ -15,6 +15,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 from gunicorn.arbiter import Arbiter as GunicornArbiter
+from gunicorn.errors import AppImportError
 from gunicorn.workers.ggevent import GeventWorker
 
 from ..errors import GreentxError
@@ -46,6 +47,9 @@ _LAST_SECONDS = 5.0
 
 # A worker that is made when we are told to leave comes in our place.
 _MADE_SECONDS = 5.0
+
+# With these exit codes a worker says to gunicorn that none can start.
+_FAILED_TO_START = (GunicornArbiter.WORKER_BOOT_ERROR, GunicornArbiter.APP_LOAD_ERROR)
 
 # In the arbiter, and inherited.
 _arbiter: Arbiter | None = None
@@ -103,6 +107,7 @@ class Worker(GeventWorker):
         # In the arbiter, before the worker is there.
         _refuse_connections(self.sockets)
         self._fault = ""
+        self._failed = False
         self._number = 0
         self._graceful_timeout = 0.0
         self._life = Life()
@@ -130,7 +135,10 @@ class Worker(GeventWorker):
         super().init_process()
 
     def load_wsgi(self) -> None:
-        """Import the application. Where that fails the first worker says why, and the others just end."""
+        """Import the application. Where that fails the first worker says why, and the others just end.
+
+        Not where workers have served before: what cannot be imported now may be mended, and gunicorn tries again.
+        """
         # By now signals are handled; this one came before, and is told once.
         if _arbiter is not None and _arbiter.told_to_end:
             self._life.settle()
@@ -139,7 +147,12 @@ class Worker(GeventWorker):
             self._wait_to_start(self._pause)
         try:
             super().load_wsgi()
-        except Exception:  # raised again, by whoever is the first
+        except Exception as error:  # raised again, by whoever is the first
+            if _arbiter is not None and _arbiter.folder.has_served():
+                # Of what it says itself no traceback is needed.
+                traceback = not isinstance(error, AppImportError)
+                self.log.error("the new worker cannot import the application: %s", error, exc_info=traceback)
+                sys.exit(1)
             self._let_first_fail()
             raise
 
@@ -163,8 +176,12 @@ class Worker(GeventWorker):
         while self.alive and os.getppid() == self.ppid and time.monotonic() < until:
             self.notify()
             time.sleep(_LOOK_SECONDS)
+            # It may have been told before signals were handled here.
+            if _arbiter is not None and _arbiter.told_to_end:
+                self._leave()
 
     def _fail(self, why: str) -> None:
+        self._failed = True
         self._let_first_fail()
         self.log.error("greentx: %s", why)
         # With any other exit code gunicorn would start the next worker, which fails as well, forever.
@@ -187,6 +204,16 @@ class Worker(GeventWorker):
             server = self._start()
         except (GreentxError, ValueError) as error:
             self._fail(str(error))
+        try:
+            self._serve(server)
+        except SystemExit as error:
+            if error.code not in _FAILED_TO_START or self._failed:
+                raise
+            # The application's. gunicorn would take it for a worker that cannot start, and end everything.
+            self.log.error("the application has ended its worker by sys.exit(%d)", error.code)
+            sys.exit(1)
+
+    def _serve(self, server: WSGIServer) -> None:
         settled = time.monotonic() + SETTLED_SECONDS
         try:
             while self.alive:
@@ -247,6 +274,8 @@ class Worker(GeventWorker):
         with contextlib.suppress(GreentxError):  # it was stopped meanwhile
             self._node.wait_ready()
             if self.alive:
+                if _arbiter is not None:
+                    _arbiter.folder.note_served()
                 self.log.info("greentx %s serves %s", __version__, self._plan.serves)
                 if self._node.rep_port is not None:
                     self.log.info("control socket on port %d", self._node.rep_port)

@@ -393,6 +393,35 @@ def test_no_get_fails_where_a_worker_is_killed(run, start_mongrel2):
     ended(gunicorn)
 
 
+@pytest.mark.parametrize("code", [3, 4])
+def test_a_request_that_ends_its_worker_ends_no_other(run, start_mongrel2, code):
+    """Though to gunicorn these codes say that no worker can start, and that it is to end."""
+    mongrel2 = start_mongrel2()
+    gunicorn = serving(run, mongrel2, 1)
+    ask(mongrel2.port, f"/exit/{code}")
+    gunicorn.wait_for("greentx .* serves")
+    assert ask(mongrel2.port).startswith(b"HTTP/1.1 200 OK")
+    ended(gunicorn)
+
+
+def test_an_application_that_cannot_be_imported_any_more_ends_nothing(run, start_mongrel2, tmp_path):
+    """The old workers serve for as long as they may; once it is mended new ones do."""
+    mongrel2 = start_mongrel2()
+    gunicorn = serving(run, mongrel2, 2, "--graceful-timeout", "15")
+    application = tmp_path / "gunicorn_app.py"
+    application.write_text("raise ValueError('while importing')\n")
+    gunicorn.process.send_signal(signal.SIGHUP)
+    for _ in range(2):
+        gunicorn.wait_for("the new worker cannot import the application: while importing")
+    assert ask(mongrel2.port).startswith(b"HTTP/1.1 200 OK")
+    application.write_text(APP)
+    gunicorn.process.send_signal(signal.SIGHUP)
+    for _ in range(2):
+        gunicorn.wait_for("greentx .* serves")
+    assert ask(mongrel2.port).startswith(b"HTTP/1.1 200 OK")
+    ended(gunicorn)
+
+
 def test_a_worker_that_blocks_is_replaced(run, start_mongrel2):
     """gunicorn has not heard of it for its timeout; others answer meanwhile."""
     mongrel2 = start_mongrel2()

@@ -14,7 +14,7 @@ from http_rig import Browser
 from greentx.protocol.http1_parser import ResponseParser
 
 APP = """
-import os, time
+import os, sys, time
 print(f"imported in {os.getpid()}", flush=True)
 def app(environ, start_response):
     path = environ["PATH_INFO"]
@@ -39,6 +39,8 @@ def app(environ, start_response):
         size = int(path.split("/")[2])
         start_response("200 OK", [("Content-Length", str(size)), ("X-Pid", str(os.getpid()))])
         return [b"x" * size]
+    if path.startswith("/exit/"):
+        sys.exit(int(path.split("/")[2]))
     if path == "/fails":
         raise RuntimeError("a fault of the application")
     start_response("200 OK", [("Content-Type", "text/plain"), ("X-Many", str(environ["wsgi.multiprocess"]))])
