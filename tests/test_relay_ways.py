@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from math import inf
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from relay_chain import SENDER, BareNode, Chain, say, wait_until
 
 from greentx.errors import RemoteProtocolError
 from greentx.relay import ways as ways_module
+from greentx.relay.forwarded import Forwarded
 from greentx.relay.messages import Hello
 from greentx.relay.session import NodeSession
-from greentx.relay.sticky import Bound
-from greentx.relay.ways import CLOSE_ROUNDS, Way
+from greentx.relay.sticky import Bound, Sticky
+from greentx.relay.ways import CLOSE_ROUNDS, Way, Ways
 
 
 @pytest.fixture
@@ -179,16 +182,16 @@ def way_after(steps):
 @pytest.mark.parametrize(
     ("steps", "missed", "proved"),
     [
-        ("round9", 0, -inf),
+        ("round9", 0, 0),
         ("ask1 notice1 round9", 0, 1),
-        ("ask1 round9", 1, -inf),
-        ("ask1 round0", 0, -inf),
-        ("ask1 round9 ask2 round1 ask3 round9", 2, -inf),
+        ("ask1 round9", 1, 0),
+        ("ask1 round0", 0, 0),
+        ("ask1 round9 ask2 round1 ask3 round9", 2, 0),
         ("ask1 round9 ask2 round9 notice1 round9", 1, 1),
         ("ask1 round9 ask2 round9 notice2 round9", 0, 2),
         ("ask1 ask2 notice2 notice1 round9", 0, 2),
-        ("ask1 round9 notice7 round9", 2, -inf),
-        (" ".join(f"ask{one} round99" for one in range(1, 21)) + " notice1 round99", 21, -inf),
+        ("ask1 round9 notice7 round9", 2, 0),
+        (" ".join(f"ask{one} round99" for one in range(1, 21)) + " notice1 round99", 21, 0),
         (" ".join(f"ask{one} round99" for one in range(1, 21)) + " notice11 round99", 1, 11),
     ],
 )
@@ -196,6 +199,104 @@ def test_rounds_without_a_notice_are_counted(steps, missed, proved):
     """Those in which the Node has the question; a notice says that all before it has arrived, too."""
     way, last = way_after(steps)
     assert (last, way.proved) == (missed, proved)
+
+
+class Link(SimpleNamespace):
+    """One that stands in for a connection set, as a key, too."""
+
+    __hash__ = object.__hash__
+
+
+class Rounds:
+    """The ways of one Node to one server that is there, whose rounds end on demand; no I/O.
+
+    Attributes:
+        closed: The browser connections that were closed, in order.
+    """
+
+    open = True
+
+    def __init__(self) -> None:
+        self.gone: list[Callable[[NodeSession], object]] = []
+        self.closed: list[str] = []
+        self.session = NodeSession(b"n", Hello("n", 1), 0.0)
+        self.session.is_ready("life")
+        flow = SimpleNamespace(control=SimpleNamespace(shared=False, announced=False))
+        writer = SimpleNamespace(flow=flow, send_to_nobody=self._give_notice)
+        self.connection: Any = Link(sender=SENDER, link=SimpleNamespace(writer=writer, life=None))
+        self.sticky = Sticky()
+        itself: Any = self
+        self.ways = Ways(
+            itself,
+            itself,
+            self.sticky,
+            connections=lambda: [self.connection],
+            word=lambda connection: "life",
+            close=lambda connection, conn_id, why: self.closed.append(conn_id),
+        )
+
+    def __iter__(self) -> Iterator[NodeSession]:
+        return iter(() if self.session.over else (self.session,))
+
+    def timer(self, after: float, repeat: float) -> Rounds:
+        """Be the timer, too."""
+        return self
+
+    def start(self, end_round: Callable[[], object]) -> None:
+        """Keep what ends a round."""
+        self._end_round = end_round
+
+    def send(self, session: NodeSession, head: bytes) -> None:
+        """The question reaches the Node, and no notice comes."""
+
+    def _give_notice(self, number: str) -> None:
+        self._asked = number
+
+    def end(self, count: int) -> None:
+        """End so many rounds; the server gives the relay its notices."""
+        for _ in range(count):
+            self._end_round()
+            self.ways.arrived(self._asked)
+
+
+def test_a_session_that_is_over_has_no_way():
+    """What it said last may be read behind its end: there is nobody to ask, and nothing to be closed."""
+    rounds = Rounds()
+    rounds.end(1)
+    rounds.session.over = True
+    for call in rounds.gone:
+        call(rounds.session)
+    rounds.ways.parted(rounds.session, Forwarded(rounds.connection, "7", b"", safe=True), 5.0)
+    rounds.end(2 * CLOSE_ROUNDS)
+    assert rounds.closed == []
+
+
+def test_a_node_that_is_cut_off_is_looked_at_in_every_tenth_round():
+    """What it said meanwhile is closed then."""
+    rounds = Rounds()
+    bound = rounds.sticky.bind(rounds.connection, "7", rounds.session)
+    bound.done_at = 5.0
+    rounds.end(CLOSE_ROUNDS)
+    assert rounds.closed == []
+    rounds.end(CLOSE_ROUNDS)
+    assert rounds.closed == ["7"]
+    rounds.end(CLOSE_ROUNDS)
+    assert rounds.closed == ["7", "7"]
+
+
+def test_what_is_in_doubt_is_closed_in_every_tenth_round():
+    """Not in each: it is looked for among all browser connections."""
+    way = Way()
+    way.ask("1", 1.0, 1)
+    assert [number for number in range(1, 35) if way.end_round(9) and way.is_due()] == [10, 20, 30]
+    # The Node has not received the next question.
+    way.ask("2", 2.0, 20)
+    assert (way.end_round(9), way.is_due()) == (34, False)
+
+
+def test_where_nothing_was_answered_nothing_is_in_doubt():
+    """Also where nothing of the Node's has ever arrived."""
+    assert not Way().doubts(Bound(NodeSession(b"n", Hello("n", 1), 0.0)), tells=False)
 
 
 def test_what_was_said_before_the_question_is_not_in_doubt():

@@ -4,7 +4,7 @@ ZeroMQ takes what such a Node answers, and the system tries to send it for a qua
 each Node is asked to have each server give notice of a connection that is not there, behind all that it has answered,
 and so does the relay itself (as in :mod:`greentx.relay.proofs`)::
 
-    proved --its notice is missing in 3 rounds--> cut off --in 10 rounds--> what is in doubt is closed
+    proved --its notice is missing in 3 rounds--> cut off --in 10, 20, ...--> what is in doubt is closed
        ^                                            |
        +-----------------its notice-----------------+
 
@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from math import inf
 from time import monotonic
 from typing import Any
 
@@ -40,7 +39,8 @@ ROUND_SECONDS = 1.0
 #: A Node whose notices are missing in so many rounds is cut off.
 CUT_ROUNDS = 3
 
-#: And what it answered is closed after so many: what many large answers have in front of it may need its time.
+#: And what it answered is closed after so many, and after so many again: what many large answers have in front of it
+#: may need its time. Not in each round, as it is looked for among all browser connections.
 CLOSE_ROUNDS = 10
 
 # The relay's own question may be lost, too: then another one is asked.
@@ -57,18 +57,21 @@ class Way:
     """The way of one Node to one server. No I/O.
 
     Attributes:
-        proved: What the Node said until then to be answered has arrived (``time.monotonic()``).
+        proved: What the Node said until then to be answered has arrived (``time.monotonic()``); 0 before it is known
+            of anything.
         parted: Connections that ended with an answer since then, as far as is known: when, and their ids.
     """
 
-    __slots__ = ("_asked", "_mark", "_missed", "parted", "proved")
+    __slots__ = ("_asked", "_closed", "_mark", "_missed", "parted", "proved")
 
     def __init__(self) -> None:
-        self.proved = -inf
+        self.proved = 0.0
         self.parted: deque[tuple[float, str]] = deque(maxlen=_MAX_PARTED)
         # When, by number, in their order.
         self._asked: dict[str, float] = {}
         self._missed = 0
+        # What was in doubt was closed when so many were missed.
+        self._closed = 0
         # The last question is among the first so many messages that the Node was sent.
         self._mark = 0
 
@@ -86,7 +89,7 @@ class Way:
             return False
         # The server reads them in their order: those before are not awaited any more.
         self._asked = {other: at for other, at in self._asked.items() if at > asked}
-        self._missed = 0
+        self._missed = self._closed = 0
         self.proved = asked
         while self.parted and self.parted[0][0] <= asked:
             self.parted.popleft()
@@ -101,6 +104,13 @@ class Way:
         if self._asked and received >= self._mark:
             self._missed += 1
         return self._missed
+
+    def is_due(self) -> bool:
+        """Whether what is in doubt is to be closed now: then it is not for :data:`CLOSE_ROUNDS` rounds that count."""
+        if self._missed - self._closed < CLOSE_ROUNDS:
+            return False
+        self._closed = self._missed
+        return True
 
     def doubts(self, bound: Bound, *, tells: bool) -> bool:
         """Return whether an answer on a browser connection may not have arrived.
@@ -133,6 +143,9 @@ class _Server:
 
 class Ways:
     """All of one relay.
+
+    Each pair of a Node and a server takes a number in each round, and there are 1,000 numbers: it is for fewer pairs.
+    Of more, some lose their numbers to others, and may be taken for cut off.
 
     Args:
         context: Owner of the timer.
@@ -188,6 +201,9 @@ class Ways:
 
     def parted(self, session: NodeSession, entry: Forwarded, now: float) -> None:
         """A connection ended with the answer to *entry*, as far as is known."""
+        # Its last words: it is not asked any more.
+        if session.over:
+            return
         way = self._server(entry.connection).ways.setdefault(session, Way())
         way.parted.append((now, entry.conn_id))
 
@@ -246,7 +262,7 @@ class Ways:
                 )
                 del session.ready[word]
                 session.cut[word] = way.proved
-            if missed >= CLOSE_ROUNDS:
+            if way.is_due():
                 self._close_doubted(connection, session, way)
 
     def _begin_round(self, connection: Connection, server: _Server) -> None:
@@ -257,7 +273,7 @@ class Ways:
             if word in session.ready:
                 ways.setdefault(session, Way())
         for session in list(ways):
-            if word not in session.ready and word not in session.cut:
+            if session.over or (word not in session.ready and word not in session.cut):
                 del ways[session]
         if not ways:
             server.awaited = ""
@@ -279,7 +295,8 @@ class Ways:
     # -- what is in doubt --------------------------------------------------------------------------------------------
 
     def _on_gone(self, session: NodeSession) -> None:
-        for connection, server in self._servers.items():
+        # A copy: as something is closed, its server may be found to have gone.
+        for connection, server in list(self._servers.items()):
             way = server.ways.pop(session, None)
             if way is not None and server.word in session.cut:
                 self._close_doubted(connection, session, way)
