@@ -327,12 +327,15 @@ def test_nothing_is_kept_of_what_waited_for_a_node_that_has_gone(chain):
         ({"send_timeout": -1}, "send_timeout is"),
         ({"send_timeout": math.nan}, "send_timeout is"),
         ({"send_timeout": "5"}, "send_timeout is"),
+        ({"sticky": "sid"}, "sticky is a str"),
+        ({"sticky": [""]}, "name"),
     ],
 )
-def test_options_of_a_relay_are_checked(chain, options, match):
+def test_options_of_a_relay_are_checked(chain, options, match, tmp_path):
     """Before anything is opened."""
     with pytest.raises(LocalProtocolError, match=match):
-        Relay(chain.api, **options)
+        Relay(chain.api, f"ipc://{tmp_path}/push", node_addr=f"ipc://{tmp_path}/node", **options)
+    assert not list(tmp_path.iterdir())
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------

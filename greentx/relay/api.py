@@ -96,6 +96,7 @@ class Relay(Extension):
         push_endpoint, pub_endpoint = _bind(push_addr), _bind(pub_addr)
         node_endpoint = _node_endpoint(push_endpoint or pub_endpoint) if node_addr is None else bind_endpoint(node_addr)
         _check_options(send_timeout, retry)
+        names = StickyNames(sticky)
         access = _access(transceiver.sender, curve_secret, curve_allow)
         shared = transceiver.shared()
         self.words = Words()
@@ -122,7 +123,7 @@ class Relay(Extension):
             send_timeout=send_timeout,
             answered=lambda session, entries: self._turns.answered(session, entries),
             proofs=self.proofs,
-            sessions=StickyNames(sticky),
+            sessions=names,
         )
         self._turns = Turns(self.forwarding, self.nodes, self.proofs, send_timeout, check=self._check)
         self._ways = Ways(
