@@ -8,10 +8,11 @@ import time
 
 import gevent
 import pytest
-from relay_chain import BareNode, Chain, wait_until
+from relay_chain import SENDER, BareNode, Chain, wait_until
 
 from greentx.errors import LocalProtocolError
 from greentx.protocol.request import Request, parse_request
+from greentx.protocol.requests import build_disconnect_notice
 from greentx.relay import Node
 from greentx.relay.claiming import MAX_HELD
 from greentx.relay.nodes import NodeSession
@@ -259,6 +260,27 @@ def test_an_api_that_decides_forwards_to_the_same_node(patient):
         two.node.claim("sid", "b")
         answer = client.recv(10000)
         assert (answer.status, answer.body) == (200, b"two")
+
+
+def test_what_an_api_forwards_goes_nowhere_where_its_browser_went_as_it_waited(patient):
+    """No Node has work with it, and the browser's connection is not remembered."""
+    with contextlib.ExitStack() as stack:
+        chain = Chain(stack)
+        chain.forward_all()
+        one, _ = start(chain, "one", "two")
+        assert one.node is not None
+        one.known.add("a")
+        one.node.claim("sid", "a")
+        wait_until(lambda: claims(chain) == 1)
+        client = chain.client()
+        client.send("/?sid=b")
+        wait_until(lambda: chain.relay.status()["waiting"] == 1)
+        chain.server.send(build_disconnect_notice(SENDER, client.conn_id))
+        wait_until(lambda: chain.relay.status()["waiting"] == 0)
+        assert ask(chain.client(), "/?sid=a")[0] == 200
+        status = chain.relay.status()
+        assert (status["forwarded"], status["connections"], status["unavailable"]) == (1, 1, 0)
+        wait_until(lambda: not len(chain.api.connections[SENDER].link.life.requests))
 
 
 def test_what_names_no_session_cannot_be_claimed(chain):

@@ -114,6 +114,9 @@ class Turns:
             entry.waiter = Event()
             entry.waiter.wait()
             entry.waiter = None
+            # Its browser, or its server, has gone meanwhile.
+            if entry.over:
+                return
         if not forwarding.hand(entry):
             entry.waiter = Event()
             forwarding.queue.put(entry)
