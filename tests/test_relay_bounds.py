@@ -183,6 +183,20 @@ def test_the_end_of_a_node_may_be_noticed_long_after_it(chain):
     assert chain.relay.status()["closed"] == 1
 
 
+def test_a_request_over_which_two_nodes_died_goes_to_no_third_one(chain):
+    """It may be what they died of."""
+    chain.relay_all()
+    client = chain.client()
+    client.send("/")
+    for _ in range(2):
+        bare = BareNode(chain)
+        assert bare.request()
+        bare.end()
+    assert client.recv(10_000).status == 502
+    status = chain.relay.status()
+    assert (status["forwarded"], status["retried"], status["bad_gateway"]) == (2, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("steps", "left"),
     [

@@ -15,10 +15,10 @@ answers. What is guaranteed:
 * **Sticky.** Everything of one browser connection goes to the Node that got its first message, in order. A new one goes
   to the Node with the fewest open requests for its capacity. A Node that stands still delays nobody else.
 * **Accounted for.** A request whose Node has gone goes to another one, if its method is safe and nothing of its answer
-  may have gone out, or the Node never received it (``req.redelivered`` says so); else it is answered 502, or its
-  connection closed in the middle of the answer. Of messages of JSON and XML sockets nobody says that they were handled:
-  where a Node has gone that had some, their connections are closed (:mod:`greentx.relay.events`). One for which nobody
-  has room in time is answered 503.
+  may have gone out, or the Node never received it (``req.redelivered`` says so); else, and where two Nodes have gone
+  with it, it is answered 502, or its connection is closed where something of the answer may have gone out. Of messages
+  of JSON and XML sockets nobody says that they were handled: where a Node has gone that had some, their connections are
+  closed (:mod:`greentx.relay.events`). One for which nobody has room in time is answered 503.
 * **By what was written.** With ``download.flow_control`` Mongrel2 tells the API how many bytes it wrote, and only that
   counts when a Node has gone (:mod:`greentx.relay.written`): no request of a safe method is lost, but for those in the
   middle of a long answer. Without it a Node's word has to do, and each connection is closed whose last answer is in

@@ -36,6 +36,7 @@ class Forwarded:
         begun: The Node may have sent something in answer.
         size: How many bytes of the answer the Node said that it sends.
         tries: How many Nodes it was given to.
+        deaths: How many of these had it when they went.
         refused: Its turn comes, and then it is answered with this status.
         deadline: When it has waited for too long (``time.monotonic()``).
         keys: Of the sessions of applications that it may belong to; ``None`` before they were looked for.
@@ -51,6 +52,7 @@ class Forwarded:
         "conn_id",
         "connection",
         "deadline",
+        "deaths",
         "delegated",
         "keys",
         "life",
@@ -91,6 +93,7 @@ class Forwarded:
         self.begun = False
         self.size = 0
         self.tries = 0
+        self.deaths = 0
         self.refused = 0
         self.deadline = 0.0
         self.keys: Sequence[bytes] | None = None

@@ -35,8 +35,10 @@ _NEXT_SECONDS = 0.25
 _SETTLE_SECONDS = 0.1
 _MAX_ASKED = 12
 
-# A request that so many Nodes gave back is not given to another one.
+# A request that so many Nodes had, and did not answer, is not given to another one; nor is one that so many had as they
+# went: they may have died of it.
 _MAX_TRIES = 3
+_MAX_DEATHS = 2
 
 
 class Returns:
@@ -120,6 +122,8 @@ class Returns:
         for number, entry in session.open.items():
             if number in unsent:
                 entry.tries -= 1
+            else:
+                entry.deaths += 1
             if entry.tells:
                 telling.add(entry.connection)
                 continue
@@ -229,7 +233,8 @@ class Returns:
             if entry.number not in unsent:
                 entry.redelivered = True
             is_unsafe = entry.received and not (entry.safe and entry.message)
-            if not entry.begun and (is_unsafe or entry.tries >= _MAX_TRIES):
+            is_enough = entry.tries >= _MAX_TRIES or entry.deaths >= _MAX_DEATHS
+            if not entry.begun and (is_unsafe or is_enough):
                 entry.refused = 502
         bound.open = tuple(entry for entry in bound.open if entry not in entries)
         # In front of what came later.

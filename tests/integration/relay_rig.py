@@ -165,6 +165,16 @@ class Cluster:
             while not any(one["name"] == name and one["open"] > one["unreceived"] for one in self.status()["nodes"]):
                 gevent.sleep(0.001)
 
+    def wait_until_settled(self, name: str) -> None:
+        """Block until the relay knows that a Node has gone, and has given what that had to others."""
+        with gevent.Timeout(20):
+            while True:
+                status = self.status()
+                is_gone = all(one["name"] != name for one in status["nodes"])
+                if is_gone and status["open"] == sum(one["open"] for one in status["nodes"]):
+                    return
+                gevent.sleep(0.01)
+
     def end_node(self, name: str) -> None:
         """Have a Node leave in order, and wait for that."""
         node = self.nodes.pop(name)

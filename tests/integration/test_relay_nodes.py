@@ -54,6 +54,8 @@ def test_killed_nodes_cost_no_request_of_a_safe_method(delay, count):
                 them.wait_for(count)
                 cluster.wait_until_busy(name)
                 cluster.kill_node(name)
+                # A request over which two Nodes died goes to no third one.
+                cluster.wait_until_settled(name)
                 them.wait_for(count)
                 cluster.start_node(name, delay=delay)
             them.wait_for(count)
@@ -107,6 +109,7 @@ def test_without_flow_control_a_killed_node_may_cost_connections(cluster):
             them.wait_for(100)
             cluster.wait_until_busy(name)
             cluster.kill_node(name)
+            cluster.wait_until_settled(name)
         them.wait_for(100)
         outcomes = them.stop()
     assert not them.wrong
