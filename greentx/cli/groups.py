@@ -96,7 +96,9 @@ def retry(group: Group) -> None:
         "--retry",
         metavar="METHODS",
         type=read.methods,
-        help="which requests go to another process where one died over them, with commas in between (GET,HEAD,OPTIONS)",
+        help="which requests go to another process, once, where one died over them, with commas in between; where its "
+        "machine vanished only with Mongrel2's download.flow_control, else their connections are closed "
+        "(GET,HEAD,OPTIONS)",
     )
 
 

@@ -40,6 +40,10 @@ _MAX_ASKED = 12
 _MAX_TRIES = 3
 _MAX_DEATHS = 2
 
+# Why a connection is closed.
+_BEGUN = "its Node went in the middle of the answer"
+_UNKNOWN = "nobody knows whether its Node, which has gone, had answered"
+
 
 class Returns:
     """Gives them to others, or ends their connections.
@@ -192,7 +196,7 @@ class Returns:
         if verdict is Verdict.CUT:
             entry = bound.written.answers[0][0] if bound.written.answers else first
             if entry is not None:
-                self._cut(entry, "its Node went in the middle of the answer")
+                self._cut(entry, _BEGUN if is_told and (entry.begun or bound.written.answers) else _UNKNOWN)
             return
         again = bound.written.take_back()
         for entry in again:
@@ -249,5 +253,7 @@ class Returns:
             if entry.over:
                 continue
             if entry.begun:
-                self._cut(entry, "its Node went in the middle of the answer")
+                # Where not all has come that a Node said, each of its requests is taken for begun.
+                is_known = entry.session is not None and entry.session.sure
+                self._cut(entry, _BEGUN if is_known else _UNKNOWN)
             return
