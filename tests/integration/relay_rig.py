@@ -201,7 +201,7 @@ class Clients:
 
     Attributes:
         outcomes: What requests ended with: ``ok``; a status; ``closed``: the connection ended before the answer was
-            complete; ``silent``: nothing came in time.
+            complete; ``silent``: nothing came in time; ``refused``: there was no connection.
         wrong: Answers that were another request's.
         by_node: How many answers each Node gave.
     """
@@ -221,7 +221,13 @@ class Clients:
     def _loop(self, number: int) -> None:
         asked = 0
         while not self._stop:
-            with contextlib.suppress(OSError), Browser(self._mongrel2, timeout=20) as browser:
+            try:
+                browser = Browser(self._mongrel2, timeout=20)
+            except OSError:
+                self.outcomes["refused"] += 1
+                gevent.sleep(0.1)
+                continue
+            with browser:
                 while not self._stop:
                     asked += 1
                     outcome = self._ask(browser, b"%d.%d" % (number, asked), first=asked == 1)
