@@ -88,8 +88,8 @@ def tool(name: str) -> str:
 
 
 def test_there_are_programs_in_the_readme() -> None:
-    """The two of the original, a handler, a loop, a WSGI server, a test, a relay, WebSockets and WSGI behind it."""
-    assert len(programs()) == 9
+    """Two originals, a handler, a loop, a WSGI server, its groups, a test, a relay, WebSockets, WSGI behind it."""
+    assert len(programs()) == 10
     assert sum(map(goes_on, programs())) == 2
 
 

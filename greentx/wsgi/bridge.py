@@ -90,6 +90,7 @@ class Bridge:
 
     Attributes:
         theirs: The library's end.
+        entry: What is known of the WebSocket, once the library has let the client in; ``None`` before.
     """
 
     def __init__(self, exchange: Exchange, on_switch: Callable[[int, bytes], None]) -> None:
@@ -99,7 +100,9 @@ class Bridge:
         self._ours, self.theirs = socket.socketpair()
         carrier = exchange.request.carrier
         self._carried = None if carrier is None else Carried(carrier, self.theirs)
-        self._entry: Entry | None = None
+        self.entry: Entry | None = None
+        # The library has let the client in, or never will.
+        self._decided = Event()
         # Frames, and how many bytes of each were counted: 0 of control frames.
         self._incoming: deque[tuple[bytes, int]] = deque()
         self._share = exchange.connection.sessions.queued.share()
@@ -127,7 +130,7 @@ class Bridge:
                 self._exchange.connection.close(self._exchange.request)
         except ProtocolError as error:
             log.warning("%r: the application's library broke the protocol: %s", self, error)
-            if self._entry is None:
+            if self.entry is None:
                 self._hang_up()
             self.begin_close(CloseCode.INTERNAL_ERROR)
         except (ConnectionClosed, OSError) as error:
@@ -136,19 +139,20 @@ class Bridge:
             log.warning("%r: %s", self, error)
             self.begin_close(CloseCode.INTERNAL_ERROR)
         finally:
+            self._decided.set()
             self._stop_writing()
         # Known now that all has been read that the library wrote, a close frame among it.
         code, killed = self._end
-        left_open = code is not None and self._entry is not None and self._entry.state == OPEN
-        if self._carried is not None and self._entry is not None:
+        left_open = code is not None and self.entry is not None and self.entry.state == OPEN
+        if self._carried is not None and self.entry is not None:
             self._carried.finish(killed=killed)
         self.begin_close(CloseCode.NORMAL_CLOSURE if code is None else code)
         return left_open
 
     def _pass_on(self, written: Switched | Frame | bytes) -> None:
         if isinstance(written, Frame):
-            assert self._entry is not None
-            self._send(self._entry, written)
+            assert self.entry is not None
+            self._send(self.entry, written)
         elif isinstance(written, Switched):
             self._switch(written.head)
             self._let_in(written)
@@ -156,6 +160,7 @@ class Bridge:
             # The library does not let the client in, and says so itself.
             if not self._answered:
                 self._switch(written)
+            self._decided.set()
             self._exchange.connection.answers.part(self._exchange.request, written)
 
     def _let_in(self, switched: Switched) -> None:
@@ -164,11 +169,17 @@ class Bridge:
         connection.answers.take_out(request)
         if carried is not None:
             carried.receives()
-        self._entry = connection.sessions.accept_raw(
+        self.entry = connection.sessions.accept_raw(
             request, switched.head, self._receive, subprotocol=switched.subprotocol
         )
         if carried is not None:
-            carried.begin(self._entry, self._on_pong)
+            carried.begin(self.entry, self._on_pong)
+        self._decided.set()
+
+    def wait_for_entry(self) -> Entry | None:
+        """Return :attr:`entry` when the library's answer was read; ``None`` where that lets nobody in. Blocks."""
+        self._decided.wait()
+        return self.entry
 
     def _send(self, entry: Entry, frame: Frame) -> None:
         sessions = self._exchange.connection.sessions
@@ -217,8 +228,8 @@ class Bridge:
             size = len(request.body) + MESSAGE_BYTES
             why = self._share.add(size)
             if why:
-                assert self._entry is not None
-                self._exchange.connection.sessions.fail(self._entry, CloseCode.TRY_AGAIN_LATER, why)
+                assert self.entry is not None
+                self._exchange.connection.sessions.fail(self.entry, CloseCode.TRY_AGAIN_LATER, why)
                 return
             self._incoming.append((client_frame(request.body, opcode, rsvd), size))
             self._work.set()
@@ -262,8 +273,8 @@ class Bridge:
 
     def begin_close(self, code: int) -> None:
         """Send a close frame where none was sent. Does not block."""
-        if self._entry is not None:
-            self._exchange.connection.sessions.close(self._entry, code)
+        if self.entry is not None:
+            self._exchange.connection.sessions.close(self.entry, code)
 
     def finish(self, code: int, *, killed: bool = False) -> bool:
         """The application has ended: pass on what it wrote, close with *code*, let go of the sockets; twice is once.
@@ -291,5 +302,5 @@ class Bridge:
         return self._reader.value is True
 
     def __repr__(self) -> str:
-        state = "no answer yet" if self._entry is None else self._entry.state
+        state = "no answer yet" if self.entry is None else self.entry.state
         return f"<Bridge of connection {self._exchange.request.conn_id}: {state}, {len(self._incoming)} messages wait>"

@@ -28,6 +28,7 @@ from ..version import __version__
 from .accesslog import make_log
 from .drain import Drain
 from .exchange import Exchange
+from .groups import broadcasting
 from .handler import WSGIHandler
 from .hooks import check_handler_class
 from .intake import Intake
@@ -258,6 +259,8 @@ class WSGIServer:
         # Last, so that the application's word counts.
         if given is not None:
             self.environ.update(given)
+        # Ours, where they were another server's.
+        self.environ["greentx.broadcast"] = broadcasting(self.intake)
         if self.environ.get("wsgi.errors") is None:
             self.environ["wsgi.errors"] = self.error_log
 

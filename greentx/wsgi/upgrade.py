@@ -23,6 +23,7 @@ raises ``StopIteration`` after it used the raw socket     1000: so applications 
 On a Node of a relay a WebSocket may come from another Node, whose application had it before, and may go on at another
 one: ``environ['greentx.adopted']`` says the first, and the WebSocket's ``moved`` the second, where it has ended here.
 ``environ['greentx.state']`` is what the application keeps of it (JSON), as the former one left it; in one process, too.
+``environ['greentx.websocket']`` is what it joins groups by, with each of the two ways; see :mod:`greentx.wsgi.groups`.
 An application that is killed by the end of its server has its WebSocket go on elsewhere: no close frame is sent; else
 it is closed with 1001, as in one process. Of
 Engine.IO's WebSockets none goes on, since its sessions are in the memory of the process that ended: they are closed
@@ -47,12 +48,15 @@ from ..handler.clock import current_date
 from ..handler.state import State
 from ..protocol.websocket.frames import CloseCode
 from ..protocol.websocket.handshake import Accepted, Handshake, Refused
+from ..protocol.websocket.registry import CLOSED
 from .bridge import Bridge, BridgeSocket
+from .groups import Member
 from .offered import MSG_SOCKET_DEAD, Client, WebSocket, WebSocketError
 from .sessions import is_of_a_session
 
 if TYPE_CHECKING:
     from ..handler.websocket import WebSocket as CoreWebSocket
+    from ..protocol.websocket.registry import Entry, Registry
     from .handler import WSGIHandler
 
 __all__ = [
@@ -63,6 +67,7 @@ __all__ = [
 log = logging.getLogger("greentx.wsgi.websocket")
 
 _OFFERED = ("wsgi.websocket", "wsgi.websocket_version", "werkzeug.socket")
+_TOLD = ("greentx.adopted", "greentx.state", "greentx.websocket")
 
 #: Why there are no WebSockets where several processes share a handler entry.
 SCATTERED = (
@@ -79,6 +84,7 @@ class Upgrade:
 
     Attributes:
         used: The application has used a WebSocket: the connection speaks frames.
+        carrier: Where another process runs the protocol, what stands for that; else ``None``.
         adopted: Another Node's application had it before.
         state: What the application keeps of it.
         websocket: What it is offered as ``environ['wsgi.websocket']``.
@@ -94,11 +100,12 @@ class Upgrade:
         self._answer: Accepted | None = None
         self._refused: Refused | None = None
         self.socket: CoreWebSocket | None = None
+        self._entry: Entry | None = None
         self._bridge: Bridge | None = None
         environ = handler.environ
         self.websocket = WebSocket(self, environ, handler)
         request = self._exchange.request
-        carrier = self._carrier = request.carrier
+        carrier = self.carrier = request.carrier
         self.adopted = carrier is not None and carrier.adopted
         self.state = State() if carrier is None else State(carrier.state, carrier.write_state)
         environ["greentx.adopted"] = self.adopted
@@ -111,6 +118,7 @@ class Upgrade:
         self._answer = answer
         environ["wsgi.websocket"] = self.websocket
         environ["wsgi.websocket_version"] = self.websocket.version
+        environ["greentx.websocket"] = Member(self, request.sid)
         if carrier is not None:
             # Who runs the protocol compresses: a library here has nothing to agree on.
             environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
@@ -139,7 +147,7 @@ class Upgrade:
 
     def withdraw(self) -> None:
         """Offer nothing: this is a request as any other."""
-        for name in (*_OFFERED, "greentx.adopted", "greentx.state"):
+        for name in (*_OFFERED, *_TOLD):
             self._handler.environ.pop(name, None)
         self._answer = None
 
@@ -164,7 +172,7 @@ class Upgrade:
             # Not a WebSocket yet: the handler answers for it, by a 500.
             if not self.used:
                 leaving = self._exchange.connection.sessions.relayed.leaving
-                if self._carrier is not None and leaving and isinstance(error, GreenletExit):
+                if self.carrier is not None and leaving and isinstance(error, GreenletExit):
                     # Another Node's application may let it in.
                     self._exchange.ended = True
                     self._exchange.connection.answers.fail(self._exchange.request, 503)
@@ -207,7 +215,7 @@ class Upgrade:
     @property
     def moved(self) -> bool:
         """It has ended here, and goes on at another Node."""
-        return self._carrier is not None and self._carrier.moved
+        return self.carrier is not None and self.carrier.moved
 
     def note_status(self, status: str) -> None:
         """The application answers, though it has used the WebSocket: nobody gets that, but an error is told."""
@@ -226,12 +234,45 @@ class Upgrade:
             except ConnectionClosed as error:
                 raise WebSocketError(MSG_SOCKET_DEAD) from error
             self.socket = socket
+            registry = self.registry
+            self._entry = None if registry is None else registry.get(socket.sid)
             # Mongrel2's notice goes to the WebSocket now, not to the exchange.
             socket.on_end(self._exchange.lose)
             server = self._handler.server
             server.clients[self._exchange.request.sid] = Client(self._handler.client_address, self.websocket)
             self._switch(len(self._answer.head))
         return self.socket
+
+    @property
+    def registry(self) -> Registry | None:
+        """Where it is while it is live; ``None`` once the server has ended."""
+        transceiver = self._handler.server.transceiver
+        return None if transceiver is None else transceiver.websockets
+
+    @property
+    def entry(self) -> Entry | None:
+        """What is known of it once the client was let in, by either way; ``None`` before."""
+        return self._entry or (None if self._bridge is None else self._bridge.entry)
+
+    def let_in(self) -> Entry:
+        """Return what is known of it, once the client is let in: here, or by a library that has begun to.
+
+        Blocks this greenlet until what the library wrote has been read.
+
+        Raises:
+            WebSocketError: The client has gone, or was answered in another way.
+            ConnectionResetError: The same where a library has its socket.
+        """
+        if self._bridge is not None and self.used and self.socket is None:
+            entry = self._bridge.wait_for_entry()
+        else:
+            self.accept()
+            entry = self._entry
+        if entry is None or entry.state == CLOSED:
+            if self.socket is None:
+                raise ConnectionResetError(MSG_SOCKET_DEAD)
+            raise WebSocketError(MSG_SOCKET_DEAD)
+        return entry
 
     def _open_bridge(self) -> Bridge:
         if self._bridge is None:

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from clients_rig import SOCKETIO_CLIENTS, browsing, talking
 from gunicorn_rig import Gunicorn, url_of
+from http_rig import Browser
 from spoken_program import SpokenProgram
 from test_wsgi_applications import run_client
+from websocket_peer import HEAD, Peer
 from websocket_rig import started
 from workers_rig import all_of, none_runs, wait_until, workers_of
 
@@ -68,6 +70,28 @@ def test_socketio_runs_unchanged(transports: list[str], site: SimpleNamespace) -
     """All requests of one session go to the worker that has it; each worker has some sessions."""
     printed = run_client(SOCKETIO_CLIENTS % {"port": site.port, "transports": transports}, timeout=100)
     assert {int(pid) for pid in printed.split()} == set(workers_of(site.program.process.pid))
+
+
+def test_a_broadcast_of_one_worker_reaches_the_clients_of_all(site: SimpleNamespace) -> None:
+    """By a message of a WebSocket, with either contract, and by a POST."""
+    workers = {str(pid) for pid in workers_of(site.program.process.pid)}
+    with ExitStack() as stack:
+        peers = []
+        for number in range(12):
+            peers.append(Peer(site.port, ("/hearing/", "/flask-sock-hearing/")[number % 2]))
+            stack.callback(peers[-1].sock.close)
+        names = []
+        for peer in peers:
+            assert peer.head() == HEAD
+            names.append(str(peer.message()))
+        assert set(names) == workers
+        for number in (0, 1):
+            peers[number].send("hello")
+            assert [peer.message() for peer in peers] == [f"{names[number]} hello"] * 12
+        with Browser(site) as browser:
+            worker, reached = browser.get("/hearing/", method="POST", body=b"posted").body.decode().split()
+        assert worker in workers and reached == "12"
+        assert [peer.message() for peer in peers] == ["posted"] * 12
 
 
 def test_flask_sock_outlives_a_rolling_restart(site: SimpleNamespace) -> None:

@@ -412,6 +412,58 @@ def test_an_application_that_leaves_by_itself_is_not_begun_anew(
         assert began == [False] and not any(session.leaving for session in api.relay.nodes)
 
 
+@pytest.mark.parametrize("by", ["object", "library"])
+def test_groups_move_with_a_websocket_and_broadcasts_reach_all_nodes(
+    by: str, api: Api, connect: Callable[..., Peer]
+) -> None:
+    """By a message, and by a POST that the other Node answers."""
+
+    def application(environ: Any, start_response: Any) -> Any:
+        member, broadcast, name = environ.get("greentx.websocket"), environ["greentx.broadcast"], environ["name"]
+        if member is None:
+            return answering(b"%d" % broadcast(f"posted at {name}", group="room"))(environ, start_response)
+        if by == "object":
+            receive, send = environ["wsgi.websocket"].receive, environ["wsgi.websocket"].send
+        else:
+            library = simple_websocket.Server(environ, **SIMPLE)
+            receive, send = library.receive, library.send
+        if environ["greentx.adopted"]:
+            assert sorted(member.groups) == ["other", "room"]
+            member.leave("other")
+        else:
+            member.join("room")
+            member.join("other")
+            send("joined")
+        with contextlib.suppress(simple_websocket.ConnectionClosed):
+            while receive() is not None:
+                send(f"{name} {' '.join(member.groups)} {broadcast('to others', 'room', exclude=[member.sid])}")
+        return []
+
+    with serving_at(api, application, environ={"name": "first"}) as first:
+        one, two = connect(), connect()
+        for peer in (one, two):
+            assert peer.head() == HEAD
+            assert peer.message() == "joined"
+        one.send("who")
+        assert one.message() == "first room other 1"
+        assert two.message() == "to others"
+        with serving_at(api, application, environ={"name": "second"}):
+            stopping = gevent.spawn(first.stop, 20)
+            wait_until(lambda: len(api.relay.nodes) == 1)
+            stopping.join(20)
+            one.send("who")
+            assert one.message() == "second room 1"
+            assert two.message() == "to others"
+            with Browser(api) as browser:
+                assert browser.get("/", method="POST", body=b"").body == b"2"
+            assert [one.message(), two.message()] == ["posted at second"] * 2
+            for peer in (one, two):
+                peer.close()
+                assert peer.closed() == (1000, "")
+            # Else another test's Node is told of their ends.
+            wait_until(lambda: api.relay.status()["websockets"]["open"] == 0)
+
+
 def test_a_handshake_that_is_being_decided_about_goes_to_another_node(api: Api, connect: Callable[..., Peer]) -> None:
     """Where its application is killed by the end of its server."""
 

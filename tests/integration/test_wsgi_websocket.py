@@ -7,7 +7,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import flask
 import flask_sock
@@ -19,7 +19,7 @@ from engineio.async_drivers.gevent import Thread
 from gevent import subprocess
 from gevent.event import Event
 from gevent.queue import Queue
-from http_rig import wait_until
+from http_rig import Browser, wait_until
 from websocket_peer import HEAD, MASK, Peer
 
 from greentx import Transceiver
@@ -332,6 +332,127 @@ def test_in_one_process_nothing_moves_and_there_is_a_state(serve, connect):
     peer = connect(serve(application))
     peer.send("hello")
     assert seen.get(timeout=10) == (False, False, False, False, {"count": 1, "tuple": [1, 2]})
+
+
+def in_groups(environ, start_response):
+    """An application whose WebSockets hear each other by groups, and what is posted, with either contract."""
+    broadcast = environ["greentx.broadcast"]
+    if environ["REQUEST_METHOD"] == "POST":
+        reached = broadcast(environ["wsgi.input"].read().decode(), group=environ["QUERY_STRING"] or None)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [str(reached).encode()]
+    if environ["QUERY_STRING"] == "library":
+        library = simple_websocket.Server(environ, **SIMPLE)
+        receive, send = library.receive, library.send
+    else:
+        receive, send = environ["wsgi.websocket"].receive, environ["wsgi.websocket"].send
+    member = environ["greentx.websocket"]
+    assert member.groups == ()
+    with suppress(simple_websocket.ConnectionClosed):
+        while (message := receive()) is not None:
+            order, _, rest = message.partition(" ")
+            if order == "join":
+                member.join(rest)
+                member.join(rest)
+                send(f"in {' '.join(member.groups)}")
+            elif order == "leave":
+                member.leave(rest)
+                member.leave(rest)
+                send(f"in {' '.join(member.groups)}")
+            else:
+                send(f"reached {broadcast(rest, group=order, exclude=[member.sid])}")
+    return []
+
+
+def asked(peer, text: str) -> object:
+    """Return the answer to a message."""
+    peer.send(text)
+    return peer.message()
+
+
+@pytest.mark.parametrize("by", ["object", "library"])
+def test_an_application_has_groups_and_broadcasts(by, serve, connect, front):
+    """A WebSocket joins and leaves groups and tells all others in one; a POST tells them, too, or all."""
+    server = serve(in_groups)
+    first, second, third = peers = [connect(server, f"/ws?{by}") for _ in range(3)]
+    for peer in peers:
+        assert peer.head() == HEAD
+    assert [asked(first, "join a"), asked(second, "join a"), asked(third, "join b")] == ["in a", "in a", "in b"]
+    assert asked(first, "join b") == "in a b"
+    assert asked(first, "a hello a") == "reached 1"
+    assert second.message() == "hello a"
+    assert asked(first, "b hello b") == "reached 1"
+    assert third.message() == "hello b"
+    assert asked(first, "leave a") == "in b"
+    assert asked(second, "a is anybody there?") == "reached 0"
+    with Browser(front) as browser:
+        assert browser.get("/?b", method="POST", body=b"to b").body == b"2"
+        assert [first.message(), third.message()] == ["to b", "to b"]
+        assert browser.get("/", method="POST", body=b"to all").body == b"3"
+    assert [peer.message() for peer in peers] == ["to all"] * 3
+
+
+@pytest.mark.parametrize("by", ["object", "library"])
+def test_one_that_has_ended_joins_no_group(by, serve, connect):
+    """Its number may be another client's by then; the error is the one that its contract has for an end."""
+    seen = Queue()
+
+    def application(environ, start_response):
+        member = environ["greentx.websocket"]
+        if by == "object":
+            environ["wsgi.websocket"].send("hello")
+        else:
+            simple_websocket.Server(environ, **SIMPLE).send("hello")
+        member.join("a")
+        environ["greentx.disconnected"].wait(10)
+        member.leave("a")
+        seen.put(member.groups)
+        try:
+            member.join("b")
+        except OSError as error:
+            seen.put(type(error))
+        return []
+
+    server = serve(application)
+    peer = connect(server)
+    assert peer.head() == HEAD
+    assert peer.message() == "hello"
+    peer.sock.close()
+    error = WebSocketError if by == "object" else ConnectionResetError
+    assert [seen.get(timeout=10), seen.get(timeout=10)] == [(), error]
+
+
+def test_joining_a_group_lets_the_client_in(serve, connect):
+    """As the first use of the object does; what is looked at only does not."""
+
+    def application(environ, start_response):
+        member = environ["greentx.websocket"]
+        assert member.groups == () and member.sid == environ["greentx.request"].sid
+        if environ["PATH_INFO"] == "/no":
+            start_response("403 Forbidden", [])
+            return [b"no"]
+        member.join("a")
+        assert environ["greentx.broadcast"]("welcome", group="a") == 1
+        return []
+
+    server = serve(application)
+    peer = connect(server)
+    assert peer.head() == HEAD
+    assert peer.message() == "welcome"
+    assert peer.closed() == (1000, "")
+    assert connect(server, "/no").head().startswith(b"HTTP/1.1 403 ")
+
+
+def test_a_plain_request_is_no_member_of_a_group(serve, front):
+    """Only a WebSocket has what groups are joined by."""
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [repr("greentx.websocket" in environ).encode()]
+
+    serve(application)
+    with Browser(front) as browser:
+        assert browser.get("/").body == b"False"
 
 
 def test_only_messages_can_be_sent(serve, connect):

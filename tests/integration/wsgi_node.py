@@ -69,6 +69,39 @@ def rooms() -> Any:
     return socketio.WSGIApp(sio)
 
 
+def hearing(environ: Any, start_response: Any) -> Any:
+    """Say who has the WebSocket, which hears what is posted here, at any process."""
+    if "greentx.websocket" not in environ:
+        reached = environ["greentx.broadcast"](environ["wsgi.input"].read().decode(), group="hearing")
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [f"{NAME} {reached}".encode()]
+    ws = environ["wsgi.websocket"]
+    environ["greentx.websocket"].join("hearing")
+    ws.send(NAME)
+    while (message := ws.receive()) is not None:
+        environ["greentx.broadcast"](f"{NAME} {message}", group="hearing")
+    return []
+
+
+def hearing_with_flask_sock() -> Any:
+    """The WebSockets of this one, where a library speaks the protocol."""
+    import flask
+    import flask_sock
+
+    application = flask.Flask("test")
+    sock = flask_sock.Sock(application)
+
+    @sock.route("/")
+    def hear(ws: Any) -> None:
+        environ = flask.request.environ
+        environ["greentx.websocket"].join("hearing")
+        ws.send(NAME)
+        while True:
+            environ["greentx.broadcast"](f"{NAME} {ws.receive()}", group="hearing")
+
+    return application
+
+
 def who(environ: Any, start_response: Any) -> Any:
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [NAME.encode()]
@@ -89,7 +122,8 @@ def by_name(applications: Any, otherwise: Any = None) -> Any:
 
 def libraries() -> Any:
     """Return those of Socket.IO and flask-sock, and ``who``."""
-    return by_name({"flask-sock-counting": counting_with_flask_sock(), "rooms": rooms(), "who": who})
+    hear = {"hearing": hearing, "flask-sock-hearing": hearing_with_flask_sock()}
+    return by_name({"flask-sock-counting": counting_with_flask_sock(), "rooms": rooms(), "who": who, **hear})
 
 
 def main() -> None:
