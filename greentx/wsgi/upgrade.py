@@ -181,11 +181,11 @@ class Upgrade:
             if isinstance(error, GreenletExit):
                 self._end(CloseCode.GOING_AWAY, killed=True)
                 raise
-            if self._bridge is not None and isinstance(error, StopIteration):
+            if self.socket is None and isinstance(error, StopIteration):
                 self._end(CloseCode.NORMAL_CLOSURE)
             # While it is open, such an error is about another connection: a database's, another client's.
             elif not self._end(CloseCode.INTERNAL_ERROR) and isinstance(
-                error, WebSocketError if self._bridge is None else ConnectionError
+                error, ConnectionError if self.socket is None else WebSocketError
             ):
                 log.debug("%r: %r", self, error)
             else:
@@ -298,20 +298,19 @@ class Upgrade:
     def go_away(self, code: int) -> None:
         """Begin to close what is open, with *code*: the server ends. Does not block."""
         try:
-            if self._bridge is not None:
-                self._bridge.begin_close(code)
-            elif self.socket is not None:
+            if self.socket is not None:
                 self.socket.begin_close(code)
+            elif self._bridge is not None:
+                self._bridge.begin_close(code)
         except GreentxError as error:
             log.warning("%r could not be closed: %s", self, error)
 
     def _end(self, code: int, *, killed: bool = False) -> bool:
         """Close with *code*, where it is open, and return whether it was; *killed*: another Node may go on."""
         try:
-            if self._bridge is not None:
-                return self._bridge.finish(code, killed=killed)
+            # Of what was used: the other one may have been looked at.
             if self.socket is None:
-                return False
+                return self._bridge is not None and self._bridge.finish(code, killed=killed)
             was_open = not self.socket.closed
             try:
                 self.socket.finish(code, killed=killed)

@@ -455,6 +455,22 @@ def test_a_plain_request_is_no_member_of_a_group(serve, front):
         assert browser.get("/").body == b"False"
 
 
+def test_a_library_may_look_at_its_socket_where_the_object_is_used(serve, connect):
+    """The WebSocket is closed as any other, and joins groups."""
+
+    def application(environ, start_response):
+        environ["werkzeug.socket"].fileno()
+        environ["greentx.websocket"].join("a")
+        assert environ["greentx.websocket"].groups == ("a",)
+        environ["wsgi.websocket"].send("hello")
+        return []
+
+    peer = connect(serve(application))
+    assert peer.head() == HEAD
+    assert peer.message() == "hello"
+    assert peer.closed() == (1000, "")
+
+
 def test_only_messages_can_be_sent(serve, connect):
     """Neither objects nor frames that RFC 6455 does not know."""
     seen = Queue()
