@@ -134,7 +134,8 @@ COMMIT;
 class Handler:
     """One handler entry of a configuration: where Mongrel2 sends requests and hears replies.
 
-    Entries that are equal are one entry, so that several routes may lead to it.
+    Entries that are equal are one entry, so that several routes may lead to it. Where endpoints are left to be made up,
+    those are found in ``mongrel2.handlers``: this object stays as it is.
 
     Attributes:
         sender: The entry's ``send_ident``: letters, digits, ``-``.

@@ -130,7 +130,12 @@ class Mongrel2:
 
     @property
     def handlers(self) -> tuple[Handler, ...]:
-        """The handlers, each once, in the order of their first routes; endpoints as in :attr:`routes`."""
+        """The handlers, each once, in the order of their first routes; endpoints as in :attr:`routes`.
+
+        A Transceiver for one is ``Transceiver(handler.sender, handler.send_spec, handler.recv_spec)``, of a handler
+        from here and not of the ``Handler`` that was given, whose endpoints stay ``None``: with ``None`` for both, a
+        Transceiver has no connection set, and waits to be told of servers.
+        """
         return self._addresses.handlers
 
     @property
