@@ -101,8 +101,6 @@ class Bridge:
         carrier = exchange.request.carrier
         self._carried = None if carrier is None else Carried(carrier, self.theirs)
         self.entry: Entry | None = None
-        # The library has let the client in, or never will.
-        self._decided = Event()
         # Frames, and how many bytes of each were counted: 0 of control frames.
         self._incoming: deque[tuple[bytes, int]] = deque()
         self._share = exchange.connection.sessions.queued.share()
@@ -113,7 +111,8 @@ class Bridge:
         self._end: tuple[int | None, bool] = (None, False)
         # On a Node there are messages and no frames: the library has nothing to agree on.
         self._library = Library(plain=carrier is not None)
-        self._answered = False
+        # The library has answered, or never will.
+        self._answered = Event()
         self._reader = gevent.spawn(self._read)
         self._writer = gevent.spawn(self._write)
 
@@ -139,7 +138,7 @@ class Bridge:
             log.warning("%r: %s", self, error)
             self.begin_close(CloseCode.INTERNAL_ERROR)
         finally:
-            self._decided.set()
+            self._answered.set()
             self._stop_writing()
         # Known now that all has been read that the library wrote, a close frame among it.
         code, killed = self._end
@@ -158,9 +157,8 @@ class Bridge:
             self._let_in(written)
         else:
             # The library does not let the client in, and says so itself.
-            if not self._answered:
+            if not self._answered.is_set():
                 self._switch(written)
-            self._decided.set()
             self._exchange.connection.answers.part(self._exchange.request, written)
 
     def _let_in(self, switched: Switched) -> None:
@@ -174,11 +172,11 @@ class Bridge:
         )
         if carried is not None:
             carried.begin(self.entry, self._on_pong)
-        self._decided.set()
 
     def wait_for_entry(self) -> Entry | None:
         """Return :attr:`entry` when the library's answer was read; ``None`` where that lets nobody in. Blocks."""
-        self._decided.wait()
+        # Whoever waits is woken when it has been let in: nothing between the two lets another greenlet run.
+        self._answered.wait()
         return self.entry
 
     def _send(self, entry: Entry, frame: Frame) -> None:
@@ -197,13 +195,13 @@ class Bridge:
             self._work.set()
 
     def _switch(self, data: bytes) -> None:
-        self._answered = True
+        self._answered.set()
         self._on_switch(len(data), data[len(b"HTTP/1.1 ") : data.index(b"\r\n")])
 
     def _hang_up(self) -> None:
         """Close without an answer, where the library wrote none that could be passed on."""
-        if not self._answered:
-            self._answered = True
+        if not self._answered.is_set():
+            self._answered.set()
             self._on_switch(0, b"000 ")
         self._exchange.connection.close(self._exchange.request)
 
