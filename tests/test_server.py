@@ -233,7 +233,7 @@ def test_requests_go_to_the_handlers_in_turn():
 def test_handlers_are_connected_side_by_side():
     """Twenty that each prove themselves late take hardly longer than one."""
     with handlers(20, lost_proofs=20) as all_of_them:
-        with Server(ip=LOCAL, connect=[one.addr for one in all_of_them]) as server:
+        with Server(ip=LOCAL, connect=[one.addr for one in all_of_them], connect_timeout=20_000) as server:
             started = time.monotonic()
             server.client()
             took = time.monotonic() - started
