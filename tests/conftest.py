@@ -5,6 +5,7 @@ from __future__ import annotations
 import compileall
 import contextlib
 import gc
+import importlib
 import os
 import shutil
 import signal
@@ -67,6 +68,7 @@ LONGEST = (
 hypothesis.settings.register_profile("greentx", deadline=None)
 hypothesis.settings.load_profile("greentx")
 
+_OUTCOMES = (pytest.fail.Exception, pytest.skip.Exception, pytest.exit.Exception)
 _failed = pytest.StashKey[bool]()
 _greenlets: weakref.WeakSet[greenlet] = weakref.WeakSet()
 _errors: list[tuple[object, BaseException]] = []
@@ -100,13 +102,31 @@ def pytest_configure(config: pytest.Config) -> None:
         compileall.compile_dir(Path(__file__).parents[1] / "greentx", quiet=2)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Rewrite the assertions of each file in one of the processes: they are most of what it costs to collect."""
+    worker = getattr(session.config, "workerinput", None)
+    here = Path(__file__).parent
+    if worker is None or [Path(one).resolve() for one in session.config.args] != [here]:
+        return (yield)
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+    try:
+        number = int(worker["workerid"].removeprefix("gw"))
+        for path in sorted(here.rglob("test_*.py"))[number :: worker["workercount"]]:
+            if str(path.parent) not in sys.path:
+                sys.path.insert(0, str(path.parent))  # as pytest itself does
+            # What cannot be imported is told by the collection.
+            with contextlib.suppress(Exception, *_OUTCOMES):
+                importlib.import_module(path.stem)
+        return (yield)
+    finally:
+        sys.dont_write_bytecode = before
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest."""
     rank = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
-
-
-_OUTCOMES = (pytest.fail.Exception, pytest.skip.Exception, pytest.exit.Exception)
 
 
 def _spawn_raw_seen(function: Callable[..., object], *args: Any, **options: Any) -> greenlet:
