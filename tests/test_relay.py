@@ -1100,7 +1100,8 @@ def test_a_restarted_server_never_gets_an_answer_of_its_former_life(chain):
     ports = (chain.server.push_port, chain.server.sub_port)
     chain.server.stop()
     connection = node.connections[SENDER]
-    wait_until(lambda: not connection.ready and not chain.api.connections[SENDER].ready)
+    # Not ready is not enough: what the next server sends before its former life is known to be over goes with that.
+    wait_until(lambda: not connection.link.subscribed and not chain.api.connections[SENDER].link.subscribed)
     with Server(SENDER, ip=LOCAL, push_port=ports[0], sub_port=ports[1]) as server:
         wait_until(lambda: connection.ready and chain.api.connections[SENDER].ready)
         client = server.client("http")
