@@ -98,3 +98,11 @@ def test_a_message_before_a_fault_is_read():
     with pytest.raises(RemoteProtocolError, match="masked"):
         found.extend(reader.feed(SWITCHING + MESSAGES + b"\x81\x81maskx"))
     assert [one.payload for one in found if isinstance(one, Frame)] == [b"a", b"b"]
+
+
+def test_nothing_comes_behind_an_answer_that_refuses_a_handshake():
+    """It is read once."""
+    reader = WebSocketReader(lambda status, headers: (None, None))
+    assert [one.status for one in reader.feed(TWO) if isinstance(one, HTTPResponse)] == [404]
+    with pytest.raises(RemoteProtocolError, match="3 bytes came behind the answer 404"):
+        list(reader.feed(b"two"))

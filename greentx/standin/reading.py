@@ -155,6 +155,10 @@ class WebSocketReader:
         """
         answer = self._answer
         if answer is not None:
+            if self.response is not None:
+                raise RemoteProtocolError(
+                    f"{len(data)} bytes came behind the answer {self.response.status} to a handshake, which ends it"
+                )
             if not answer.feed(data):
                 return
             data = answer.trailing
