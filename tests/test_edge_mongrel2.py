@@ -648,6 +648,24 @@ def test_a_child_has_ended_though_a_grandchild_holds_its_output(tmp_path):
         os.kill(int(lines[0]), signal.SIGKILL)
 
 
+def test_a_child_that_cannot_start_is_nobodys_fault_where_its_starter_was_killed(tmp_path):
+    """Its folder may have gone with whoever was to start it; conftest sees that no greenlet fails for it."""
+    open_before = len(os.listdir("/proc/self/fd"))
+    starting = gevent.spawn(ChildProcess, ["/bin/sleep", "60"], cwd=str(tmp_path / "gone"), on_line=print)
+    gevent.sleep(0)  # it has begun
+    starting.kill()
+    deadline = time.monotonic() + 20
+    while len(os.listdir("/proc/self/fd")) > open_before:
+        assert time.monotonic() < deadline, "a descriptor stays open"
+        gevent.sleep(0.002)  # between two looks
+
+
+def test_a_child_that_cannot_start_is_an_error(tmp_path):
+    """It says why, and no greenlet fails for it."""
+    with pytest.raises(FileNotFoundError):
+        ChildProcess(["/bin/sleep", "60"], cwd=str(tmp_path / "gone"), on_line=print)
+
+
 def test_a_child_is_killed_though_a_grandchild_holds_its_output(tmp_path):
     """kill() returns when the child is gone, and the grandchild goes on."""
     child, lines, ended = start_child(tmp_path, "sleep 60 & printf '%s\\nunfinished' $!; wait")

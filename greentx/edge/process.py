@@ -7,7 +7,6 @@ import fcntl
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import gevent
 from gevent import socket, subprocess
@@ -67,25 +66,15 @@ class ChildProcess:
         self._on_end = on_end
         self._owner = os.getpid()
         output, theirs = os.pipe()
+        # A user near the limit for pipes keeps the size of 64 KiB.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        os.set_blocking(output, False)
         try:
-            # A user near the limit for pipes keeps the size of 64 KiB.
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-            os.set_blocking(output, False)
-            self._popen = _start(
-                [sys.executable, "-I", "-S", "-c", _GUARD, str(self._owner), *args],
-                cwd=cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=theirs,
-                stderr=theirs,
-                # Ctrl-C is for us to handle: it would end the front end before the requests in it.
-                start_new_session=True,
-            )
+            self._popen = _start([sys.executable, "-I", "-S", "-c", _GUARD, str(self._owner), *args], cwd, theirs)
         except BaseException:  # raised again: it did not start, so nobody else closes this
             os.close(output)
             raise
-        finally:
-            os.close(theirs)
         # Where nobody read it, the pipe would fill, and the program stand still at its next line.
         self._rest = b""
         self._output: int | None = output
@@ -162,19 +151,40 @@ class ChildProcess:
             self._on_end()
 
 
-def _start(args: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Return the new process; where whoever waits for that is killed, so is the process."""
+def _start(args: Sequence[str], cwd: str, output: int) -> subprocess.Popen[bytes]:
+    """Return the new process; where whoever waits for that is killed, so is the process. Closes *output*."""
     # It waits for the child to be another program. Killed in there, it would leave a process that nobody knows.
-    starting = gevent.Greenlet(subprocess.Popen, args, **options)
+    starting = gevent.Greenlet(_popen, args, cwd, output)
     starting.start()
     try:
-        popen: subprocess.Popen[bytes] = starting.get()
+        popen: subprocess.Popen[bytes] | OSError = starting.get()
     except BaseException:  # raised again
         starting.rawlink(_kill_what_started)
         raise
+    if isinstance(popen, OSError):
+        raise popen
     return popen
 
 
-def _kill_what_started(starting: gevent.Greenlet[..., subprocess.Popen[bytes]]) -> None:
-    if starting.successful():
+def _popen(args: Sequence[str], cwd: str, output: int) -> subprocess.Popen[bytes] | OSError:
+    """Return the new process, or why there is none: raised here, gevent would print it, whoever handles it."""
+    try:
+        return subprocess.Popen(
+            args,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            # Ctrl-C is for us to handle: it would end the front end before the requests in it.
+            start_new_session=True,
+        )
+    except OSError as error:
+        return error
+    finally:
+        # Here, as whoever started this may be gone before it has begun.
+        os.close(output)
+
+
+def _kill_what_started(starting: gevent.Greenlet[..., subprocess.Popen[bytes] | OSError]) -> None:
+    if starting.successful() and not isinstance(starting.value, OSError):
         starting.value.kill()
