@@ -127,11 +127,11 @@ class Worker(GeventWorker):
             _arbiter.in_worker()
         # With reuse_port each worker has a socket of its own.
         _refuse_connections(self.sockets)
+        self._woken = Event()
         if self._fault:
             self._fail(self._fault)
         self._graceful_timeout = self._plan.seconds_to_end(self.cfg)
         # Signals are handled from there on, while the application is imported.
-        self._woken = Event()
         super().init_process()
 
     def load_wsgi(self) -> None:
