@@ -144,8 +144,9 @@ class _Server:
 class Ways:
     """All of one relay.
 
-    Each pair of a Node and a server takes a number in each round, and there are 1,000 numbers: it is for fewer pairs.
-    Of more, some lose their numbers to others, and may be taken for cut off.
+    Each pair of a Node and a server takes a number in each round, and there are 1,000 numbers. Where there are more
+    pairs, the first servers lose theirs to the last ones, the relay's own number before those of the Nodes: then no
+    round of them counts, and nobody is found to be cut off from them.
 
     Args:
         context: Owner of the timer.
