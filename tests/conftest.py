@@ -68,6 +68,7 @@ LONGEST = (
 hypothesis.settings.register_profile("greentx", deadline=None)
 hypothesis.settings.load_profile("greentx")
 
+# How pytest itself ends a test: what a greenlet raises of these is no error of its own.
 _OUTCOMES = (pytest.fail.Exception, pytest.skip.Exception, pytest.exit.Exception)
 _failed = pytest.StashKey[bool]()
 _greenlets: weakref.WeakSet[greenlet] = weakref.WeakSet()

@@ -45,6 +45,13 @@ class Carrier:
         return lambda *arguments, **named: self.told.append((name, *arguments, *named.values()))
 
 
+def held_request(carrier: Any, **headers: Any) -> Request:
+    """A handshake that another process has received; *carrier* stands in for what carries to that."""
+    request = handshake_request("1", **headers)
+    request.carrier = carrier
+    return request
+
+
 class Connection:
     """What a WebSocket asks of its connection set."""
 
@@ -66,8 +73,7 @@ class Carried:
     def __init__(self) -> None:
         self.bench = Bench()
         self.carrier = Carrier()
-        request = handshake_request("1")
-        request.carrier = self.carrier  # type: ignore[assignment]  # a stand-in for what carries to the API
+        request = held_request(self.carrier)
         self.bench.sessions.relayed.open(request, "chat")
         [self.connect] = self.bench.events
         self.entry = self.connect.entry
@@ -251,13 +257,6 @@ def test_all_are_let_go_where_all_are_closed(carried: Carried) -> None:
 # -- opening handshakes ------------------------------------------------------------------------------------------------
 
 
-def held_request(carrier: Carrier, **headers: Any) -> Request:
-    """A handshake that another process has received."""
-    request = handshake_request("1", **headers)
-    request.carrier = carrier  # type: ignore[assignment]  # a stand-in for what carries to the API
-    return request
-
-
 @pytest.mark.parametrize("decided", [False, True])
 def test_what_is_accepted_here_is_let_in_there(decided: bool) -> None:
     """With what was agreed on; where that was done before, with what it was then."""
@@ -304,7 +303,9 @@ def test_a_held_one_is_let_in_there(how: str) -> None:
     else:
         bench.sessions.accept_own(request, answer.head, "mine", got.append)
     entry = bench.registry.get((SENDER, "1"))
-    assert entry is not None and entry.carrier is carrier  # type: ignore[comparison-overlap]  # a stand-in for what carries to the API
+    assert entry is not None
+    used: Any = entry.carrier
+    assert used is carrier
     assert carrier.told == [("accept", True, "mine" if how == "accept_own" else None, how != "accept")]
     assert entry.raw_bits is None and bench.writer.sent == []
     bench.sessions.relayed.message(entry, Request(SENDER, "1", "/", {"METHOD": "WEBSOCKET"}, b"x"))

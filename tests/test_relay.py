@@ -430,40 +430,40 @@ def test_requests_of_another_server_of_the_api_are_answered_there(chain):
     assert client.recv(5000).body == b"node: GET /y "
 
 
-def test_a_server_can_attach_to_api_and_node(chain):
-    """Both pull from it; what it hands to the API goes on to the Node, which answers either way."""
+def answers_of(server, count):
+    """Ask a server by so many new clients, one after the other, and return what was answered, sorted."""
+    bodies = []
+    for _ in range(count):
+        client = server.client("http")
+        client.send("/")
+        bodies.append(client.recv(5000).body)
+    return sorted(bodies)
+
+
+def node_that_says_which_way(chain):
+    """Start a Node that can be attached to, and that answers which way a request came."""
     chain.forward_all({"VIA": "api"})
-    node = chain.node(
+    return chain.node(
         lambda conn, req: conn.reply_http(req, req.headers.get("VIA", "direct")), rep_port=0, rep_ip=LOCAL
     )
+
+
+def test_a_server_can_attach_to_api_and_node(chain):
+    """Both pull from it; what it hands to the API goes on to the Node, which answers either way."""
+    node = node_that_says_which_way(chain)
     handlers = [f"{LOCAL}:{one.rep_port}" for one in (node, chain.api)]
     with Server("test", ip=LOCAL, connect=handlers) as server:
-        answers = []
-        for _ in range(6):
-            client = server.client("http")
-            client.send("/")
-            answers.append(client.recv(5000).body)
-        assert sorted(answers) == [b"api"] * 3 + [b"direct"] * 3
+        assert answers_of(server, 6) == [b"api"] * 3 + [b"direct"] * 3
 
 
 def test_a_server_that_the_relay_has_told_of_can_attach_to_the_node(chain):
     """The Node only answered it until then, and pulls from it as well from now on; what the relay gives it goes on."""
-    chain.forward_all({"VIA": "api"})
-    node = chain.node(
-        lambda conn, req: conn.reply_http(req, req.headers.get("VIA", "direct")), rep_port=0, rep_ip=LOCAL
-    )
+    node = node_that_says_which_way(chain)
     with Server("test", ip=LOCAL, connect=(LOCAL, chain.api.rep_port)) as server:
-        client = server.client("http")
-        client.send("/")
-        assert client.recv(5000).body == b"api"
+        assert answers_of(server, 1) == [b"api"]
         wait_until(lambda: not chain.relay.forwarding.open)
         server.connect((LOCAL, node.rep_port))
-        answers = []
-        for _ in range(6):
-            client = server.client("http")
-            client.send("/")
-            answers.append(client.recv(5000).body)
-        assert sorted(answers) == [b"api"] * 3 + [b"direct"] * 3
+        assert answers_of(server, 6) == [b"api"] * 3 + [b"direct"] * 3
 
 
 def test_a_connection_set_of_the_application_stays(chain):

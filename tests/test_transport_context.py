@@ -77,6 +77,7 @@ def has_ipv6():
     return False
 
 
+# A container may have none; nothing else is skipped for it.
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 def test_an_ipv6_address_is_bound_and_reached(context):
     """ZeroMQ's sockets know IPv4 only, unless they are told."""

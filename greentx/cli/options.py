@@ -121,9 +121,9 @@ class Group:
         action = self._group.add_argument(*names, default=argparse.SUPPRESS, **how)
         self._options.added(_Option(action, default, how.get("action")))
 
-    def add_switch(self, name: str, *, help: str) -> None:  # noqa: A002 - argparse's word
+    def add_switch(self, name: str, **how: Any) -> None:
         """Add an option that is on or off (``--no-...``), off by default."""
-        self.add(name, action=argparse.BooleanOptionalAction, default=False, help=help)
+        self.add(name, action=argparse.BooleanOptionalAction, default=False, **how)
 
     def add_repeated(self, name: str, **how: Any) -> None:
         """Add an option that may be said several times; its value is a list."""

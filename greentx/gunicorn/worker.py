@@ -137,7 +137,7 @@ class Worker(GeventWorker):
     def load_wsgi(self) -> None:
         """Import the application. Where that fails the first worker says why, and the others just end.
 
-        Not where workers have served before: what cannot be imported now may be mended, and gunicorn tries again.
+        Not where workers have served before: gunicorn is to try again, as somebody may be about to correct it.
         """
         # By now signals are handled; this one came before, and is told once.
         if _arbiter is not None and _arbiter.told_to_end:

@@ -111,6 +111,17 @@ def test_it_serves_logs_and_quits_gracefully(run, start_mongrel2):
     assert "RuntimeError: a fault of the application" in said
 
 
+def see_first_worker_replaced(run, mongrel2):
+    """Its first worker ends by itself before it serves, and the next one serves."""
+    gunicorn = run(url_of(mongrel2))
+    first = gunicorn.wait_for(r"Booting worker with pid: (\d+)").group(1)
+    gunicorn.wait_for(rf"Worker exiting \(pid: {first}\)")
+    second = gunicorn.wait_for(r"Booting worker with pid: (\d+)").group(1)
+    gunicorn.wait_for("greentx .* serves")
+    assert pid_of(ask(mongrel2.port)) == int(second)
+    assert "Traceback" not in ended(gunicorn)
+
+
 def test_a_worker_that_is_told_to_quit_while_it_imports_is_replaced(run, start_mongrel2, tmp_path):
     """It ends as any other, so that gunicorn goes on with the next one."""
     once = """
@@ -122,14 +133,7 @@ if not pathlib.Path("told").exists():
     (tmp_path / "gunicorn_app.py").write_text(
         APP.replace("\n", f"\n{once}\n", 1).replace("import pathlib", "import os, pathlib")
     )
-    mongrel2 = start_mongrel2()
-    gunicorn = run(url_of(mongrel2))
-    first = gunicorn.wait_for(r"Booting worker with pid: (\d+)").group(1)
-    gunicorn.wait_for(rf"Worker exiting \(pid: {first}\)")
-    second = gunicorn.wait_for(r"Booting worker with pid: (\d+)").group(1)
-    gunicorn.wait_for("greentx .* serves")
-    assert pid_of(ask(mongrel2.port)) == int(second)
-    assert "Traceback" not in ended(gunicorn)
+    see_first_worker_replaced(run, start_mongrel2())
 
 
 def test_a_worker_that_is_told_to_quit_as_soon_as_it_is_forked_is_replaced(run, start_mongrel2, tmp_path):
@@ -142,14 +146,7 @@ def post_fork(server, worker):
         pathlib.Path("told").touch()
         os.kill(os.getpid(), signal.SIGTERM)
 """)
-    mongrel2 = start_mongrel2()
-    gunicorn = run(url_of(mongrel2))
-    first = gunicorn.wait_for(r"Booting worker with pid: (\d+)").group(1)
-    gunicorn.wait_for(rf"Worker exiting \(pid: {first}\)")
-    second = gunicorn.wait_for(r"Booting worker with pid: (\d+)").group(1)
-    gunicorn.wait_for("greentx .* serves")
-    assert pid_of(ask(mongrel2.port)) == int(second)
-    assert "Traceback" not in ended(gunicorn)
+    see_first_worker_replaced(run, start_mongrel2())
 
 
 def test_it_quits_at_once(run, start_mongrel2):

@@ -268,7 +268,7 @@ def test_a_response_may_last_until_the_close(any_server):
 
 @pytest.mark.parametrize("flow_control", [0, 1])
 @pytest.mark.parametrize("slow", [False, True])
-def test_five_megabytes_arrive(start_mongrel2, flow_control, slow):
+def test_five_megabytes_arrive(start_mongrel2, monkeypatch, flow_control, slow):
     """In one reply, to a fast reader and a slow one; with flow control never more than 102400 bytes outstanding."""
     server = start_mongrel2(routes(), settings={"download.flow_control": flow_control})
     body = os.urandom(5 * MB)
@@ -289,7 +289,8 @@ def test_five_megabytes_arrive(start_mongrel2, flow_control, slow):
             under_way -= count
             credit(conn_id, count)
 
-        writer.pipe.send, writer.credit = counted_send, counted_credit  # type: ignore[method-assign]  # wrapped, to count the calls
+        monkeypatch.setattr(writer.pipe, "send", counted_send)
+        monkeypatch.setattr(writer, "credit", counted_credit)
         with serving(trans, lambda conn, req: conn.reply_http(req, body if req.path == "/big" else b"small")):
             for _ in range(2):  # keep-alive: the second request does not announce credits again
                 browser.ask("/big")

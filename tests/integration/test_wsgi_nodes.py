@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -540,6 +541,11 @@ def test_socketio_runs_unchanged_on_three_nodes(transports: list[str], api: Api,
     assert printed.split() == list(NODES)
 
 
+def all_have_left(talks: Iterable[Any], name: str) -> bool:
+    """Whether the last answer of each WebSocket is another Node's."""
+    return all(talk.answers[-1][0] != name for talk in talks)
+
+
 @pytest.mark.timeout(180)
 def test_a_rolling_restart_is_noticed_by_nobody() -> None:
     """Each message is answered once, in order, by whoever has the WebSocket, with the state as it was."""
@@ -551,8 +557,7 @@ def test_a_rolling_restart_is_noticed_by_nobody() -> None:
             for name, one in zip(new, running, strict=True):
                 stack.enter_context(node_processes(api, name))
                 assert (one.end(), one.process.returncode) == ([], 0)
-                gone = one.name
-                wait_until(lambda: all(talk.answers[-1][0] != gone for talk in talks), 30)  # noqa: B023 - called in this round
+                wait_until(partial(all_have_left, talks, one.name), 30)
             count = len(answers)
             wait_until(lambda: len(answers) > count + 20, 30)
         status = api.relay.status()
