@@ -51,10 +51,9 @@ may end, and they go on in another one, whose application is called with ``envir
 * SIGHUP, SIGTTOU, ``max_requests``: a worker goes on to serve until the one is there that takes its place; then it
   leaves, one after the other. Requests that nobody can be given wait, for 30 s.
 * A worker that dies, or is killed as it was silent for ``timeout``: another one gets its requests of methods in
-  ``greentx_retry``, unless they are those of the second worker that died; the others get a 502. The next one is made at
-  once. Where workers die again and again before they
-  have served for 5 s, each waits before it imports the application, twice as long as the one before, 15 s at the most;
-  SIGHUP begins anew.
+  ``greentx_retry``, unless it is the second one that died over them; the others get a 502. The next worker is made at
+  once. Where workers die again and again before they have served for 5 s, each waits before it imports the application,
+  twice as long as the one before, 15 s at the most; SIGHUP begins anew.
 * The relay's process dies: one worker ends by itself, since the arbiter starts the relay anew before it makes the next
   worker; at once the first time, else each 5 s. Its WebSockets are lost. A relay that cannot start at all ends gunicorn
   with exit code 3.

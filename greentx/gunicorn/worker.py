@@ -141,8 +141,8 @@ class Worker(GeventWorker):
         """
         # By now signals are handled; this one came before, and is told once.
         if _arbiter is not None and _arbiter.told_to_end:
-            self._life.settle()
-            sys.exit(0)
+            self._leave()
+            self._end_if_told()
         if self._pause:
             self._wait_to_start(self._pause)
         try:
@@ -166,9 +166,7 @@ class Worker(GeventWorker):
             seconds,
         )
         self._notify_for(seconds)
-        if not self.alive:
-            self._life.settle()
-            sys.exit(0)
+        self._end_if_told()
 
     def _notify_for(self, seconds: float) -> None:
         """Wait, or until gunicorn tells this worker to quit, or has gone."""
@@ -195,7 +193,12 @@ class Worker(GeventWorker):
         if _arbiter is None or _arbiter.folder.is_first_to_fail():
             return
         self._notify_for(_FAIL_SECONDS)
+        self._end_if_told()
+
+    def _end_if_told(self) -> None:
+        """End in order before it has served, which does not count as an early death."""
         if not self.alive:
+            self._life.settle()
             sys.exit(0)
 
     def run(self) -> None:

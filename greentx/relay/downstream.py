@@ -74,9 +74,10 @@ class Downstream:
         handed = self._of_word.get(server)
         if handed is not None:
             connection = handed.connection
-            for conn_id, count in counts:
-                self._shared.wrote(connection, str(conn_id), count)
-                connection.link.writer.credit(str(conn_id), count)
+            for id_number, count in counts:
+                conn_id = str(id_number)
+                self._shared.wrote(connection, conn_id, count)
+                connection.link.writer.credit(conn_id, count)
 
     def _on_prove(self, words: list[bytes], payload: bytes) -> None:
         if len(words) != 2:
