@@ -88,8 +88,16 @@ def test_a_process_that_stops_in_order_leaves_its_websockets_to_the_other_one(tw
     with crowd(mongrel2, 20) as clients:
         wait_for(lambda: [one.ask("len") for one in two] == [20, 20])
         two[0].stop()
-        wait_for(lambda: two[1].ask("broadcast", "after") == 20)
-        wait_for(lambda: all(one.texts[b"after"] == 1 for one in clients))
+        texts: list[str] = []
+
+        def reaches_all() -> bool:
+            # Each time another text, as each reaches those that the process has by then.
+            texts.append(f"after {len(texts)}")
+            return bool(two[1].ask("broadcast", texts[-1]) == 20)
+
+        wait_for(reaches_all)
+        wait_for(lambda: all(one.texts[texts[-1].encode()] == 1 for one in clients))
+        assert all(one.texts[text.encode()] <= 1 for one in clients for text in texts)
         assert ended(clients) == 0 and not closes(*two)
         two[1].stop()
         wait_for(lambda: ended(clients) == 20)
