@@ -1,0 +1,76 @@
+"""What the bytes of a browser connection mean, one after the other: what :class:`RequestReader` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+__all__ = ["Body", "End", "Event", "Head", "Refused", "Upgraded"]
+
+# Not frozen: one that is takes five times as long to make, and these are made for each request.
+
+
+@dataclass(slots=True)
+class Head:
+    """A request's first line and fields, read and checked. :class:`Body` and :class:`End` follow.
+
+    Attributes:
+        method: A token, as it was written; never a word of Mongrel2's own (``JSON``).
+        target: ``/path?query``, nothing decoded, or ``*`` of OPTIONS. The absolute form was made this one, and its host
+            the value of ``host``.
+        version: ``HTTP/1.1`` or ``HTTP/1.0``. A later 1.x is 1.1 (RFC 9110, section 2.5).
+        headers: Names in lower case, values without blanks around them, in their order; repeated names stay apart.
+        keep_alive: Whether another request may follow. Where not, no byte behind this request is read.
+        upgrade: It asks for a WebSocket, as Mongrel2 understands it. The reader waits for
+            :meth:`RequestReader.upgrade` or :meth:`RequestReader.resume`.
+        expect_continue: The client waits for ``100 Continue`` before it sends the body.
+        content_length: What is announced; ``None`` where nothing is.
+        chunked: The length of the body is not known before its end.
+    """
+
+    method: bytes
+    target: bytes
+    version: bytes
+    headers: list[tuple[bytes, bytes]]
+    keep_alive: bool = True
+    upgrade: bool = False
+    expect_continue: bool = False
+    content_length: int | None = None
+    chunked: bool = False
+
+
+@dataclass(slots=True)
+class Body:
+    """A piece of the request's body, never empty; chunks are undone."""
+
+    data: bytes
+
+
+@dataclass(slots=True)
+class End:
+    """The request is whole."""
+
+
+@dataclass(slots=True)
+class Refused:
+    """Answer this and close: nothing more is read. The request that began, if one did, has no :class:`End`.
+
+    Attributes:
+        status: Of the answer.
+        reason: A sentence without anything that the client sent.
+        head_only: It was a HEAD request, as far as can be told.
+    """
+
+    status: int
+    reason: str
+    head_only: bool = False
+
+
+@dataclass(slots=True)
+class Upgraded:
+    """HTTP has ended; *rest* came behind the head, and belongs to the other protocol."""
+
+    rest: bytes
+
+
+Event: TypeAlias = "Head | Body | End | Refused | Upgraded"
