@@ -4,17 +4,18 @@ Where the next byte belongs, and what leads on::
 
     HEAD ──┬─ upgrade ──> ASKED ──┬─ upgrade() ─────────────────────────────────────> OVER
            │                      └─ resume() ──────────────────────────> END
-           ├─ no body, length 0 ────────────────────────────────────────> END
+           ├─ no body, or length 0 ─────────────────────────────────────> END
            ├─ Content-Length ──> LENGTH ── the last byte ───────────────> END
            └─ chunked ──> CHUNKS ── the empty line behind the trailers ─> END
 
-    END ──┬─ not keep_alive ──> OVER
+    END ──┬─ the client wants to close ──> OVER
           ├─ hold ──> HELD ── resume() ──> HEAD
           └─ else ──> HEAD
 
-    any state ── what HTTP/1.1 does not allow, or a limit ──> OVER
+    any state ── bytes that HTTP/1.1 does not allow, or too many ──> OVER
 
-The pieces in which the bytes come make no difference but to where a body is cut.
+The pieces in which the bytes come make no difference, but to where a body is cut: a head whose end is not there is
+looked at in the same order as a whole one, and each byte of it once.
 """
 
 from __future__ import annotations
@@ -25,15 +26,14 @@ from enum import Enum
 from ...errors import LocalProtocolError, RemoteProtocolError
 from .chunks import ChunkReader
 from .events import Body, End, Event, Refused, Upgraded
-from .heads import HeadParser, parse_line
+from .heads import HeadParser, line_too_long, parse_line
 from .limits import Limits
 
 __all__ = ["RequestReader"]
 
-_BARE_LF = re.compile(rb"(?<!\r)\n")
-# What no request line has in it.
+_BARE_LF = re.compile(rb"[^\r]\n")
 _UNREADABLE = re.compile(rb"[^\x20-\x7e\r]|\r[^\n]")
-# CRLFs in front of a request line. RFC 9112, section 2.2, asks for one to be ignored.
+# In front of a request line. RFC 9112, section 2.2, asks for one to be ignored, which some clients send behind a body.
 _MAX_EMPTY_LINES = 8
 
 
@@ -48,12 +48,20 @@ class _State(Enum):
     OVER = "after the end"
 
 
+_HEAD, _ASKED, _LENGTH, _CHUNKS, _HELD, _OVER = _State
+_END = End()
+
+
 class RequestReader:
     """Reads the requests of one connection.
 
+    Args:
+        limits: Bounds on each request; the default ones if there are none.
+        hold: See below.
+
     Attributes:
-        hold: Stop behind each request until :meth:`resume`: no call returns more than one :class:`End`. May be set at
-            any time.
+        hold: Stop behind each request until :meth:`resume`, so that no call returns more than one :class:`End`. May be
+            set at any time.
     """
 
     __slots__ = (
@@ -66,6 +74,7 @@ class RequestReader:
         "_keep_alive",
         "_left",
         "_limits",
+        "_line_checked",
         "_scanned",
         "_state",
         "hold",
@@ -75,15 +84,18 @@ class RequestReader:
         self._limits = limits or Limits()
         self.hold = hold
         self._heads = HeadParser(self._limits)
-        self._state = _State.HEAD
-        # What came and is not consumed.
+        self._state = _HEAD
+        # What came and is not consumed: an unfinished head or line of a chunk, or what comes behind a held request.
         self._data = bytearray()
-        # Of that, what was looked at for the end of a head.
+        # Of an unfinished head: the bytes that have been looked at, and whether its first line has.
         self._scanned = 0
+        self._line_checked = False
+        # In front of it.
         self._empty_lines = 0
         # Of a body, still to come.
         self._left = 0
         self._chunks: ChunkReader | None = None
+        # Of the request in hand.
         self._keep_alive = True
         self._head_only = False
         # The client sends nothing more.
@@ -94,198 +106,204 @@ class RequestReader:
 
     @property
     def held(self) -> bool:
-        """True while it waits for :meth:`resume`, or for :meth:`upgrade`."""
-        return self._state is _State.HELD or self._state is _State.ASKED
+        """True while it waits for :meth:`resume`, or behind a head that asks for an upgrade for :meth:`upgrade`."""
+        return self._state is _HELD or self._state is _ASKED
 
     @property
     def over(self) -> bool:
-        """True once nothing more is read: refused, upgraded, or behind the last request of the connection."""
-        return self._state is _State.OVER
+        """True once nothing more is read: behind what was refused, an upgrade, or the last request."""
+        return self._state is _OVER
 
     @property
     def idle(self) -> bool:
-        """True between two requests, with no byte of the next one there."""
-        return (self._state is _State.HEAD or self._state is _State.HELD) and not self._data
+        """True between two requests, with nothing of the next one there."""
+        return (self._state is _HEAD or self._state is _HELD) and not self._data
 
     @property
     def full(self) -> bool:
-        """True while it is held and keeps as much as a head may have: do not feed it more before :meth:`resume`."""
+        """True while it is held and keeps as much as a head may have: :meth:`feed` has to wait for :meth:`resume`."""
         return self.held and len(self._data) >= self._limits.buffer_size
 
     def feed(self, data: bytes) -> list[Event]:
-        """Read the next bytes.
+        """Read the next bytes. While it is held they are kept, and once it is over they are dropped.
 
         Raises:
             LocalProtocolError: It is :attr:`full`.
         """
-        if self._state is _State.OVER:
+        state = self._state
+        if state is _OVER:
             return []
-        if self.held:
+        kept = self._data
+        if state is _HELD or state is _ASKED:
             if self.full:
-                raise LocalProtocolError(f"{len(self._data)} bytes are kept while requests are held: resume() first")
-            self._data += data
+                raise LocalProtocolError(f"{len(kept)} bytes are kept while requests are held: call resume() first")
+            kept += data
             return []
-        if self._data:
-            self._data += data
-            data = bytes(self._data)
-            self._data.clear()
+        if kept:
+            kept += data
+            return self._advance(kept)
         return self._advance(data)
 
     def eof(self) -> list[Event]:
-        """The client has sent its last byte; answers may still be read by it."""
+        """The client has sent its last byte. It may still read answers, so requests that are whole are not affected."""
         self._ended = True
-        if self.held:
-            return []
-        data = bytes(self._data)
-        self._data.clear()
-        return self._advance(data)
+        return [] if self._state is _OVER or self.held else self._advance(self._data)
 
     def resume(self) -> list[Event]:
-        """Go on behind a request that was held, or with one that asked for an upgrade in vain; read what is kept.
+        """Go on behind a request that was held, or with one that is not upgraded, and read what was kept.
 
         Raises:
             LocalProtocolError: It is not :attr:`held`.
         """
-        if not self.held:
-            raise LocalProtocolError(f"nothing is held {self._state.value}")
         events: list[Event] = []
-        if self._state is _State.ASKED:
+        if self._state is _ASKED:
             self._end(events)
+        elif self._state is _HELD:
+            self._state = _HEAD
         else:
-            self._state = _State.HEAD
-        if self.held or self._state is _State.OVER:
-            return events
-        data = bytes(self._data)
-        self._data.clear()
-        return events + self._advance(data)
+            raise LocalProtocolError(f"there is nothing to resume {self._state.value}")
+        return events + self._advance(self._data) if self._state is _HEAD else events
 
     def upgrade(self) -> list[Event]:
-        """End HTTP behind a head that asks for it: return what came behind it.
+        """End HTTP behind a head that asks for it; the event has what came behind it.
 
         Raises:
             LocalProtocolError: There is no such head.
         """
-        if self._state is not _State.ASKED:
-            raise LocalProtocolError(f"no head asks for an upgrade {self._state.value}")
+        if self._state is not _ASKED:
+            raise LocalProtocolError(f"there is nothing to upgrade {self._state.value}")
         rest = bytes(self._data)
-        self._data.clear()
-        self._state = _State.OVER
+        self._finish()
         return [Upgraded(rest)]
 
-    def _advance(self, data: bytes) -> list[Event]:
+    def _advance(self, data: bytes | bytearray) -> list[Event]:
+        """Read *data*, which is what was kept, or comes while nothing is; keep what is not consumed."""
         events: list[Event] = []
         try:
             at = self._read(data, events)
-            if self._state is _State.OVER:
-                return events
-            if at < len(data):
-                self._data += data[at:] if at else data
-            if self._ended and not self.held:
-                self._check_end()
+            if self._ended and not self.held and self._state is not _OVER:
+                if self._state is not _HEAD or at < len(data):
+                    raise RemoteProtocolError(f"the client sent its last byte {self._state.value}")
+                self._finish()
         except RemoteProtocolError as error:
-            self._state = _State.OVER
-            self._data.clear()
+            self._finish()
             events.append(Refused(error.status, str(error), self._head_only))
+            return events
+        if self._state is _OVER:
+            self._data.clear()
+        elif data is self._data:
+            del data[:at]
+        elif at < len(data):
+            self._data += data[at:]
         return events
 
-    def _check_end(self) -> None:
-        if self._state is not _State.HEAD or self._data:
-            raise RemoteProtocolError(f"the connection was half-closed {self._state.value}")
-        self._state = _State.OVER
-
-    def _read(self, data: bytes, events: list[Event]) -> int:
+    def _read(self, data: bytes | bytearray, events: list[Event]) -> int:
         """Go through *data*; return how much of it is consumed."""
         at = 0
         size = len(data)
         while at < size:
             state = self._state
-            if state is _State.HEAD:
-                before = at
+            if state is _HEAD:
                 at = self._read_head(data, at, events)
-                if at == before or (self._state is _State.HEAD and self._scanned):
+                # Behind it the next byte belongs to something else, unless it is not whole.
+                if self._scanned:
                     break
-            elif state is _State.LENGTH:
+            elif state is _LENGTH:
                 stop = min(size, at + self._left)
-                events.append(Body(data[at:stop] if at or stop < size else data))
+                events.append(Body(bytes(data[at:stop])))
                 self._left -= stop - at
                 at = stop
                 if not self._left:
                     self._end(events)
-            elif state is _State.CHUNKS:
+            elif state is _CHUNKS:
                 at = self._read_chunks(data, at, events)
-                if self._state is _State.CHUNKS:
+                if self._state is _CHUNKS:
                     break
             else:
                 break
         return at
 
-    def _read_head(self, data: bytes, at: int, events: list[Event]) -> int:
+    def _read_head(self, data: bytes | bytearray, at: int, events: list[Event]) -> int:
+        """Read a head; if it is not whole, return where it begins, and note how much of it was looked at."""
         while data.startswith(b"\r\n", at):
             at += 2
             self._scanned = 0
             self._empty_lines += 1
             if self._empty_lines > _MAX_EMPTY_LINES:
                 raise RemoteProtocolError("empty lines come in place of a request")
-        limit = at + self._limits.buffer_size
-        end = data.find(b"\r\n\r\n", at + max(0, self._scanned - 3), limit)
+        end = data.find(b"\r\n\r\n", at + max(0, self._scanned - 3), at + self._limits.buffer_size)
         if end < 0:
-            self._check_beginning(data[at:limit])
+            self._check_beginning(data, at)
             self._scanned = len(data) - at
             return at
-        self._scanned = self._empty_lines = 0
         end += 4
+        self._scanned = self._empty_lines = 0
+        self._line_checked = False
         self._head_only = data.startswith(b"HEAD ", at)
-        head = self._heads.parse(data[at:end])
+        head = self._heads.parse(bytes(data[at:end]))
         events.append(head)
         self._keep_alive = head.keep_alive
         if head.upgrade:
-            self._state = _State.ASKED
+            self._state = _ASKED
         elif head.content_length:
             self._left = head.content_length
-            self._state = _State.LENGTH
+            self._state = _LENGTH
         elif head.chunked:
             self._chunks = ChunkReader(self._limits)
-            self._state = _State.CHUNKS
+            self._state = _CHUNKS
         else:
             self._end(events)
         return end
 
-    def _check_beginning(self, head: bytes) -> None:
-        """Refuse a head whose end is not there, if it cannot become a good one."""
-        self._head_only = head.startswith(b"HEAD ")
-        line_end = head.find(b"\r\n")
-        line_size = self._limits.line_size
-        line = head[:line_size] if line_end < 0 else head[: min(line_end, line_size)]
-        if _UNREADABLE.search(line):
-            raise RemoteProtocolError("the first line is not a request line")
-        if line_end > line_size or (line_end < 0 and len(head) > line_size + 1):
-            raise RemoteProtocolError(f"the first line is over {line_size} bytes", status=414)
-        if line_end >= 0:
-            parse_line(head[:line_end])
-            if _BARE_LF.search(head, line_end):
-                raise RemoteProtocolError("a line of the head ends without CR")
-        if len(head) >= self._limits.buffer_size:
-            raise RemoteProtocolError(f"the head is over {self._limits.buffer_size} bytes", status=431)
+    def _check_beginning(self, data: bytes | bytearray, at: int) -> None:
+        """Refuse a head that is not whole, if it never becomes a good one: nobody waits for its end."""
+        limits = self._limits
+        limit = at + limits.buffer_size
+        self._head_only = data.startswith(b"HEAD ", at)
+        # One byte again: whether an LF is bare is told by the byte before it.
+        start = at + max(0, self._scanned - 1)
+        if not self._line_checked:
+            line_limit = min(limit, at + limits.line_size)
+            start = data.find(b"\r\n", start, line_limit + 2)
+            if start < 0:
+                if len(data) >= line_limit + 2:
+                    raise line_too_long(data[at:line_limit])
+                if _UNREADABLE.search(data, at + max(0, self._scanned - 1), line_limit):
+                    raise RemoteProtocolError("the first line is not a request line")
+                return
+            parse_line(bytes(data[at:start]))
+            self._line_checked = True
+        if _BARE_LF.search(data, start, limit):
+            raise RemoteProtocolError("a line of the head ends without CR")
+        if len(data) >= limit:
+            raise RemoteProtocolError(f"the head is over {limits.buffer_size} bytes", status=431)
 
-    def _read_chunks(self, data: bytes, at: int, events: list[Event]) -> int:
+    def _read_chunks(self, data: bytes | bytearray, at: int, events: list[Event]) -> int:
         chunks = self._chunks
         assert chunks is not None
         pieces: list[bytes] = []
-        at, trailers = chunks.read(data, at, pieces)
-        if pieces:
-            events.append(Body(pieces[0] if len(pieces) == 1 else b"".join(pieces)))
+        try:
+            at, trailers = chunks.read(data, at, pieces)
+        finally:
+            if pieces:
+                events.append(Body(pieces[0] if len(pieces) == 1 else b"".join(pieces)))
         if chunks.complete:
             self._chunks = None
             if trailers:
-                # Checked, and dropped: a message to a handler has no place for them.
-                self._heads.parse_fields(trailers + b"\r\n")
-                self._heads.forget_fields()
+                # Checked, and dropped: a handler's message has no place for them.
+                self._heads.check_trailers(trailers + b"\r\n")
             self._end(events)
         return at
 
     def _end(self, events: list[Event]) -> None:
-        events.append(End())
+        events.append(_END)
+        self._head_only = False
         if not self._keep_alive:
-            self._state = _State.OVER
+            self._state = _OVER
         else:
-            self._state = _State.HELD if self.hold else _State.HEAD
+            self._state = _HELD if self.hold else _HEAD
+
+    def _finish(self) -> None:
+        self._state = _OVER
+        self._chunks = None
+        self._data.clear()
