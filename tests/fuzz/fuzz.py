@@ -30,6 +30,7 @@ MAX_INPUT = 4096
 
 # Whose branches guide the search.
 _INSTRUMENTED = (
+    "greentx.edge.front",
     "greentx.protocol",
     "greentx.relay",
     "greentx.handler.control",

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from greentx.edge.front.events import Body, End, Event, Head, Upgraded
+from greentx.edge.front.events import Refused as RefusedRequest
+from greentx.edge.front.limits import Limits
+from greentx.edge.front.requests import RequestReader
 from greentx.errors import ConnectionClosed, ConnectTimeout, GreentxError, RemoteProtocolError
 from greentx.handler.control import ADD_CONNECTION, DISCONNECT_PING, PING, REMOVE_CONNECTION, Commands
 from greentx.handler.uploads import DONE, START, UploadInterrupted, Uploads
@@ -787,6 +791,133 @@ ANSWERS = Target(
     factor=1000,  # the clients of a test keep all that came, and answer each ping with a request
 )
 
+
+# -- what browsers send to the embedded front end ----------------------------------------------------------------------
+
+# Small enough to be reached.
+FRONT_LIMITS = Limits(buffer_size=16384, line_size=8192, header_count=100, content_length=MAX_SIZE)
+
+
+def read_front(data: bytes) -> None:
+    """However the bytes are cut, held or not, the same requests come out; each one is read again as it was."""
+    whole = _read_front([data])
+    third = len(data) // 3
+    assert whole == _read_front([data[:third], data[third : 2 * third], data[2 * third :]])
+    # Pieces that are neither few nor large: what is looked at again with each of them takes the square of time.
+    assert whole == _read_front([data[at : at + 61] for at in range(0, len(data), 61)], hold=True)
+    events = iter(whole)
+    for event in events:
+        if isinstance(event, Head):
+            _check_front(event, list(_until_end(events)))
+
+
+def _read_front(pieces: Iterable[bytes], *, hold: bool = False) -> list[Event]:
+    """Read the pieces; bodies are joined, and half the handshakes are accepted."""
+    reader = RequestReader(FRONT_LIMITS, hold=hold)
+    found: list[Event] = []
+    for piece in pieces:
+        found += reader.feed(piece)
+        while reader.held:
+            last = found[-1]
+            accepted = isinstance(last, Head) and len(last.target) % 2 == 0
+            found += reader.upgrade() if accepted else reader.resume()
+    if not reader.over:
+        found += reader.eof()
+        assert reader.over
+    events: list[Event] = []
+    body: list[bytes] = []
+    for event in found:
+        if isinstance(event, Body):
+            assert event.data
+            body.append(event.data)
+            continue
+        if body:
+            events.append(Body(b"".join(body)))
+            body.clear()
+        if isinstance(event, Upgraded):
+            # Of what follows it, what had come.
+            event.rest = b""
+        elif isinstance(event, RefusedRequest):
+            # Of several faults, the one that was seen first.
+            event.reason = ""
+        events.append(event)
+    return events
+
+
+def _until_end(events: Iterable[Event]) -> Iterator[Event]:
+    for event in events:
+        yield event
+        if not isinstance(event, Body):
+            return
+
+
+def _check_front(head: Head, rest: list[Event]) -> None:
+    """Nothing in a head can be read in another way, and what it is written as is read as itself."""
+    fields = head.headers
+    names = [name for name, _ in fields]
+    assert all(name and name == name.lower() and b" " not in name for name in names)
+    assert not any(byte in value for _, value in fields for byte in b"\0\r\n\x7f")
+    assert names.count(b"host") == 1 or (head.version == b"HTTP/1.0" and b"host" not in names)
+    assert head.target.startswith(b"/") or (head.target, head.method) == (b"*", b"OPTIONS")
+    body = b"".join([event.data for event in rest if isinstance(event, Body)])
+    if not rest or isinstance(rest[-1], RefusedRequest):
+        return
+    if isinstance(rest[-1], End):
+        assert head.chunked or len(body) == (head.content_length or 0)
+    if head.chunked:
+        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
+    lines = b"".join([b"%b: %b\r\n" % field for field in fields])
+    again = b"%b %b %b\r\n%b\r\n%b" % (head.method, head.target, head.version, lines, body)
+    if len(again) - len(body) <= FRONT_LIMITS.buffer_size:
+        assert _read_front([again])[: 1 + len(rest)] == [head, *rest]
+
+
+FRONT_HEAD = b"POST /a?b HTTP/1.1\r\nHost: a\r\n"
+FRONT_CHUNKED = FRONT_HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+FRONT_UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: k\r\n"
+    b"Sec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def front_field(name: bytes) -> Callable[[bytes, int], bytes]:
+    return lambda piece, size: FRONT_HEAD + name + times(piece, size) + b"\r\n\r\n"
+
+
+FRONT = Target(
+    "front",
+    read_front,
+    lambda: [
+        FRONT_HEAD + b"\r\n" + FRONT_HEAD + b"Content-Length: 3\r\n\r\nabc\r\n" + FRONT_HEAD + b"\r\n",
+        FRONT_CHUNKED + b'1;a="b\\"";c\r\na\r\n0a\r\n0123456789\r\n0\r\nA: b\r\n\r\nGET / HTTP/1.0\r\n\r\n',
+        b"GET http://[::1]:80/a?b HTTP/1.1\r\nHost: x\r\nConnection: close, a\r\nCookie: b\r\ncookie: c\r\n\r\n",
+        FRONT_UPGRADE + b"\x81\x80abcd",
+        FRONT_HEAD + b"Expect: 100-Continue\r\nContent-Length: 1\r\n\r\naOPTIONS * HTTP/1.9\r\nhost:\r\n\r\n",
+        FRONT_HEAD + b"A: b\r\n c\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+    ],
+    {
+        "line": times,
+        "target": lambda piece, size: b"GET /" + times(piece, size) + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        "fields": lambda piece, size: FRONT_HEAD + times(b"A:" + piece + b"\r\n", size) + b"\r\n",
+        "unfinished": lambda piece, size: FRONT_HEAD + times(b"A: b\r\n", size) + piece,
+        "value": front_field(b"A: "),
+        "host": lambda piece, size: b"GET / HTTP/1.1\r\nHost: " + times(piece, size) + b"\r\n\r\n",
+        "connection": front_field(b"Connection: "),
+        "expect": front_field(b"Expect: "),
+        "coding": front_field(b"Transfer-Encoding: "),
+        "length": front_field(b"Content-Length: 1"),
+        "body": lambda piece, size: FRONT_HEAD + b"Content-Length: %d\r\n\r\n" % size + times(piece, size),
+        "chunks": lambda piece, size: FRONT_CHUNKED + times(b"1\r\na\r\n", size),
+        "extensions": lambda piece, size: FRONT_CHUNKED + times(b"1;" + piece + b"\r\na\r\n", size),
+        "extension": lambda piece, size: FRONT_CHUNKED + b"1" + times(b";a=" + piece, size) + b"\r\n",
+        "trailers": lambda piece, size: FRONT_CHUNKED + b"0\r\n" + times(b"A:" + piece + b"\r\n", size) + b"\r\n",
+        "requests": lambda piece, size: times(b"GET /a HTTP/1.1\r\nHost:\r\n\r\n", size),
+        "empty lines": lambda piece, size: times(b"\r\n", size),
+    },
+    factor=80,  # a request of 30 bytes is a head and some texts, three times; a server reads one after the other
+)
+
 TARGETS = {
     one.name: one
     for one in (
@@ -802,5 +933,6 @@ TARGETS = {
         CONTROL,
         RELAY,
         SOCKETS,
+        FRONT,
     )
 }
