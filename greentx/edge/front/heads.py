@@ -47,8 +47,8 @@ _CODING, _CONTENT_LENGTH = b"transfer-encoding", b"content-length"
 _KEY, _WEBSOCKET_VERSION = b"sec-websocket-key", b"sec-websocket-version"
 # llhttp takes it for another name of `Connection`.
 _PROXY_CONNECTION = b"proxy-connection"
-# Lists of values: several lines are one (RFC 9110, section 5.3).
-_LISTS = (_CONNECTION, _UPGRADE, _EXPECT, _CODING)
+# Lists of values: several lines are one (RFC 9110, section 5.3). A length is not a list, and two are not a number then.
+_LISTS = (_CONNECTION, _UPGRADE, _EXPECT, _CODING, _CONTENT_LENGTH)
 
 
 def parse_line(line: bytes) -> tuple[bytes, bytes, bytes, bytes]:
@@ -191,14 +191,16 @@ class HeadParser:
         fields.complete = False
         if self._parser is None:
             self._parser = httptools.HttpRequestParser(fields)
+        fault = "it has no end"
         try:
             self._parser.feed_data(_LLHTTP_LINE + lines)
         except httptools.HttpParserUpgrade:
             self._parser = None
         except httptools.HttpParserError as error:
             self._parser = None
-            if not fields.complete:
-                raise RemoteProtocolError(f"a header field is wrong: {error}") from None
+            fault = str(error)
+        if not fields.complete:
+            raise RemoteProtocolError(f"a header field is wrong: {fault}")
         limits = self._limits
         if len(pairs) > limits.header_count:
             raise RemoteProtocolError(f"there are over {limits.header_count} header fields", status=431)
@@ -219,6 +221,7 @@ class HeadParser:
             self._known_host = host
 
     def _set_framing(self, request: Head, coding: bytes | None, length: bytes | None) -> None:
+        # llhttp refuses some of this as well, and lets it pass when it is told to be lenient: too much depends on it.
         if coding is None:
             if length is None or _LENGTH.fullmatch(length) is None:
                 raise RemoteProtocolError("Content-Length is not a number")
