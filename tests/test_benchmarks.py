@@ -26,6 +26,7 @@ BENCHMARKS = ROOT / "benchmarks"
 TINY = {
     "bench_broadcast.py": "--recipients 200 --repeat 1 --json",
     "bench_frames.py": "--sizes 16 --time 0.001 --repeat 1 --json",
+    "bench_front.py": "--time 0.001 --repeat 1 --json",
     "bench_instructions.py": "--handler floor --count 10 --no-allocations",
     "bench_many_websockets.py": "--count 20 --rounds 1 --ping-timeout 1",
     "bench_relay.py": "--connections 2 --rounds 1 --seconds 0.1",

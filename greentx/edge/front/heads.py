@@ -119,7 +119,8 @@ class _Fields:
         self.complete = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.pairs.append((name.lower(), value))
+        # llhttp leaves blanks behind a value, and of what else is stripped here it lets nothing pass.
+        self.pairs.append((name.lower(), value.rstrip()))
 
     def on_headers_complete(self) -> None:
         # What llhttp finds wrong from here on is about the body.
@@ -168,8 +169,11 @@ class HeadParser:
         if _EXPECT in known:
             _set_expect(request, known[_EXPECT])
         connection = known.get(_CONNECTION)
+        # Two that nearly all browsers and proxies send, and which change nothing.
+        if version == _HTTP11 and (connection is None or connection == b"keep-alive"):
+            return request
         if connection is None:
-            request.keep_alive = version == _HTTP11
+            request.keep_alive = False
         else:
             self._set_connection(request, connection, known)
         return request
@@ -206,9 +210,6 @@ class HeadParser:
             raise RemoteProtocolError(f"there are over {limits.header_count} header fields", status=431)
         if len(lines) > limits.line_size and max(map(len, lines.split(b"\r\n"))) > limits.line_size:
             raise RemoteProtocolError(f"a header field is over {limits.line_size} bytes", status=431)
-        # llhttp leaves blanks behind a value.
-        if b" \r\n" in lines or b"\t\r\n" in lines:
-            pairs = [(name, value.rstrip(b" \t")) for name, value in pairs]
         return pairs
 
     def _check_host(self, host: bytes | None, version: bytes) -> None:
