@@ -16,6 +16,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 MODULES = sorted((ROOT / "greentx").rglob("*.py"))
+#: Modules of ``greentx/edge/front`` that read what browsers send, and answer it.
+READS_REQUESTS = ("answers", "chunks", "events", "heads", "limits", "requests")
 #: What is written for readers, by its path.
 PAGES = {
     page: (ROOT / page).read_text(encoding="utf-8")
@@ -69,11 +71,12 @@ def test_a_module_says_what_it_is_and_exports(path):
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in MODULES if "protocol" in path.parts or path.name in ("errors.py", "version.py")],
+    [path for path in MODULES if "protocol" in path.parts or path.name in ("errors.py", "version.py")]
+    + [ROOT / "greentx" / "edge" / "front" / f"{name}.py" for name in READS_REQUESTS],
     ids=name_of,
 )
 def test_what_is_decided_from_bytes_does_no_io(path):
-    """``protocol/``, and what it imports, imports neither sockets, greenlets nor clocks."""
+    """``protocol/``, what it imports, and what reads requests import neither sockets, greenlets nor clocks."""
     found = {name.partition(".")[0] for name in imports(path)}
     assert not {"gevent", "greenlet", "select", "socket", "subprocess", "threading", "time", "zmq"} & found
 

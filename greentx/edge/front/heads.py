@@ -16,7 +16,7 @@ from ...protocol.kinds import HTTP_FORGERIES
 from .events import Head
 from .limits import Limits
 
-__all__ = ["HeadParser", "line_too_long", "parse_line"]
+__all__ = ["HeadParser", "check_part_of_line", "line_too_long", "parse_line"]
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 # What a path and a query may have in them: RFC 3986, sections 3.3 and 3.4, which is what Mongrel2 accepts, but for the
@@ -102,10 +102,23 @@ def _from_other_form(method: bytes, target: bytes) -> tuple[bytes, bytes]:
     return (b"/" + rest if rest.startswith(b"?") else rest), host
 
 
+def check_part_of_line(data: bytes | bytearray, start: int, end: int) -> None:
+    """Look at a part of a request line that is not whole.
+
+    Raises:
+        RemoteProtocolError: 400: it never becomes one.
+    """
+    if _UNREADABLE.search(data, start, end):
+        raise RemoteProtocolError("the first line is not a request line")
+
+
 def line_too_long(beginning: bytes | bytearray) -> RemoteProtocolError:
-    """Return how to refuse a request line that goes on behind *beginning*, all of it that is looked at."""
-    if _UNREADABLE.search(beginning):
-        return RemoteProtocolError("the first line is not a request line")
+    """Return how to refuse a request line that goes on behind *beginning*, all of it that is looked at.
+
+    Raises:
+        RemoteProtocolError: 400, as for a line that is not too long.
+    """
+    check_part_of_line(beginning, 0, len(beginning))
     return RemoteProtocolError("the first line is too long", status=414)
 
 

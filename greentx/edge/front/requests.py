@@ -26,13 +26,12 @@ from enum import Enum
 from ...errors import LocalProtocolError, RemoteProtocolError
 from .chunks import ChunkReader
 from .events import Body, End, Event, Refused, Upgraded
-from .heads import HeadParser, line_too_long, parse_line
+from .heads import HeadParser, check_part_of_line, line_too_long, parse_line
 from .limits import Limits
 
 __all__ = ["RequestReader"]
 
 _BARE_LF = re.compile(rb"[^\r]\n")
-_UNREADABLE = re.compile(rb"[^\x20-\x7e\r]|\r[^\n]")
 # In front of a request line. RFC 9112, section 2.2, asks for one to be ignored, which some clients send behind a body.
 _MAX_EMPTY_LINES = 8
 
@@ -268,8 +267,7 @@ class RequestReader:
             if start < 0:
                 if len(data) >= line_limit + 2:
                     raise line_too_long(data[at:line_limit])
-                if _UNREADABLE.search(data, at + max(0, self._scanned - 1), line_limit):
-                    raise RemoteProtocolError("the first line is not a request line")
+                check_part_of_line(data, at + max(0, self._scanned - 1), line_limit)
                 return
             parse_line(bytes(data[at:start]))
             self._line_checked = True
