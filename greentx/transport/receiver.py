@@ -424,12 +424,18 @@ class Receiver:
 
 
 def bind_subscriber(
-    context: Context, endpoint: str, on_message: Callable[[bytes], None], access: Access | None = None
+    context: Context,
+    endpoint: str,
+    on_message: Callable[[bytes], None],
+    access: Access | None = None,
+    *,
+    topic: bytes = b"",
 ) -> tuple[Receiver, str]:
-    """Bind a SUB socket that takes every message, as Mongrel2 does with an empty ``recv_ident``.
+    """Bind a SUB socket, as Mongrel2 does.
 
     Args:
         access: Who may connect; by default whoever can.
+        topic: What messages have to begin with: a ``recv_ident``.
 
     Returns:
         The running receiver, which calls *on_message* in its own greenlet, and the endpoint that was bound.
@@ -438,5 +444,5 @@ def bind_subscriber(
         BindError: The address cannot be bound.
     """
     receiver = Receiver(context, zmq.SUB, on_message, security=access, name=f"SUB of {context.owner}")
-    receiver.subscribe(b"")
+    receiver.subscribe(topic)
     return receiver, receiver.bind(endpoint)

@@ -1,0 +1,311 @@
+"""The embedded front end itself: what listens, who is connected, and what handlers say to them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import gevent
+from gevent import socket
+from gevent.lock import RLock
+from gevent.pool import Group
+from gevent.server import StreamServer
+
+from ...errors import BindError, LocalProtocolError, RemoteProtocolError
+from ...protocol.replies import Response, parse_reply
+from ...transport import Context
+from ..addresses import family, numeric_host
+from ..config import SERVER_UUID, Handler, checked_settings, idle_seconds
+from .answers import build_answer
+from .connection import BrowserConnection, Times
+from .entry import Entry
+from .limits import Limits
+from .routes import Routes
+
+__all__ = ["Edge"]
+
+log = logging.getLogger("greentx.edge.front")
+
+# Between two looks at the deadlines.
+_TICK_SECONDS = 0.25
+_BACKLOG = 1024
+# Mongrel2's ids are 32-bit numbers; larger ones are taken modulo 2**32 (probed).
+_ID_MASK = 0xFFFFFFFF
+
+# The settings of Mongrel2 that mean something here.
+_SETTINGS = frozenset(
+    {
+        "limits.buffer_size",
+        "limits.content_length",
+        "limits.header_count",
+        "limits.kill_limit",
+        "limits.min_ping",
+        "limits.min_read_rate",
+        "limits.min_write_rate",
+    }
+)
+
+
+class Edge:
+    """An HTTP server in this process that speaks Mongrel2's protocol to handlers; a context manager, too.
+
+    To a handler it is a Mongrel2. It is stricter towards browsers, answers 503 itself where no handler is there, and
+    sends its notices also where Mongrel2 leaves one out, when it ends a connection by itself.
+
+    Args:
+        routes: Paths and the handlers that answer them; ``None`` is ``"/"`` and a handler whose sender is ``greentx``.
+            Several routes may lead to one handler. A handler without endpoints gets free ports of 127.0.0.1.
+        bind_addr: The address to listen on, or a name for one; ``""`` is every IPv4 address.
+        port: 0 chooses a free one at the first start, and then keeps it.
+        settings: By Mongrel2's names: bytes of a head (``limits.buffer_size``) and of a body
+            (``limits.content_length``), header fields (``limits.header_count``), and when silent connections end
+            (``limits.min_ping``, in seconds; 0 is never).
+        no_handler_timeout: Seconds that a request waits for a handler to be there; then the answer is 503.
+        max_connections: In all; one more is answered 503.
+        max_per_address: Of one client address; ``None`` is as many as there may be in all.
+        times: Seconds that clients may take; the default ones if there are none.
+
+    Raises:
+        LocalProtocolError: (a ``ValueError``) a value that cannot be used; the message names it.
+    """
+
+    def __init__(
+        self,
+        routes: Mapping[str, Handler] | None = None,
+        *,
+        bind_addr: str = "127.0.0.1",
+        port: int = 0,
+        settings: Mapping[str, int | str] | None = None,
+        no_handler_timeout: float = 30.0,
+        max_connections: int = 10_000,
+        max_per_address: int | None = None,
+    ) -> None:
+        self._handlers = dict({"/": Handler(SERVER_UUID)} if routes is None else routes)
+        if not self._handlers:
+            raise LocalProtocolError("routes is empty: a server without a handler cannot answer")
+        Routes(self._handlers)
+        for name in (settings or {}).keys() - _SETTINGS:
+            raise LocalProtocolError(f"setting {name!r} means nothing to the embedded front end")
+        checked = checked_settings(settings)
+        self._limits = Limits.of(checked)
+        self._times = Times(no_handler=no_handler_timeout, idle=idle_seconds(checked))
+        self.bind_addr = bind_addr
+        self.port = port
+        self._bounds = (max_connections, max_connections if max_per_address is None else max_per_address)
+        self._running: _Running | None = None
+        self._changing = RLock()
+
+    def __repr__(self) -> str:
+        state = "stopped" if self._running is None else f"{len(self._running.connections)} connections"
+        return f"<Edge {self.url} {state}>"
+
+    def __enter__(self) -> Edge:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def routes(self) -> dict[str, Handler]:
+        """The handlers by path, with their endpoints; ``None`` in them where those are not known yet."""
+        return dict(self._handlers)
+
+    @property
+    def handlers(self) -> tuple[Handler, ...]:
+        """The handlers, each once, in the order of their first routes; endpoints as in :attr:`routes`."""
+        return tuple(dict.fromkeys(self._handlers.values()))
+
+    @property
+    def url(self) -> str:
+        """What to type into a browser on this machine; it ends with ``/``."""
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.bind_addr, self.bind_addr)
+        return f"http://[{host}]:{self.port}/" if ":" in host else f"http://{host}:{self.port}/"
+
+    @property
+    def started(self) -> bool:
+        """Whether it listens."""
+        return self._running is not None
+
+    @property
+    def connections(self) -> int:
+        """How many browser connections there are."""
+        return 0 if self._running is None else len(self._running.connections)
+
+    def start(self) -> None:
+        """Listen, and bind the endpoints; port and endpoints stay the same over every later start.
+
+        Raises:
+            BindError: An address is in use, not of this machine, or not permitted; the message names it. Nothing is
+                left open.
+        """
+        with self._changing:
+            if self._running is not None:
+                return
+            running = _Running(self._handlers, self._limits, self._times, self._bounds, self.stop)
+            try:
+                running.listen(self.bind_addr, self.port)
+            except BaseException:  # raised again
+                running.close(0)
+                raise
+            self.port = running.port
+            self._handlers = {path: running.entries[one].handler for path, one in self._handlers.items()}
+            self._running = running
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Accept nothing more, wait for answers that are due for *timeout* seconds at the most, and close everything.
+
+        It may be started again.
+        """
+        with self._changing:
+            running, self._running = self._running, None
+            if running is not None:
+                running.close(timeout)
+
+
+class _Running:
+    """What is open from one start to its stop."""
+
+    def __init__(
+        self, handlers: Mapping[str, Handler], limits: Limits, times: Times, bounds: tuple[int, int], on_teardown: Any
+    ) -> None:
+        self.context = Context("Edge", on_teardown, linger=0)
+        self.port = 0
+        self.connections: set[BrowserConnection] = set()
+        self.entries: dict[Handler, Entry] = {}
+        self._limits = limits
+        self._times = times
+        self._max_connections, self._max_per_address = bounds
+        self._by_id: dict[int, BrowserConnection] = {}
+        self._addresses: Counter[str] = Counter()
+        self._last_id = 0
+        self._greenlets = Group()
+        self._server: StreamServer | None = None
+        self._ticker: gevent.Greenlet[..., None] | None = None
+        try:
+            for handler in handlers.values():
+                if handler not in self.entries:
+                    self.entries[handler] = Entry(self.context, handler, self._reply)
+        except BaseException:  # raised again
+            self.close(0)
+            raise
+        self._routes = Routes({path: self.entries[one] for path, one in handlers.items()})
+
+    def listen(self, bind_addr: str, port: int) -> None:
+        host = numeric_host(bind_addr)
+        listener = socket.socket(family(host), socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            listener.close()
+            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            raise BindError(f"{where} cannot be bound: {error.strerror}", address=where, errno=error.errno) from error
+        self.port = listener.getsockname()[1]
+        self._server = StreamServer(listener, self._serve, spawn=self._greenlets.spawn)
+        self._server.start()
+        self._ticker = gevent.spawn(self._tick)
+
+    def register(self, connection: BrowserConnection) -> int:
+        while True:
+            self._last_id = (self._last_id + 1) & _ID_MASK
+            # 0 is no id here, so that it can mean none.
+            if self._last_id and self._last_id not in self._by_id:
+                self._by_id[self._last_id] = connection
+                return self._last_id
+
+    def unregister(self, connection: BrowserConnection) -> None:
+        self.connections.discard(connection)
+        self._by_id.pop(connection.conn_id, None)
+
+    def close(self, timeout: float) -> None:
+        try:
+            if self._server is not None:
+                self._server.close()
+            # In a program's last moments the hub itself closes, which can wait for nothing.
+            if not self.context.in_hub_thread() or gevent.getcurrent() is not self.context.hub:
+                deadline = time.monotonic() + timeout
+                for connection in list(self.connections):
+                    if not connection.busy:
+                        connection.abort()
+                while any(one.busy for one in self.connections) and time.monotonic() < deadline:
+                    gevent.sleep(_TICK_SECONDS / 10)
+                for connection in list(self.connections):
+                    connection.abort()
+                self._greenlets.join(self._times.linger)
+                self._greenlets.kill(timeout=self._times.linger)
+                if self._ticker is not None:
+                    self._ticker.kill()
+                for entry in self.entries.values():
+                    entry.close()
+        finally:
+            self.context.close(linger=0)
+
+    def _serve(self, sock: socket.socket, peer: Any) -> None:
+        address = str(peer[0])
+        if len(self.connections) >= self._max_connections or self._addresses[address] >= self._max_per_address:
+            log.warning("a connection of %s was refused: there are %d", address, len(self.connections))
+            with contextlib.suppress(OSError), sock:
+                sock.settimeout(self._times.linger)
+                sock.sendall(build_answer(503, "there are too many connections", timestamp=time.time()))
+                sock.shutdown(socket.SHUT_WR)
+            return
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = BrowserConnection(sock, address, self, self._routes, self._limits, self._times)
+        self.connections.add(connection)
+        self._addresses[address] += 1
+        try:
+            connection.run()
+        finally:
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
+
+    def _tick(self) -> None:
+        while True:
+            gevent.sleep(_TICK_SECONDS)
+            now = time.monotonic()
+            for connection in [one for one in self.connections if one.deadline < now]:
+                connection.expire()
+
+    def _reply(self, entry: Entry, message: bytes) -> None:
+        try:
+            reply = parse_reply(message)
+        except RemoteProtocolError as error:
+            # Mongrel2 would stall all replies of the handler for half a second.
+            log.error("a reply of a handler to %s is invalid, and was dropped: %s", entry.handler.recv_spec, error)
+            return
+        if reply.extended is not None:
+            self._control(entry, reply)
+            return
+        body = reply.body
+        for conn_id in reply.conn_ids:
+            connection = self._by_id.get(int(conn_id) & _ID_MASK)
+            if connection is None:
+                entry.notify(entry.messages.disconnect(int(conn_id) & _ID_MASK))
+            elif body:
+                connection.write(body)
+            else:
+                connection.close()
+
+    def _control(self, entry: Entry, reply: Response) -> None:
+        assert reply.extended is not None
+        key, value = reply.extended
+        words = value if key == b"ctl" and isinstance(value, dict) else None
+        for conn_id in reply.conn_ids:
+            connection = self._by_id.get(int(conn_id) & _ID_MASK)
+            if connection is None:
+                if words is None or b"cancel" not in words:
+                    entry.notify(entry.messages.disconnect(int(conn_id) & _ID_MASK))
+            elif words is None or b"cancel" in words:
+                connection.cancel()
+            elif b"keep-alive" in words:
+                connection.keep_alive()
