@@ -10,7 +10,7 @@ import gevent
 from gevent import socket
 
 from greentx import Connection, Transceiver
-from greentx.edge import Handler, Mongrel2
+from greentx.edge import Edge, Handler, Mongrel2
 from greentx.protocol.http1_parser import ResponseParser
 
 SENDER = "http-rig-1"
@@ -83,7 +83,7 @@ class Browser:
 
 
 @contextlib.contextmanager
-def transceiver(server: Mongrel2, **options: Any) -> Iterator[Transceiver]:
+def transceiver(server: Mongrel2 | Edge, **options: Any) -> Iterator[Transceiver]:
     """A Transceiver for the first handler of *server*, which has subscribed."""
     handler = server.handlers[0]
     options = {"rep_port": False, "connect_timeout": 5.0, "linger": 0.5, **options}

@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from gevent import socket
@@ -34,36 +32,16 @@ from .events import Event as ReaderEvent
 from .limits import Limits
 from .messages import FrameMessages
 from .outgoing import Outgoing
+from .patience import Patience, Times
 from .requests import RequestReader
 from .routes import Routes
 from .turns import Turns
 
-__all__ = ["BrowserConnection", "Owner", "Times"]
+__all__ = ["BrowserConnection", "Owner"]
 
 log = logging.getLogger("greentx.edge.front")
 
 _RECEIVE_SIZE = 65536
-
-
-@dataclass(frozen=True)
-class Times:
-    """Seconds that things may take.
-
-    Attributes:
-        no_handler: A request waits so long for a handler to be there; then the answer is 503.
-        head: For a head, from its first byte on; then 408.
-        idle: Nothing is heard or written, and no handler keeps it alive; ``None``: for any time.
-        half_close: A client that has said that it sends nothing more waits so long for the next byte of its answer.
-        linger: A client that was told the end has so long to end, too.
-        min_rate: Bytes a second of a body, behind its first ``head`` seconds.
-    """
-
-    no_handler: float = 30.0
-    head: float = 30.0
-    idle: float | None = 120.0
-    half_close: float = 1.0
-    linger: float = 2.0
-    min_rate: int = 300
 
 
 class Owner(Protocol):
@@ -85,7 +63,6 @@ class BrowserConnection:
 
     Attributes:
         conn_id: 0 before anything was handed to a handler.
-        deadline: When :meth:`expire` is to be called, by ``time.monotonic()``.
     """
 
     def __init__(
@@ -97,17 +74,20 @@ class BrowserConnection:
         self._owner = owner
         self._routes = routes
         self._limits = limits
-        self._times = times
+        self._patience = Patience(times, time.monotonic())
         self._reader = RequestReader(limits)
         # An answer is whole, or what waited was written.
         self._moved = Event()
         self._outgoing = Outgoing(sock, self._on_idle)
-        self._written = 0
         self._turns = Turns()
         self._request = _Request()
         self._websocket: _WebSocket | None = None
         self._is_closed_by_handler = False
-        self.deadline = time.monotonic() + times.head
+
+    @property
+    def deadline(self) -> float:
+        """When :meth:`expire` is to be called, by ``time.monotonic()``."""
+        return self._patience.deadline
 
     @property
     def busy(self) -> bool:
@@ -159,32 +139,27 @@ class BrowserConnection:
     def keep_alive(self) -> None:
         """It is not idle; does not give a slow request more time."""
         if not self._outgoing.ending and (self._turns or self._websocket is not None):
-            self._rest()
+            self._patience.rest(time.monotonic())
 
     def expire(self) -> None:
         """The deadline has passed; never blocks."""
         outgoing = self._outgoing
-        if outgoing.written != self._written and not outgoing.over:
-            # A slow client that reads.
-            self._written = outgoing.written
-            self._rest()
-        elif outgoing.ending or self._turns or self._websocket is not None or self._reader.idle:
+        # A slow client may go on reading.
+        if not outgoing.over and self._patience.moves(outgoing.written, time.monotonic()):
+            return
+        if outgoing.ending or self._turns or self._websocket is not None or self._reader.idle:
             self.abort()
         else:
             outgoing.write(build_answer(408, "the request did not come in time", timestamp=time.time()))
             self._end()
 
-    def _rest(self) -> None:
-        idle = self._times.idle
-        self.deadline = math.inf if idle is None else time.monotonic() + idle
-
     def _end(self) -> None:
-        self._rest()
+        self._patience.rest(time.monotonic())
         self._outgoing.end()
 
     def _on_idle(self) -> None:
         if self._outgoing.over:
-            self.deadline = time.monotonic() + self._times.linger
+            self._patience.linger(time.monotonic())
         self._moved.set()
 
     def _wake(self) -> None:
@@ -217,17 +192,14 @@ class BrowserConnection:
 
     def _set_deadline(self, was_idle: bool, size: int) -> None:
         now = time.monotonic()
+        request, patience = self._request, self._patience
         if self._turns or self._websocket is not None or self._reader.idle:
-            self._rest()
-        elif was_idle or self._request.since == 0.0:
-            self._request.since = now
-            self._request.size = size
-            self.deadline = now + self._times.head
-        elif self._request.head is not None:
-            # As long as more of the body comes, and not too slowly on the whole.
-            self._request.size += size
-            limit = self._request.since + self._request.size / self._times.min_rate
-            self.deadline = min(now, limit) + self._times.head
+            patience.rest(now)
+        elif was_idle or not request.begun:
+            request.begun = True
+            patience.begin(size, now)
+        else:
+            patience.more(size, now, is_body=request.head is not None)
 
     def _take(self, events: list[ReaderEvent]) -> None:
         request = self._request
@@ -269,7 +241,7 @@ class BrowserConnection:
         body = b"".join(request.pieces)
         request.pieces.clear()
         request.head = None
-        request.since = 0.0
+        request.begun = False
         if head.chunked:
             # As RFC 9112, section 7.1.3, has it: the body is not in chunks any more.
             head.headers = [field for field in head.headers if field[0] != b"transfer-encoding"]
@@ -317,9 +289,9 @@ class BrowserConnection:
             self._end()
 
     def _send(self, entry: Entry, message: bytes) -> bool:
-        self.deadline = math.inf
+        self._patience.forget()
         try:
-            entry.send(message, self._times.no_handler)
+            entry.send(message, self._patience.times.no_handler)
         except SendTimeout:
             return False
         return True
@@ -342,7 +314,7 @@ class BrowserConnection:
         while not done() and not self._outgoing.over:
             written = self._outgoing.written
             self._moved.clear()
-            if not self._moved.wait(self._times.half_close) and self._outgoing.written == written:
+            if not self._moved.wait(self._patience.times.half_close) and self._outgoing.written == written:
                 return
 
     def __repr__(self) -> str:
@@ -352,16 +324,15 @@ class BrowserConnection:
 class _Request:
     """The request that is being read; *pattern* and *entry* stay those of the last one."""
 
-    __slots__ = ("entry", "head", "pattern", "pieces", "since", "size")
+    __slots__ = ("begun", "entry", "head", "pattern", "pieces")
 
     def __init__(self) -> None:
         self.head: Head | None = None
         self.pieces: list[bytes] = []
         self.pattern = b""
         self.entry: Entry | None = None
-        # When its first byte came, and how many have.
-        self.since = 0.0
-        self.size = 0
+        # Its first bytes came, and it is not whole.
+        self.begun = False
 
 
 class _WebSocket:

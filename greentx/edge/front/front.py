@@ -22,9 +22,10 @@ from ...transport import Context
 from ..addresses import family, numeric_host
 from ..config import SERVER_UUID, Handler, checked_settings, idle_seconds
 from .answers import build_answer
-from .connection import BrowserConnection, Times
+from .connection import BrowserConnection
 from .entry import Entry
 from .limits import Limits
+from .patience import Times
 from .routes import Routes
 
 __all__ = ["Edge"]
@@ -68,7 +69,6 @@ class Edge:
         no_handler_timeout: Seconds that a request waits for a handler to be there; then the answer is 503.
         max_connections: In all; one more is answered 503.
         max_per_address: Of one client address; ``None`` is as many as there may be in all.
-        times: Seconds that clients may take; the default ones if there are none.
 
     Raises:
         LocalProtocolError: (a ``ValueError``) a value that cannot be used; the message names it.
@@ -217,7 +217,7 @@ class _Running:
     def register(self, connection: BrowserConnection) -> int:
         while True:
             self._last_id = (self._last_id + 1) & _ID_MASK
-            # 0 is no id here, so that it can mean none.
+            # A connection without an id has 0.
             if self._last_id and self._last_id not in self._by_id:
                 self._by_id[self._last_id] = connection
                 return self._last_id
