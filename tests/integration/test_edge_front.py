@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import gevent
+import gevent.event
 import pytest
-from http_rig import SENDER, Browser, serving, transceiver
+import zmq.green as zmq
+from gevent import select, socket
+from http_rig import SENDER, Browser, serving, transceiver, wait_until
 
 from greentx.edge import Edge, Handler
+from greentx.errors import LocalProtocolError
 
 
 @contextlib.contextmanager
@@ -18,6 +22,16 @@ def served(handler: Any, edge: Edge | None = None, **options: Any) -> Iterator[E
     """Serve *handler* behind an Edge."""
     with edge or Edge({"/": Handler(SENDER)}) as front, transceiver(front) as trans, serving(trans, handler, **options):
         yield front
+
+
+@contextlib.contextmanager
+def publisher_to(edge: Edge) -> Iterator[Any]:
+    """A socket of a handler that says what it should not."""
+    with zmq.Context() as context, context.socket(zmq.XPUB) as publisher:
+        publisher.linger = 0
+        publisher.connect(str(edge.handlers[0].recv_spec))
+        assert publisher.recv() == b"\x01"
+        yield publisher
 
 
 def echo(conn: Any, req: Any) -> None:
@@ -59,9 +73,9 @@ def test_pipelined_requests_are_answered_in_their_order():
 def test_a_connection_ends_where_the_client_asked_for_it():
     """By HTTP/1.0 and by a field."""
     with served(echo) as edge:
-        for options in ({"version": "HTTP/1.0"}, {"lines": ["Connection: close"]}):
+        for version, field in (("HTTP/1.0", "X: y"), ("HTTP/1.1", "Connection: close")):
             with Browser(edge) as browser:
-                assert browser.get("/", *options.pop("lines", []), **options).body == b"GET / "
+                assert browser.get("/", field, version=version).body == b"GET / "
                 assert browser.at_end()
 
 
@@ -122,3 +136,157 @@ def test_a_large_answer_reaches_a_slow_client_whole():
         gevent.sleep(0.3)  # it does not read meanwhile
         assert len(browser.receive().body) == 20_000_000
         assert browser.at_end()
+
+
+def test_requests_wait_for_a_handler():
+    """None is lost while handlers are replaced."""
+    with Edge({"/": Handler(SENDER)}) as edge, contextlib.ExitStack() as stack:
+        browsers = [stack.enter_context(Browser(edge)) for _ in range(20)]
+        for browser in browsers:
+            browser.ask("/first")
+        for path in ("/first", "/second"):
+            with transceiver(edge) as trans, serving(trans, echo):
+                for browser in browsers:
+                    if path != "/first":
+                        browser.ask(path)
+                    assert browser.receive().body == f"GET {path} ".encode()
+
+
+def test_where_no_handler_comes_the_answer_is_503():
+    """In place of a request that waits for ever; a handler never sees it."""
+    seen = []
+
+    def note(conn: Any, req: Any) -> None:
+        seen.append(req.path)
+        echo(conn, req)
+
+    with Edge({"/": Handler(SENDER)}, no_handler_timeout=0.1) as edge:
+        with Browser(edge) as browser:
+            assert browser.get("/lost").status == 503
+            assert browser.at_end()
+        with transceiver(edge) as trans, serving(trans, note), Browser(edge) as browser:
+            assert browser.get("/found").status == 200
+    assert seen == ["/found"]
+
+
+def test_a_handler_is_told_of_a_client_that_has_gone():
+    """While it waits for its answer; an answer to it brings the notice again, and does no harm."""
+    with Edge({"/": Handler(SENDER)}, half_close_timeout=0.0) as edge, transceiver(edge) as trans:
+        with Browser(edge) as browser:
+            browser.ask("/")
+            _, conn, req = next(trans.recv())
+        for sid, _, event in trans.recv(timeout=10):
+            assert event is not None
+            assert (sid, event.method) == (req.sid, "DISCONNECT")
+            break
+        conn.deliver(req.sender, [req.conn_id], b"to nobody")
+        with serving(trans, echo), Browser(edge) as browser:
+            assert browser.get("/").status == 200
+
+
+def test_a_reply_that_is_invalid_is_logged_and_holds_up_nobody(caplog):
+    """Mongrel2 says nothing, and stalls for half a second."""
+    with served(echo) as edge, publisher_to(edge) as publisher, Browser(edge) as browser:
+        for message in (b"", b"junk", b"x 1:a, b", b"x 2:1 2, b", b"x 9:X 1, b"):
+            publisher.send(message)
+        wait_until(lambda: caplog.text.count("is invalid") == 5)
+        assert browser.get("/").status == 200
+
+
+SLOW = {
+    "half a head": b"GET / HTTP/1.1\r\nHost: x\r\nX-",
+    "half a line": b"GET",
+    "half a body": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf",
+}
+
+
+@pytest.mark.parametrize("sent", SLOW.values(), ids=SLOW)
+def test_a_request_that_does_not_go_on_is_answered_408(sent):
+    """And ends, also where it follows one that was answered."""
+    with served(echo, Edge({"/": Handler(SENDER)}, request_timeout=0.3)) as edge, Browser(edge) as browser:
+        assert browser.get("/").status == 200
+        browser.send(sent)
+        assert browser.receive().status == 408
+        assert browser.at_end()
+        wait_until(lambda: not edge.connections)
+
+
+def test_a_head_gets_no_more_time_by_its_bytes():
+    """However steadily they come."""
+    with served(echo, Edge({"/": Handler(SENDER)}, request_timeout=0.5)) as edge, Browser(edge) as browser:
+        browser.send("GET / HTTP/1.1\r\nHost: x\r\n")
+        with contextlib.suppress(OSError):
+            for _ in range(1000):
+                browser.send("X: y\r\n")
+                if select.select([browser.socket], [], [], 0.05)[0]:
+                    break
+        assert browser.receive().status == 408
+
+
+def test_a_silent_connection_ends():
+    """After ``limits.min_ping`` seconds; one that is answered slowly does not."""
+
+    def slow(conn: Any, req: Any) -> None:
+        gevent.sleep(0.3)
+        echo(conn, req)
+
+    with served(slow, Edge({"/": Handler(SENDER)}, settings={"limits.min_ping": 1})) as edge, Browser(edge) as browser:
+        assert browser.get("/").status == 200
+        assert browser.at_end()
+
+
+def test_too_many_connections_are_answered_503():
+    """In all, and of one address; those that are there are served, and places become free."""
+    routes = {"/": Handler(SENDER)}
+    for front in (Edge(routes, max_connections=2), Edge(routes, max_per_address=2)):
+        with served(echo, front) as edge:
+            with Browser(edge) as first, Browser(edge) as second:
+                assert first.get("/").status == second.get("/").status == 200
+                with Browser(edge) as third:
+                    assert third.receive().status == 503
+                    assert third.at_end()
+                assert first.get("/").status == 200
+            wait_until(lambda: not edge.connections)
+            with Browser(edge) as browser:
+                assert browser.get("/").status == 200
+
+
+def test_an_answer_that_is_due_gets_out_before_the_end():
+    """A stop waits for it, and accepts nobody meanwhile."""
+    began = gevent.event.Event()
+
+    def slow(conn: Any, req: Any) -> None:
+        began.set()
+        gevent.sleep(0.3)
+        echo(conn, req)
+
+    edge = Edge({"/": Handler(SENDER)})
+    with served(slow, edge), Browser(edge) as browser, Browser(edge) as idle:
+        browser.ask("/")
+        assert began.wait(10)
+        stopping = gevent.spawn(edge.stop)
+        assert browser.receive().body == b"GET / "
+        assert browser.at_end()
+        assert idle.at_end()
+        stopping.get(timeout=10)
+        with socket.socket() as late:
+            assert late.connect_ex(("127.0.0.1", edge.port))
+
+
+def test_a_client_that_reads_nothing_is_ended_once_too_much_waits(caplog):
+    """Others are served meanwhile."""
+    with served(echo) as edge, Browser(edge, receive_buffer=4096) as stuck, Browser(edge) as browser:
+        stuck.ask("/")
+        assert stuck.receive().status == 200
+        with publisher_to(edge) as publisher:
+            for _ in range(30):
+                publisher.send(SENDER.encode() + b" 1:1, " + bytes(1_000_000))
+            wait_until(lambda: "more messages wait" in caplog.text)
+            assert browser.get("/").status == 200
+        wait_until(lambda: edge.connections == 1)
+
+
+def test_settings_that_mean_nothing_here_are_refused():
+    """Nobody believes that they were in force."""
+    with pytest.raises(LocalProtocolError, match="means nothing"):
+        Edge(settings={"zeromq.threads": 2})

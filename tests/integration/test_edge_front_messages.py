@@ -63,12 +63,10 @@ Ask = Callable[[bytes, int], list[bytes]]
 
 
 @contextlib.contextmanager
-def _server(kind: type[Edge | Mongrel2], protocol: str) -> Iterator[Ask]:
-    handler = Handler("side-by-side", protocol=protocol)
-    routes = dict.fromkeys(["/", "/two/", "/pat/([a-z]+).x", "*"], handler)
+def _server(server: Edge | Mongrel2) -> Iterator[Ask]:
     context = zmq.Context()
     try:
-        with kind(routes) as server, context.socket(zmq.PULL) as pull:
+        with server, context.socket(zmq.PULL) as pull:
             (only,) = server.handlers
             pull.connect(str(only.send_spec))
 
@@ -90,7 +88,9 @@ def _server(kind: type[Edge | Mongrel2], protocol: str) -> Iterator[Ask]:
 @pytest.fixture(params=["tnetstring", "json"])
 def both(request: pytest.FixtureRequest) -> Iterator[tuple[Ask, Ask]]:
     """The embedded front end and Mongrel2, with the same routes."""
-    with _server(Edge, request.param) as edge, _server(Mongrel2, request.param) as mongrel2:
+    handler = Handler("side-by-side", protocol=request.param)
+    routes = dict.fromkeys(["/", "/two/", "/pat/([a-z]+).x", "*"], handler)
+    with _server(Edge(routes, half_close_timeout=0.0)) as edge, _server(Mongrel2(routes)) as mongrel2:
         yield edge, mongrel2
 
 

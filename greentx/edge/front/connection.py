@@ -23,7 +23,7 @@ from gevent import socket
 from gevent.event import Event
 
 from ...errors import RemoteProtocolError, SendTimeout
-from ...protocol.websocket.frames import FrameParser, MessageAssembler, build_close
+from ...protocol.websocket.frames import FrameParser, MessageAssembler, Opcode, build_close, build_frame
 from ...protocol.websocket.handshake import accept_key
 from .answers import CONTINUE, build_answer
 from .entry import Entry
@@ -145,7 +145,7 @@ class BrowserConnection:
         """The deadline has passed; never blocks."""
         outgoing = self._outgoing
         # A slow client may go on reading.
-        if not outgoing.over and self._patience.moves(outgoing.written, time.monotonic()):
+        if not outgoing.idle and self._patience.moves(outgoing.written, time.monotonic()):
             return
         if outgoing.ending or self._turns or self._websocket is not None or self._reader.idle:
             self.abort()
@@ -285,7 +285,7 @@ class BrowserConnection:
         except RemoteProtocolError as error:
             log.debug("%r: %s", self, error)
             if websocket.accepted:
-                self._outgoing.write(build_close(error.close_code, str(error)))
+                self._outgoing.write(build_frame(build_close(error.close_code, str(error)), Opcode.CLOSE))
             self._end()
 
     def _send(self, entry: Entry, message: bytes) -> bool:

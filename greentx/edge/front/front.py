@@ -67,6 +67,10 @@ class Edge:
             (``limits.content_length``), header fields (``limits.header_count``), and when silent connections end
             (``limits.min_ping``, in seconds; 0 is never).
         no_handler_timeout: Seconds that a request waits for a handler to be there; then the answer is 503.
+        request_timeout: Seconds that a client has for the head of a request, and for the next piece of its body; then
+            the answer is 408.
+        half_close_timeout: Seconds that a client waits for the next byte of its answer once it has said that it sends
+            nothing more. That may also mean that it has gone: so long the notice is late where an answer is due.
         max_connections: In all; one more is answered 503.
         max_per_address: Of one client address; ``None`` is as many as there may be in all.
 
@@ -82,6 +86,8 @@ class Edge:
         port: int = 0,
         settings: Mapping[str, int | str] | None = None,
         no_handler_timeout: float = 30.0,
+        request_timeout: float = 30.0,
+        half_close_timeout: float = 1.0,
         max_connections: int = 10_000,
         max_per_address: int | None = None,
     ) -> None:
@@ -93,7 +99,12 @@ class Edge:
             raise LocalProtocolError(f"setting {name!r} means nothing to the embedded front end")
         checked = checked_settings(settings)
         self._limits = Limits.of(checked)
-        self._times = Times(no_handler=no_handler_timeout, idle=idle_seconds(checked))
+        self._times = Times(
+            no_handler=no_handler_timeout,
+            head=request_timeout,
+            half_close=half_close_timeout,
+            idle=idle_seconds(checked),
+        )
         self.bind_addr = bind_addr
         self.port = port
         self._bounds = (max_connections, max_connections if max_per_address is None else max_per_address)
