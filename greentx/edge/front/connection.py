@@ -42,6 +42,8 @@ __all__ = ["BrowserConnection", "Owner"]
 log = logging.getLogger("greentx.edge.front")
 
 _RECEIVE_SIZE = 65536
+# Requests of one connection that wait for their answers; then it is not read for a while.
+_MAX_WAITING = 64
 
 
 class Owner(Protocol):
@@ -104,15 +106,14 @@ class BrowserConnection:
             self._outgoing.drop()
             self._sock.close()
             self._owner.unregister(self)
-            entry = self._request.entry
-            if self.conn_id and entry is not None and not self._is_closed_by_handler:
+            entry = self._request.told
+            if entry is not None and not self._is_closed_by_handler:
                 entry.notify(entry.messages.disconnect(self.conn_id))
 
     def write(self, data: bytes) -> None:
         """Write what a handler says; never blocks."""
         if self._turns:
-            self._turns.wrote(data)
-            if not self._turns:
+            if self._turns.wrote(data):
                 self._moved.set()
         elif self._websocket is not None and not self._websocket.accepted:
             self._websocket.accepted = data.startswith(b"HTTP/1.1 101")
@@ -172,6 +173,7 @@ class BrowserConnection:
     def _read(self) -> None:
         outgoing = self._outgoing
         while True:
+            self._await_turns(_MAX_WAITING)
             data = self._sock.recv(_RECEIVE_SIZE)
             if not data:
                 if not outgoing.ending:
@@ -294,6 +296,7 @@ class BrowserConnection:
             entry.send(message, self._patience.times.no_handler)
         except SendTimeout:
             return False
+        self._request.told = entry
         return True
 
     def _register(self) -> None:
@@ -302,19 +305,29 @@ class BrowserConnection:
 
     def _refuse(self, status: int, reason: str, *, head_only: bool = False) -> None:
         """Answer behind the answers that are due before, and end."""
-        while self._turns and not self._outgoing.ending:
-            self._moved.clear()
-            self._moved.wait()
+        self._await_turns(1)
         if not self._outgoing.ending:
             self._outgoing.write(build_answer(status, reason, timestamp=time.time(), head_only=head_only))
             self._end()
 
+    def _await_turns(self, fewer: int) -> None:
+        """Block this greenlet until *fewer* requests than that wait for their answers."""
+        if len(self._turns) >= fewer:
+            self._patience.rest(time.monotonic())
+            while len(self._turns) >= fewer and not self._outgoing.ending:
+                self._moved.clear()
+                self._moved.wait()
+
     def _await(self, done: Callable[[], bool]) -> None:
-        """Block this greenlet until *done*, as long as more bytes go out to a client that sends none."""
-        while not done() and not self._outgoing.over:
-            written = self._outgoing.written
+        """Block this greenlet until *done*, as long as handlers say more to a client that sends nothing more."""
+        outgoing = self._outgoing
+        self._patience.rest(time.monotonic())
+        while not done() and not outgoing.over:
+            # What waits for the client to read it is the deadline's matter.
+            patience = self._patience.times.half_close if outgoing.idle else None
+            written = outgoing.written
             self._moved.clear()
-            if not self._moved.wait(self._patience.times.half_close) and self._outgoing.written == written:
+            if not self._moved.wait(patience) and outgoing.written == written:
                 return
 
     def __repr__(self) -> str:
@@ -324,13 +337,15 @@ class BrowserConnection:
 class _Request:
     """The request that is being read; *pattern* and *entry* stay those of the last one."""
 
-    __slots__ = ("begun", "entry", "head", "pattern", "pieces")
+    __slots__ = ("begun", "entry", "head", "pattern", "pieces", "told")
 
     def __init__(self) -> None:
         self.head: Head | None = None
         self.pieces: list[bytes] = []
         self.pattern = b""
         self.entry: Entry | None = None
+        # Who was sent the last one, or what came of it.
+        self.told: Entry | None = None
         # Its first bytes came, and it is not whole.
         self.begun = False
 

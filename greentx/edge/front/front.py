@@ -160,7 +160,7 @@ class Edge:
         with self._changing:
             if self._running is not None:
                 return
-            running = _Running(self._handlers, self._limits, self._times, self._bounds, self.stop)
+            running = _Running(self._handlers, self._limits, self._times, self._bounds)
             try:
                 running.listen(self.bind_addr, self.port)
             except BaseException:  # raised again
@@ -184,10 +184,8 @@ class Edge:
 class _Running:
     """What is open from one start to its stop."""
 
-    def __init__(
-        self, handlers: Mapping[str, Handler], limits: Limits, times: Times, bounds: tuple[int, int], on_teardown: Any
-    ) -> None:
-        self.context = Context("Edge", on_teardown, linger=0)
+    def __init__(self, handlers: Mapping[str, Handler], limits: Limits, times: Times, bounds: tuple[int, int]) -> None:
+        self.context = Context("Edge", lambda: self.close(0), linger=0)
         self.port = 0
         self.connections: set[BrowserConnection] = set()
         self.entries: dict[Handler, Entry] = {}
@@ -239,10 +237,13 @@ class _Running:
 
     def close(self, timeout: float) -> None:
         try:
+            # To a forked child nothing belongs of it: the connections are the parent's.
+            if self.context.forked:
+                return
             if self._server is not None:
                 self._server.close()
             # In a program's last moments the hub itself closes, which can wait for nothing.
-            if not self.context.in_hub_thread() or gevent.getcurrent() is not self.context.hub:
+            if gevent.getcurrent() is not self.context.hub:
                 deadline = time.monotonic() + timeout
                 for connection in list(self.connections):
                     if not connection.busy:

@@ -18,6 +18,7 @@ _WEBSOCKET = str(Kind.WEBSOCKET).encode()
 _FORWARDED = b"x-forwarded-for"
 # Replaced by the FLAGS of each frame; of the same length.
 _NO_FLAGS = b"0x00"
+_JSON_FLAGS = b'"FLAGS":"0x00'
 
 _Pair = tuple[bytes, "bytes | list[bytes]"]
 
@@ -55,7 +56,8 @@ class MessageBuilder:
 
     def frames(self, conn_id: int, head: Head, pattern: bytes, address: bytes) -> FrameMessages:
         """Return what builds the messages of the WebSocket that *head* has opened; all repeat the fields of *head*."""
-        return FrameMessages(self._message(conn_id, head, _WEBSOCKET, pattern, address, flags=_NO_FLAGS))
+        message = self._message(conn_id, head, _WEBSOCKET, pattern, address, flags=_NO_FLAGS)
+        return FrameMessages(message, is_json=self._is_json)
 
     def disconnect(self, conn_id: int) -> bytes:
         """Build the notice that a browser has gone."""
@@ -107,9 +109,9 @@ class FrameMessages:
 
     __slots__ = ("_end", "_start")
 
-    def __init__(self, head: bytes) -> None:
-        # The last one: what the client sent stands in front of it, and may hold the same text.
-        at = head.rindex(_NO_FLAGS)
+    def __init__(self, head: bytes, *, is_json: bool) -> None:
+        # What the client sent may hold the same text. In JSON it has no bare quotes; otherwise it stands in front.
+        at = head.find(_JSON_FLAGS) + len(_JSON_FLAGS) - len(_NO_FLAGS) if is_json else head.rindex(_NO_FLAGS)
         self._start, self._end = head[:at], head[at + len(_NO_FLAGS) :]
 
     def build(self, message: Frame) -> bytes:

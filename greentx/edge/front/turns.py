@@ -32,14 +32,13 @@ class Turns:
         """The last request was not handed on after all."""
         self._trackers.pop()
 
-    def wrote(self, data: bytes) -> None:
-        """A handler has written so much more."""
+    def wrote(self, data: bytes) -> bool:
+        """A handler has written so much more; return whether an answer is whole by it."""
         trackers = self._trackers
-        while trackers:
-            tracker = trackers[0]
-            if not tracker.feed(data):
-                return
-            trackers.popleft()
-            if not tracker.excess:
-                return
-            data = data[len(data) - tracker.excess :]
+        before = len(trackers)
+        while trackers and trackers[0].feed(data):
+            excess = trackers.popleft().excess
+            if not excess:
+                break
+            data = data[len(data) - excess :]
+        return len(trackers) < before

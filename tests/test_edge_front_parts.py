@@ -1,0 +1,168 @@
+"""What the embedded front end decides without I/O: messages, turns and deadlines; and its queue of what goes out."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from typing import Any
+
+import gevent
+import pytest
+from gevent import socket
+
+from greentx.edge.front.events import Head
+from greentx.edge.front.messages import MessageBuilder
+from greentx.edge.front.outgoing import MAX_WAITING, Outgoing
+from greentx.edge.front.patience import Patience, Times
+from greentx.edge.front.turns import Turns
+from greentx.protocol.request import Request
+from greentx.protocol.websocket.frames import Frame, Opcode
+
+
+def head(target: bytes = b"/a?b", *headers: tuple[bytes, bytes], method: bytes = b"GET") -> Head:
+    return Head(method, target, b"HTTP/1.1", list(headers))
+
+
+@pytest.mark.parametrize("protocol", ["tnetstring", "json"])
+def test_a_handler_reads_what_the_client_sent(protocol):
+    """All lines of a repeated name, quotes and bytes that are not ASCII; not who the client says that it is."""
+    fields = [(b"m", b"%d" % number) for number in range(7)]
+    odd = (b"x", b'a\t"\\\xff')
+    message = MessageBuilder("s-1", protocol).request(
+        7, head(b"/a?b", *fields, odd, (b"x-forwarded-for", b"evil"), (b"m", b"7")), b"/", b"::1", b"body\0"
+    )
+    request = Request.parse(message)
+    assert (request.sender, request.conn_id, request.path, request.body) == ("s-1", "7", "/a", b"body\0")
+    assert request.header("m") == [str(number) for number in range(8)]
+    assert request.header("x-forwarded-for") == request.header("REMOTE_ADDR") == "::1"
+    assert request.header("QUERY") == "b"
+    assert "x" in request.headers
+
+
+def test_a_client_cannot_name_what_the_server_says():
+    """Names in lower case are its own, whatever they look like."""
+    message = MessageBuilder("s", "tnetstring").request(
+        1, head(b"/", (b"method", b"JSON"), (b"flags", b"0x81"), (b"path", b"@*")), b"/", b"127.0.0.1", b""
+    )
+    request = Request.parse(message)
+    assert (request.method, request.path, request.has("FLAGS"), request.is_notice()) == ("GET", "/", False, False)
+
+
+@pytest.mark.parametrize("protocol", ["tnetstring", "json"])
+def test_the_flags_of_a_frame_stand_where_they_belong(protocol):
+    """Also where the client has sent the same text."""
+    trap = [(b"a", b"0x00"), (b"flags", b"0x00"), (b"z", b'FLAGS":"0x00')]
+    made = MessageBuilder("s", protocol).frames(1, head(b"/0x00?0x00", *trap), b"/0x00", b"127.0.0.1")
+    request = Request.parse(made.build(Frame(b"hi", Opcode.TEXT, 4)))
+    assert (request.header("FLAGS"), request.header("flags"), request.header("a")) == ("0xC1", "0x00", "0x00")
+    assert (request.path, request.header("z"), request.body) == ("/0x00", 'FLAGS":"0x00', b"hi")
+
+
+PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+@pytest.mark.parametrize(
+    ("methods", "written", "left"),
+    [
+        (["GET"], [PLAIN], 0),
+        (["GET"], [PLAIN[:-1]], 1),
+        (["GET", "GET"], [PLAIN], 1),
+        (["GET", "GET", "GET"], [PLAIN * 2 + PLAIN[:9], PLAIN[9:]], 0),
+        (["HEAD", "GET"], [PLAIN[:-2], PLAIN], 0),
+        (["GET"], [b"HTTP/1.1 100 Continue\r\n\r\n"], 1),
+        (["GET"], [b"HTTP/1.1 200 OK\r\n\r\nuntil the end"], 1),
+        (["GET"], [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n", b"0\r\n\r\n"], 0),
+        (["GET"], [b"not HTTP"], 1),
+    ],
+)
+def test_it_is_known_how_many_answers_are_due(methods, written, left):
+    """However they are cut."""
+    turns = Turns()
+    for method in methods:
+        turns.asked(method.encode())
+    moved = sum([turns.wrote(piece) for piece in written])
+    assert len(turns) == left
+    assert bool(moved) == (left < len(methods))
+
+
+def test_a_deadline_moves_with_a_body_and_not_with_a_head():
+    """And by no more than the time for one piece, nor past what the slowest rate allows."""
+    patience = Patience(Times(head=10, idle=100, min_rate=10), 0)
+    assert patience.deadline == 10
+    patience.begin(5, 5)
+    patience.more(100, 14, is_body=False)
+    assert patience.deadline == 15
+    patience.more(1000, 14, is_body=True)
+    assert patience.deadline == 24
+    patience.more(1, 200, is_body=True)
+    assert patience.deadline == pytest.approx(5 + 1106 / 10 + 10)
+    patience.rest(200)
+    assert patience.deadline == 300
+    assert patience.moves(1, 300)
+    assert patience.deadline == 400
+    assert not patience.moves(1, 400)
+    patience.forget()
+    assert patience.deadline == math.inf
+
+
+@pytest.fixture
+def pair() -> Any:
+    """Two ends whose buffers are small."""
+    ends = socket.socketpair()
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    yield ends
+    for end in ends:
+        end.close()
+
+
+def read_all(end: Any) -> bytes:
+    return b"".join(iter(lambda: end.recv(65536), b""))
+
+
+def test_all_that_waits_gets_out_before_the_end(pair):
+    """In the order of its writing; what is written behind the end is dropped."""
+    outgoing = Outgoing(pair[0], lambda: None)
+    pieces = [bytes([number]) * 100_000 for number in range(MAX_WAITING + 1)]
+    assert all(outgoing.write(piece) for piece in pieces)
+    assert not outgoing.idle
+    outgoing.end()
+    assert outgoing.write(b"late")
+    assert read_all(pair[1]) == b"".join(pieces)
+    assert outgoing.over
+
+
+def test_more_than_may_wait_is_not_taken(pair):
+    """What waits already still gets out."""
+    outgoing = Outgoing(pair[0], lambda: None)
+    taken = 0
+    while outgoing.write(bytes(100_000)):
+        taken += 1
+    assert taken == MAX_WAITING + 1
+    outgoing.end()
+    assert len(read_all(pair[1])) == taken * 100_000
+
+
+def test_what_is_dropped_does_not_get_out(pair):
+    """Nobody is left over that writes it."""
+    said: list[bool] = []
+    outgoing = Outgoing(pair[0], lambda: said.append(outgoing.over))
+    outgoing.write(bytes(1_000_000))
+    outgoing.drop()
+    gevent.sleep(0)
+    assert len(read_all(pair[1])) < 1_000_000
+    assert outgoing.over
+    assert said == [True]
+
+
+def test_without_its_extra_the_front_end_says_what_to_install():
+    """And nothing else of the folder needs it."""
+    program = (
+        "import sys; sys.modules['httptools'] = None\n"
+        "from greentx.edge import Mongrel2\n"
+        "try:\n    from greentx.edge import Edge\n"
+        "except ImportError as error:\n    print(error)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert "pip install greentx[edge]" in said.stdout
