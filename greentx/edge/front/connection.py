@@ -248,7 +248,7 @@ class BrowserConnection:
             # As RFC 9112, section 7.1.3, has it: the body is not in chunks any more.
             head.headers = [field for field in head.headers if field[0] != b"transfer-encoding"]
             head.headers.append((b"content-length", b"%d" % len(body)))
-        self._register()
+        self.conn_id = self.conn_id or self._owner.register(self)
         message = entry.messages.request(self.conn_id, head, request.pattern, self.address.encode(), body)
         self._turns.asked(head.method)
         if not self._send(entry, message):
@@ -263,7 +263,7 @@ class BrowserConnection:
         if not key.isascii():
             self._refuse(400, "Sec-WebSocket-Key is not base64")
             return
-        self._register()
+        self.conn_id = self.conn_id or self._owner.register(self)
         address = self.address.encode()
         accept = accept_key(key.decode("latin-1"))
         builder = entry.messages
@@ -298,10 +298,6 @@ class BrowserConnection:
             return False
         self._request.told = entry
         return True
-
-    def _register(self) -> None:
-        if not self.conn_id:
-            self.conn_id = self._owner.register(self)
 
     def _refuse(self, status: int, reason: str, *, head_only: bool = False) -> None:
         """Answer behind the answers that are due before, and end."""
