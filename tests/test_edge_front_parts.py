@@ -67,6 +67,10 @@ PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     [
         (["GET"], [PLAIN], 0),
         (["GET"], [PLAIN[:-1]], 1),
+        (["HEAD"], [PLAIN[:-2]], 0),
+        (["GET"], [b"HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n"], 0),
+        (["GET"], [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok"], 1),
+        (["GET", "GET"], [PLAIN[:-1], b"k" + PLAIN], 0),
         (["GET", "GET"], [PLAIN], 1),
         (["GET", "GET", "GET"], [PLAIN * 2 + PLAIN[:9], PLAIN[9:]], 0),
         (["HEAD", "GET"], [PLAIN[:-2], PLAIN], 0),

@@ -6,6 +6,9 @@ that of a hash; and all lines of a repeated name are there, where Mongrel2 drops
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from ...protocol.kinds import Kind
 from ...protocol.requests import build_disconnect_notice
 from ...protocol.websocket.frames import Frame
@@ -85,22 +88,23 @@ class MessageBuilder:
             pairs += [(b"PATTERN", pattern), (b"URL_SCHEME", self._scheme), (b"REMOTE_ADDR", address)]
             text = b",".join([b"%b:%b" % (_quoted(name), _json(value)) for name, value in pairs])
             return b"%b %d %b %d:{%b}," % (self._sender.encode(), conn_id, path, len(text) + 2, text)
-        pairs = [
-            (b"REMOTE_ADDR", address),
-            (b"METHOD", method),
-            (b"URL_SCHEME", self._scheme),
-            (b"PATTERN", pattern),
-        ]
-        if mark:
-            pairs.append((b"QUERY", query))
-        pairs += [
-            (b"URI", head.target),
-            (b"VERSION", head.version),
-            (b"PATH", path),
-            *fields,
-            (_FORWARDED, address),
-        ]
-        text = b"".join([b"%d:%b,%b" % (len(name), name, _tnetstring(value)) for name, value in pairs])
+        scheme = self._scheme
+        text = b"".join(
+            [
+                b"11:REMOTE_ADDR,%d:%b,6:METHOD,%d:%b,10:URL_SCHEME,%d:%b,7:PATTERN,%d:%b,"
+                % (len(address), address, len(method), method, len(scheme), scheme, len(pattern), pattern),
+                b"5:QUERY,%d:%b," % (len(query), query) if mark else b"",
+                b"3:URI,%d:%b,7:VERSION,%d:%b,4:PATH,%d:%b,"
+                % (len(head.target), head.target, len(head.version), head.version, len(path), path),
+                *[
+                    b"%d:%b,%d:%b," % (len(name), name, len(value), value)
+                    if value.__class__ is bytes
+                    else b"%d:%b,%b" % (len(name), name, _tnetstring_list(value))
+                    for name, value in fields
+                ],
+                b"15:x-forwarded-for,%d:%b," % (len(address), address),
+            ]
+        )
         return b"%b %d %b %d:%b}" % (self._sender.encode(), conn_id, path, len(text), text)
 
 
@@ -144,11 +148,9 @@ def _joined(headers: list[tuple[bytes, bytes]]) -> list[_Pair]:
     return list(joined.items())
 
 
-def _tnetstring(value: bytes | list[bytes]) -> bytes:
-    if isinstance(value, list):
-        text = b"".join([b"%d:%b," % (len(one), one) for one in value])
-        return b"%d:%b]" % (len(text), text)
-    return b"%d:%b," % (len(value), value)
+def _tnetstring_list(values: Iterable[Any]) -> bytes:
+    text = b"".join([b"%d:%b," % (len(one), one) for one in values])
+    return b"%d:%b]" % (len(text), text)
 
 
 def _json(value: bytes | list[bytes]) -> bytes:

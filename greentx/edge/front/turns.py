@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 
 from ...protocol.http1_parser import ResponseTracker
 
 __all__ = ["Turns"]
+
+# Of an answer that nearly all are like: whose status has a body, and with a length.
+_PLAIN_STATUS = re.compile(rb"HTTP/1\.[01] (?:20[0-3]|[45][0-9][0-9]) ")
+_LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,15})\r\n")
 
 
 class Turns:
@@ -15,30 +20,58 @@ class Turns:
     An answer that only the end of the connection ends is never whole, nor is one that is not HTTP.
     """
 
-    __slots__ = ("_trackers",)
+    __slots__ = ("_methods", "_tracker")
 
     def __init__(self) -> None:
-        self._trackers: deque[ResponseTracker] = deque()
+        self._methods: deque[bytes] = deque()
+        # Of the first of them, once a part of its answer was written.
+        self._tracker: ResponseTracker | None = None
 
     def __len__(self) -> int:
         """How many requests wait for the end of their answers."""
-        return len(self._trackers)
+        return len(self._methods)
 
     def asked(self, method: bytes) -> None:
         """A request was handed to a handler."""
-        self._trackers.append(ResponseTracker(method.decode()))
+        self._methods.append(method)
 
     def withdraw(self) -> None:
         """The last request was not handed on after all."""
-        self._trackers.pop()
+        self._methods.pop()
+        if not self._methods:
+            self._tracker = None
 
     def wrote(self, data: bytes) -> bool:
         """A handler has written so much more; return whether an answer is whole by it."""
-        trackers = self._trackers
-        before = len(trackers)
-        while trackers and trackers[0].feed(data):
-            excess = trackers.popleft().excess
-            if not excess:
+        methods = self._methods
+        if self._tracker is None and methods and methods[0] != b"HEAD" and _is_whole(data):
+            methods.popleft()
+            return True
+        before = len(methods)
+        while methods:
+            tracker = self._tracker
+            if tracker is None:
+                tracker = self._tracker = ResponseTracker(methods[0].decode())
+            if not tracker.feed(data):
                 break
-            data = data[len(data) - excess :]
-        return len(trackers) < before
+            methods.popleft()
+            self._tracker = None
+            if not tracker.excess:
+                break
+            data = data[len(data) - tracker.excess :]
+        return len(methods) < before
+
+
+def _is_whole(data: bytes) -> bool:
+    """Tell, cheaply, whether *data* is one answer, no more and no less; False where that takes a closer look."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0 or _PLAIN_STATUS.match(data) is None:
+        return False
+    head = data[: end + 2].lower()
+    found = _LENGTH.search(head)
+    return (
+        found is not None
+        and len(data) - end - 4 == int(found[1])
+        and head.count(b"content-length") == 1
+        and b"transfer-encoding" not in head
+    )
