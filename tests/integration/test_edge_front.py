@@ -15,6 +15,7 @@ from http_rig import SENDER, Browser, serving, transceiver, wait_until
 
 from greentx.edge import Edge, Handler
 from greentx.errors import LocalProtocolError
+from greentx.protocol.replies import build_extended_reply, build_reply
 
 
 @contextlib.contextmanager
@@ -290,3 +291,27 @@ def test_settings_that_mean_nothing_here_are_refused():
     """Nobody believes that they were in force."""
     with pytest.raises(LocalProtocolError, match="means nothing"):
         Edge(settings={"zeromq.threads": 2})
+
+
+def test_what_extended_replies_ask_for_is_done():
+    """A connection is kept alive, or ended at once; of an id that nobody has the handler is told."""
+    settings = {"limits.min_ping": 1}
+    with Edge({"/": Handler(SENDER)}, settings=settings) as edge, publisher_to(edge) as publisher:
+        with zmq.Context() as context, context.socket(zmq.PULL) as pull, Browser(edge) as browser:
+            pull.connect(str(edge.handlers[0].send_spec))
+            browser.ask("/")
+            assert pull.poll(10_000)
+            assert pull.recv().startswith(f"{SENDER} 1 / ".encode())
+            for _ in range(8):
+                publisher.send(build_extended_reply(SENDER, [1], "ctl", {b"keep-alive": b""}))
+                gevent.sleep(0.25)  # it is the time that counts here
+            assert edge.connections == 1
+            publisher.send(build_extended_reply(SENDER, [1], "ctl", {b"cancel": b""}))
+            assert browser.at_end()
+            for message in (
+                build_extended_reply(SENDER, [7], "ctl", {b"keep-alive": b""}),
+                build_reply(SENDER, 8, b""),
+            ):
+                publisher.send(message)
+            assert pull.poll(10_000)
+            assert [pull.recv().split(b" ", 3)[1:3] for _ in range(2)] == [[b"7", b"@*"], [b"8", b"@*"]]
