@@ -24,6 +24,7 @@ import gevent.event
 import gevent.hub
 import hypothesis
 import pytest
+from front_ends import FRONT_ENDS, FrontEnd
 from greenlet import greenlet
 
 if TYPE_CHECKING:
@@ -219,6 +220,19 @@ def start_mongrel2() -> Iterator[Callable[..., Mongrel2]]:
             return server
 
         yield start
+
+
+@pytest.fixture(scope="module", params=FRONT_ENDS)
+def front_end(request: pytest.FixtureRequest) -> FrontEnd:
+    """Each of the servers that speak Mongrel2's protocol, in turn."""
+    return FrontEnd(request.param)
+
+
+@pytest.fixture
+def start_front_end(front_end: FrontEnd) -> Iterator[Callable[..., Any]]:
+    """A function that makes and starts one with the arguments of a ``Mongrel2``; it is killed after the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *args, **options: stack.enter_context(front_end.started(*args, **options))
 
 
 @pytest.fixture(autouse=True)

@@ -1,16 +1,15 @@
-"""METHOD in the headers is what ``req.method`` is, for every kind of event that a real mongrel2 gives rise to."""
+"""METHOD in the headers is what ``req.method`` is, for every kind of event, whoever is in front."""
 
 from __future__ import annotations
 
 import gevent
 import pytest
+from front_ends import ONLY_MONGREL2
 from http_rig import Browser, routes, transceiver, wait_until
 from websocket_peer import HEAD, Peer
 
 from greentx import Connection, Request
 from greentx.protocol.websocket.frames import Opcode
-
-pytestmark = pytest.mark.mongrel2
 
 SETTINGS = {"upload.stream": 1, "limits.content_length": 65536}
 UPLOAD = bytes(range(256)) * 2000
@@ -59,10 +58,11 @@ class Handler:
             conn.grant(req, 65536)
 
 
+@ONLY_MONGREL2
 @pytest.mark.parametrize("protocol", ["tnetstring", "json"])
-def test_the_method_in_the_headers_is_the_method(start_mongrel2, protocol):
+def test_the_method_in_the_headers_is_the_method(start_front_end, protocol):
     """Whether Mongrel2 wrote it, or greentx made the event of something else, or there was none."""
-    server = start_mongrel2(routes(protocol), settings=SETTINGS)
+    server = start_front_end(routes(protocol), settings=SETTINGS)
     handler = Handler()
     with transceiver(server) as trans:
 
@@ -118,9 +118,9 @@ def test_the_method_in_the_headers_is_the_method(start_mongrel2, protocol):
 
 
 @pytest.mark.parametrize("protocol", ["tnetstring", "json"])
-def test_the_method_of_a_handshake_is_in_its_headers(start_mongrel2, protocol):
+def test_the_method_of_a_handshake_is_in_its_headers(start_front_end, protocol):
     """Also where the application answers it; and for a client that leaves before it was answered."""
-    server = start_mongrel2(routes(protocol))
+    server = start_front_end(routes(protocol))
     with transceiver(server, handshake_events=True) as trans:
         events = trans.recv(timeout=5)
         peer = Peer(server.port)

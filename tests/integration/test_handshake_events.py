@@ -16,13 +16,11 @@ from greentx.protocol.websocket.frames import Frame, Opcode, build_close, parse_
 from greentx.protocol.websocket.handshake import Handshake
 from greentx.protocol.websocket.registry import Entry
 
-pytestmark = pytest.mark.mongrel2
-
 
 @contextmanager
-def running(start_mongrel2, **options) -> Iterator[tuple[Transceiver, int]]:
+def running(start_front_end, **options) -> Iterator[tuple[Transceiver, int]]:
     """A Transceiver that yields handshakes, behind a mongrel2."""
-    mongrel2 = start_mongrel2()
+    mongrel2 = start_front_end()
     handler = mongrel2.handlers[0]
     options = {"rep_port": False, "connect_timeout": 10, "handshake_events": True, **options}
     with Transceiver(handler.sender, handler.send_spec, handler.recv_spec, **options) as trans:
@@ -56,9 +54,9 @@ def take(trans: Transceiver, timeout: float = 10) -> tuple[object, Request]:
     raise AssertionError("the Transceiver has ended")
 
 
-def test_the_application_lets_a_client_in(start_mongrel2, connect):
+def test_the_application_lets_a_client_in(start_front_end, connect):
     """The 101 goes out when it says so; what came before is kept, events go to the WebSocket and not to recv()."""
-    with running(start_mongrel2) as (trans, port):
+    with running(start_front_end) as (trans, port):
         peer = connect(port)
         conn, request = take(trans)
         assert (request.method, request.path) == ("WEBSOCKET_HANDSHAKE", "/ws")
@@ -79,9 +77,9 @@ def test_the_application_lets_a_client_in(start_mongrel2, connect):
         assert len(trans.websockets) == 0
 
 
-def test_any_http_answer_keeps_a_client_out(start_mongrel2, connect):
+def test_any_http_answer_keeps_a_client_out(start_front_end, connect):
     """It is sent, the connection is closed behind it, and nothing of the client is kept."""
-    with running(start_mongrel2) as (trans, port):
+    with running(start_front_end) as (trans, port):
         peer = connect(port)
         conn, request = take(trans)
         conn.reply_http(request, "no such place", 404)
@@ -92,9 +90,9 @@ def test_any_http_answer_keeps_a_client_out(start_mongrel2, connect):
             conn.accept_websocket(request)
 
 
-def test_a_client_that_goes_before_the_answer_is_reported(start_mongrel2, connect):
+def test_a_client_that_goes_before_the_answer_is_reported(start_front_end, connect):
     """As for any open request there is a DISCONNECT, and letting it in fails."""
-    with running(start_mongrel2) as (trans, port):
+    with running(start_front_end) as (trans, port):
         peer = connect(port)
         conn, request = take(trans)
         peer.sock.close()
@@ -105,9 +103,9 @@ def test_a_client_that_goes_before_the_answer_is_reported(start_mongrel2, connec
             accept_raw(conn, request, print)
 
 
-def test_what_must_be_refused_is_not_let_in(start_mongrel2, connect):
+def test_what_must_be_refused_is_not_let_in(start_front_end, connect):
     """A wrong version, or an origin that the application's own Handshake does not know."""
-    with running(start_mongrel2) as (trans, port):
+    with running(start_front_end) as (trans, port):
         peer = connect(port, version=8)
         conn, request = take(trans)
         with pytest.raises(RemoteProtocolError) as caught:
@@ -122,9 +120,9 @@ def test_what_must_be_refused_is_not_let_in(start_mongrel2, connect):
         assert peer.rest() == b""
 
 
-def test_raw_frames_pass_as_they_are(start_mongrel2, connect):
+def test_raw_frames_pass_as_they_are(start_front_end, connect):
     """Of a raw WebSocket messages, pings and foreign pongs reach the application's library, agreed bits too."""
-    with running(start_mongrel2) as (trans, port):
+    with running(start_front_end) as (trans, port):
         peer = connect(port)
         conn, request = take(trans)
         events = gevent.queue.Queue()
@@ -149,9 +147,9 @@ def test_raw_frames_pass_as_they_are(start_mongrel2, connect):
         assert peer.rest() == b""
 
 
-def test_raw_websockets_are_pinged_and_bounded(start_mongrel2, connect):
+def test_raw_websockets_are_pinged_and_bounded(start_front_end, connect):
     """The pongs of our own pings stay with us; a message above the limit ends the connection."""
-    with running(start_mongrel2, ping_timeout=0.05, max_message_size=10) as (trans, port):
+    with running(start_front_end, ping_timeout=0.05, max_message_size=10) as (trans, port):
         peer = connect(port)
         conn, request = take(trans)
         events = gevent.queue.Queue()
@@ -177,9 +175,9 @@ def test_raw_websockets_are_pinged_and_bounded(start_mongrel2, connect):
         silent.sock.close()
 
 
-def test_handshake_events_can_be_switched(start_mongrel2, connect):
+def test_handshake_events_can_be_switched(start_front_end, connect):
     """Without them the Transceiver decides, and recv() yields the connection that stands."""
-    with running(start_mongrel2, handshake_events=False) as (trans, port):
+    with running(start_front_end, handshake_events=False) as (trans, port):
         peer = connect(port)
         assert take(trans)[1].method == "WEBSOCKET_CONNECT"
         assert peer.head() == HEAD

@@ -52,6 +52,7 @@ from pathlib import Path
 import gevent
 import pytest
 import zmq.green as zmq
+from front_ends import ONLY_MONGREL2
 from http_rig import Browser, only_connection, routes, serving, transceiver, wait_until
 
 from greentx import Transceiver
@@ -73,10 +74,9 @@ def test_every_trap_has_its_test():
     assert named <= found
 
 
-@pytest.mark.mongrel2
-def test_a_burst_to_one_connection_arrives(start_mongrel2):
+def test_a_burst_to_one_connection_arrives(start_front_end):
     """Hundreds of small raw messages in one go, in their order, also from many greenlets to many connections."""
-    server = start_mongrel2(routes())
+    server = start_front_end(routes())
 
     def handler(conn, req):
         conn.reply(req, b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n")
@@ -95,10 +95,9 @@ def test_a_burst_to_one_connection_arrives(start_mongrel2):
             browser.socket.close()
 
 
-@pytest.mark.mongrel2
-def test_nothing_is_sent_behind_a_close(start_mongrel2):
+def test_nothing_is_sent_behind_a_close(start_front_end):
     """Whatever a handler does with a request whose connection it closed: Mongrel2 hears nothing of it."""
-    server = start_mongrel2(routes())
+    server = start_front_end(routes())
     with transceiver(server) as trans, Browser(server) as browser:
         events = trans.recv(timeout=5)
         browser.ask("/", "Connection: close")
@@ -114,10 +113,9 @@ def test_nothing_is_sent_behind_a_close(start_mongrel2):
         events.close()
 
 
-@pytest.mark.mongrel2
-def test_a_close_waits_for_a_slow_reader(start_mongrel2):
+def test_a_close_waits_for_a_slow_reader(start_front_end):
     """20 MB and the close behind them: the reader gets all of it."""
-    server = start_mongrel2(routes())
+    server = start_front_end(routes())
     body = os.urandom(20 << 20)
     with transceiver(server) as trans, Browser(server, receive_buffer=65536) as browser:
         with serving(trans, lambda conn, req: conn.reply_http(req, body)):
@@ -127,11 +125,10 @@ def test_a_close_waits_for_a_slow_reader(start_mongrel2):
             assert browser.at_end()
 
 
-@pytest.mark.mongrel2
 @pytest.mark.parametrize("recv_ident", ["other-name", "http-rig"])
-def test_replies_arrive_where_the_server_listens_to_a_name(start_mongrel2, recv_ident):
+def test_replies_arrive_where_the_server_listens_to_a_name(start_front_end, recv_ident):
     """A reply begins with what the server subscribed to, be it a name of its own or the start of ours."""
-    server = start_mongrel2(routes(recv_ident=recv_ident))
+    server = start_front_end(routes(recv_ident=recv_ident))
     with transceiver(server) as trans, Browser(server) as browser:
         with serving(trans, lambda conn, req: conn.reply_http(req, "heard")):
             assert browser.get().body == b"heard"
@@ -174,10 +171,9 @@ def test_a_reply_is_one_part():
         context.destroy(0)
 
 
-@pytest.mark.mongrel2
-def test_the_first_reply_is_never_lost(start_mongrel2):
+def test_the_first_reply_is_never_lost(start_front_end):
     """A request that waits in the server is answered by each handler that starts, right after it connected."""
-    server = start_mongrel2(routes())
+    server = start_front_end(routes())
     for number in range(25):
         # A request that is pushed to the handler before, since the server has not noticed its end yet, is lost with it.
         gevent.sleep(0.02)
@@ -188,10 +184,9 @@ def test_the_first_reply_is_never_lost(start_mongrel2):
                     assert browser.receive().body == b"/%d" % number
 
 
-@pytest.mark.mongrel2
-def test_a_notice_is_a_request_like_any_other(start_mongrel2):
+def test_a_notice_is_a_request_like_any_other(start_front_end):
     """What an application may ask of a request it may ask of a DISCONNECT."""
-    server = start_mongrel2(routes())
+    server = start_front_end(routes())
     with transceiver(server) as trans:
         events = trans.recv(timeout=5)
         with Browser(server) as browser:
@@ -206,22 +201,20 @@ def test_a_notice_is_a_request_like_any_other(start_mongrel2):
         events.close()
 
 
-@pytest.mark.mongrel2
-def test_large_cookies_pass(start_mongrel2):
+def test_large_cookies_pass(start_front_end):
     """12 KB of them, with the buffer that our managed server asks for."""
-    server = start_mongrel2(routes())
+    server = start_front_end(routes())
     with transceiver(server) as trans, Browser(server) as browser:
         with serving(trans, lambda conn, req: conn.reply_http(req, req.headers["cookie"])):
             cookie = "a=" + "x" * 12000
             assert browser.get("/", f"Cookie: {cookie}").body == cookie.encode()
 
 
-@pytest.mark.mongrel2
-def test_upload_headers_of_a_client_mean_nothing(start_mongrel2, tmp_path):
+def test_upload_headers_of_a_client_mean_nothing(start_front_end, tmp_path):
     """A request that says it is an upload is a request; the file that it names is not touched."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    server = start_mongrel2(routes())
+    server = start_front_end(routes())
     with transceiver(server) as trans, Browser(server) as browser:
         with serving(trans, lambda conn, req: conn.reply_http(req, req.body)):
             names = [f"X-Mongrel2-Upload-Start: {victim}", f"X-Mongrel2-Upload-Done: {victim}"]
@@ -229,10 +222,10 @@ def test_upload_headers_of_a_client_mean_nothing(start_mongrel2, tmp_path):
     assert victim.read_text() == "precious"
 
 
-@pytest.mark.mongrel2
-def test_a_handler_may_be_there_before_the_server(start_mongrel2):
+@ONLY_MONGREL2
+def test_a_handler_may_be_there_before_the_server(start_front_end):
     """It waits for the subscription, not for a port; requests that came in between are answered."""
-    server = start_mongrel2(routes())
+    server = start_front_end(routes())
     server.kill()
     with transceiver(server, connect_timeout=None) as trans:
         with serving(trans, lambda conn, req: conn.reply_http(req, "here")):
@@ -243,10 +236,10 @@ def test_a_handler_may_be_there_before_the_server(start_mongrel2):
             assert only_connection(trans).ready
 
 
-@pytest.mark.mongrel2
-def test_any_exit_status_of_the_server_is_fine(start_mongrel2):
+@ONLY_MONGREL2
+def test_any_exit_status_of_the_server_is_fine(start_front_end):
     """With open connections it may abort: the handler goes on, and so does the next server."""
-    server = start_mongrel2(routes())
+    server = start_front_end(routes())
     with transceiver(server) as trans:
         with serving(trans, lambda conn, req: conn.reply_http(req, "again") if req.method == "GET" else None):
             browsers = [Browser(server) for _ in range(5)]
@@ -259,10 +252,9 @@ def test_any_exit_status_of_the_server_is_fine(start_mongrel2):
                 assert browser.get().body == b"again"
 
 
-@pytest.mark.mongrel2
-def test_no_reply_of_ours_stalls_the_server(start_mongrel2):
+def test_no_reply_of_ours_stalls_the_server(start_front_end):
     """Requests of a client answer within milliseconds, whatever else is sent: closes, control messages, dead ids."""
-    server = start_mongrel2({**routes(), "/other": Handler("other-1")})
+    server = start_front_end({**routes(), "/other": Handler("other-1")})
     with transceiver(server) as trans, Browser(server) as browser:
         with serving(trans, lambda conn, req: conn.reply_http(req, "x")):
             browser.get()  # the first half second is the server's own

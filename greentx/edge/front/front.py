@@ -20,7 +20,7 @@ from ...errors import BindError, LocalProtocolError, RemoteProtocolError
 from ...protocol.replies import Response, parse_reply
 from ...transport import Context
 from ..addresses import family, numeric_host
-from ..config import SERVER_UUID, Handler, checked_settings, idle_seconds
+from ..config import DEFAULT_SETTINGS, SERVER_UUID, Handler, checked_settings, idle_seconds
 from .answers import build_answer
 from .connection import BrowserConnection
 from .entry import Entry
@@ -95,7 +95,8 @@ class Edge:
         if not self._handlers:
             raise LocalProtocolError("routes is empty: a server without a handler cannot answer")
         Routes(self._handlers)
-        for name in (settings or {}).keys() - _SETTINGS:
+        # Those that every server is started with say how Mongrel2 works, and what holds here in any case.
+        for name in (settings or {}).keys() - _SETTINGS - DEFAULT_SETTINGS.keys():
             raise LocalProtocolError(f"setting {name!r} means nothing to the embedded front end")
         checked = checked_settings(settings)
         self._limits = Limits.of(checked)

@@ -44,7 +44,7 @@ class Patience:
 
     def __init__(self, times: Times, now: float) -> None:
         self.times = times
-        self.deadline = now + times.head
+        self.deadline = now + (times.head if times.idle is None else min(times.head, times.idle))
         # When the first byte of the request in hand came, and how many have.
         self._since = now
         self._size = 0

@@ -1,0 +1,69 @@
+"""The servers that speak Mongrel2's protocol to handlers: what holds of the one has to hold of the other.
+
+A test that asks for the fixture ``front_end`` or ``start_front_end`` runs once with each; on a machine without mongrel2
+the half with the embedded one is what runs. Where they differ on purpose, a test says both truths, and
+``docs/edge-differences.rst`` says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from greentx.edge import Handler
+
+__all__ = ["FRONT_ENDS", "ONLY_MONGREL2", "FrontEnd", "StartFrontEnd", "starting"]
+
+#: What tests are parametrized by.
+FRONT_ENDS = (pytest.param("mongrel2", marks=pytest.mark.mongrel2), pytest.param("edge"))
+
+#: For a test of what only Mongrel2 has.
+ONLY_MONGREL2 = pytest.mark.parametrize("front_end", FRONT_ENDS[:1], indirect=True)
+
+StartFrontEnd = Callable[..., Any]
+
+
+class FrontEnd:
+    """One of the two.
+
+    Attributes:
+        name: ``"mongrel2"`` or ``"edge"``.
+        is_edge: Whether it is the embedded one.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_edge = name == "edge"
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def make(self, routes: Mapping[str, Handler] | None = None, **options: Any) -> Any:
+        """Return a server that is not started; all arguments are those of :class:`~greentx.edge.Mongrel2`."""
+        # Not at the top: what cannot be imported there would fail the tests that do without it, too.
+        from greentx import edge
+
+        if not self.is_edge:
+            return edge.Mongrel2(routes, **options)
+        # So long the notice is late that a client has gone which waits for an answer; a second adds up here.
+        return edge.Edge(routes, **{"half_close_timeout": 0.2, **options})
+
+    @contextlib.contextmanager
+    def started(self, routes: Mapping[str, Handler] | None = None, **options: Any) -> Iterator[Any]:
+        """Start one; a regular stop lasts half a second, so it is killed."""
+        with starting(self.make(routes, **options)) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def starting(server: Any) -> Iterator[Any]:
+    """Start it, and end it at once behind the block."""
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop(0)
