@@ -104,6 +104,29 @@ def test_a_frame_that_breaks_the_rules_ends_the_websocket(sent, code):
         wait_until(lambda: not edge.connections)
 
 
+def test_answers_to_good_messages_go_out_before_a_bad_one_ends_the_websocket():
+    """Also where all came at once: the close frame of the front end does not overtake the handler."""
+    with served() as edge, joined(edge) as peer:
+        peer.sock.sendall(build_frame(b"good", Opcode.TEXT, mask=MASK) + build_frame(b"x", Opcode.CONT, mask=MASK))
+        assert peer.message() == "good"
+        assert peer.closed()[0] == 1002
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        build_frame(b"\xce\xba\xf4\x90", Opcode.TEXT, fin=False, mask=MASK),
+        build_frame(b"\xce\xba\xf4\x90\x80\x80edited", Opcode.TEXT, mask=MASK)[:-8],
+    ],
+    ids=["a fragment", "a part of a frame"],
+)
+def test_text_that_cannot_become_utf8_is_not_waited_for(sent):
+    """RFC 6455, section 8.1; Mongrel2 waits for the whole message."""
+    with served() as edge, joined(edge) as peer:
+        peer.sock.sendall(sent)
+        assert peer.closed()[0] == 1007
+
+
 def test_a_handshake_that_a_handler_refuses_ends():
     """The answer gets out whole."""
     with served() as edge:

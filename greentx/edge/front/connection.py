@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+import gevent
 from gevent import socket
 from gevent.event import Event
 
@@ -35,6 +36,7 @@ from .outgoing import Outgoing
 from .patience import Patience, Times
 from .requests import RequestReader
 from .routes import Routes
+from .text import TextCheck
 from .turns import Turns
 
 __all__ = ["BrowserConnection", "Owner"]
@@ -44,6 +46,9 @@ log = logging.getLogger("greentx.edge.front")
 _RECEIVE_SIZE = 65536
 # Requests of one connection that wait for their answers; then it is not read for a while.
 _MAX_WAITING = 64
+# Behind the last good frame of a WebSocket that is failed: between looks at whether more was written, and how many.
+_SETTLE_SECONDS = 0.1
+_SETTLE_LOOKS = 5
 
 
 class Owner(Protocol):
@@ -278,17 +283,36 @@ class BrowserConnection:
     def _take_frames(self, data: bytes) -> None:
         websocket, entry = self._websocket, self._request.entry
         assert websocket is not None and entry is not None
+        parser, text = websocket.parser, websocket.text
         try:
-            for frame in websocket.parser.feed(data):
+            for frame in parser.feed(data):
+                if not frame.fin or text.seen:
+                    text.frame(frame)
                 message = websocket.assembler.add(frame)
                 if message is not None:
                     entry.send(websocket.messages.build(message), None)
-            websocket.parser.check()
+            parser.check()
+            if text.concerns(parser.begun):
+                part = parser.beginning(text.seen)
+                if part is not None:
+                    text.part(part)
         except RemoteProtocolError as error:
             log.debug("%r: %s", self, error)
-            if websocket.accepted:
-                self._outgoing.write(build_frame(build_close(error.close_code, str(error)), Opcode.CLOSE))
-            self._end()
+            self._settle()
+            if not self._outgoing.ending:
+                if websocket.accepted:
+                    self._outgoing.write(build_frame(build_close(error.close_code, str(error)), Opcode.CLOSE))
+                self._end()
+
+    def _settle(self) -> None:
+        """Block this greenlet for a moment, in which handlers answer what came before the end; nobody tells of it."""
+        outgoing = self._outgoing
+        self._patience.rest(time.monotonic())
+        for _ in range(_SETTLE_LOOKS):
+            written = outgoing.written
+            gevent.sleep(_SETTLE_SECONDS)
+            if outgoing.ending or (outgoing.idle and outgoing.written == written):
+                break
 
     def _send(self, entry: Entry, message: bytes) -> bool:
         self._patience.forget()
@@ -349,11 +373,12 @@ class _Request:
 class _WebSocket:
     """What a connection needs once it speaks frames."""
 
-    __slots__ = ("accepted", "assembler", "messages", "parser")
+    __slots__ = ("accepted", "assembler", "messages", "parser", "text")
 
     def __init__(self, messages: FrameMessages, max_size: int) -> None:
         self.messages = messages
         self.parser = FrameParser(require_mask=True, max_size=max_size)
         self.assembler = MessageAssembler(max_size=max_size)
+        self.text = TextCheck()
         # A handler has let it in: its client understands a close frame.
         self.accepted = False

@@ -242,6 +242,30 @@ class FrameParser:
             del buffer[:used]
         return frames
 
+    @property
+    def begun(self) -> int | None:
+        """The first byte of the frame that is not whole, where one has begun."""
+        return self._buffer[0] if self._buffer else None
+
+    def beginning(self, start: int = 0) -> Frame | None:
+        """Return the frame that is not whole, its payload from byte *start* on; ``None`` where no more is there.
+
+        It will come again from :meth:`feed`, whole.
+        """
+        with memoryview(self._buffer) as view:
+            if len(view) < 2:
+                return None
+            first, second = view[0], view[1]
+            at, _ = self._measure(view, 0)
+            if len(view) <= at + start:
+                return None
+            payload = bytes(view[at + start :])
+            if second & 0x80:
+                turn = start % 4
+                mask = bytes(view[at - 4 : at])
+                payload = apply_mask(payload, mask[turn:] + mask[:turn])
+        return Frame(payload, first & 0x0F, first >> 4 & 7, first >= 0x80)
+
     def check(self) -> None:
         """Raise ``error`` where there is one."""
         # A new exception each time: the one that was raised knows the frames that know this object, a reference cycle.
