@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from greentx.edge import Handler
 
-__all__ = ["FRONT_ENDS", "ONLY_MONGREL2", "FrontEnd", "StartFrontEnd", "starting"]
+__all__ = ["FRONT_ENDS", "ONLY_MONGREL2", "FrontEnd", "StartFrontEnd", "started"]
 
 #: What tests are parametrized by.
 FRONT_ENDS = (pytest.param("mongrel2", marks=pytest.mark.mongrel2), pytest.param("edge"))
@@ -55,12 +55,12 @@ class FrontEnd:
     @contextlib.contextmanager
     def started(self, routes: Mapping[str, Handler] | None = None, **options: Any) -> Iterator[Any]:
         """Start one; a regular stop lasts half a second, so it is killed."""
-        with starting(self.make(routes, **options)) as server:
+        with started(self.make(routes, **options)) as server:
             yield server
 
 
 @contextlib.contextmanager
-def starting(server: Any) -> Iterator[Any]:
+def started(server: Any) -> Iterator[Any]:
     """Start it, and end it at once behind the block."""
     server.start()
     try:

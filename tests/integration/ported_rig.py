@@ -8,28 +8,23 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
+from front_ends import FrontEnd
 from http_rig import Browser, routes, serving, transceiver
 
 from greentx import Connection, Request
-from greentx.edge import Mongrel2
 
 Handle = Callable[[Connection, Request], object]
 
 
 @contextlib.contextmanager
-def both_protocols(**settings: Any) -> Iterator[dict[str, Mongrel2]]:
-    """A real Mongrel2 for each encoding of headers; half a second passes before a new one hands on its first reply."""
-    with contextlib.ExitStack() as stack:
-        running = {}
-        for protocol in ("tnetstring", "json"):
-            running[protocol] = Mongrel2(routes(protocol), **settings)
-            stack.callback(running[protocol].stop, 0)
-            running[protocol].start()
-        yield running
+def both_protocols(front_end: FrontEnd) -> Iterator[dict[str, Any]]:
+    """A server for each encoding of headers; half a second passes before a new Mongrel2 hands on its first reply."""
+    with front_end.started(routes("tnetstring")) as tnetstring, front_end.started(routes("json")) as json_headers:
+        yield {"tnetstring": tnetstring, "json": json_headers}
 
 
 @contextlib.contextmanager
-def standalone(server: Mongrel2, handle: Handle, *, receive: str = "recv", **options: Any) -> Iterator[Connection]:
+def standalone(server: Any, handle: Handle, *, receive: str = "recv", **options: Any) -> Iterator[Connection]:
     """A Connection of its own and its loop, in a greenlet. What *handle* raises ends the loop, and fails the test.
 
     Args:
@@ -55,7 +50,7 @@ def standalone(server: Mongrel2, handle: Handle, *, receive: str = "recv", **opt
 
 
 @contextlib.contextmanager
-def received(server: Mongrel2, handle: Handle, **options: Any) -> Iterator[Any]:
+def received(server: Any, handle: Handle, **options: Any) -> Iterator[Any]:
     """The same with a Transceiver and its ``recv()``."""
     with transceiver(server, **options) as trans:
 
@@ -73,7 +68,7 @@ def received(server: Mongrel2, handle: Handle, **options: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def served(server: Mongrel2, handle: Handle, **options: Any) -> Iterator[Any]:
+def served(server: Any, handle: Handle, **options: Any) -> Iterator[Any]:
     """The same with a Transceiver and its ``serve()``, which answers 500 where *handle* raises."""
     with transceiver(server, **options) as trans, serving(trans, handle):
         yield trans
@@ -98,7 +93,7 @@ def _finish(greenlet: gevent.Greenlet) -> None:
 class JSONSocket:
     """A client that speaks JSON over plain TCP, as Mongrel2's chat does."""
 
-    def __init__(self, server: Mongrel2, path: str = "@chat") -> None:
+    def __init__(self, server: Any, path: str = "@chat") -> None:
         self.browser = Browser(server)
         self.path = path
         self._text = ""

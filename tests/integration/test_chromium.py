@@ -18,7 +18,8 @@ from typing import Any
 
 import gevent
 import pytest
-from websocket_rig import in_thread, started
+from front_ends import started
+from websocket_rig import in_thread
 
 from greentx import Transceiver
 from greentx.edge import Handler, Mongrel2

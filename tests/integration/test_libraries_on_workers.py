@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from clients_rig import SOCKETIO_CLIENTS, browsing, talking
+from front_ends import started
 from gunicorn_rig import Gunicorn, url_of
 from http_rig import Browser
 from spoken_program import SpokenProgram
 from test_wsgi_applications import run_client
 from websocket_peer import HEAD, Peer
-from websocket_rig import started
 from workers_rig import all_of, none_runs, wait_until, workers_of
 
 import greentx

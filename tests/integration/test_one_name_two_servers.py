@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import gevent
 import pytest
+from front_ends import started
 from http_rig import Browser
-from websocket_rig import RawClient, started, until
+from websocket_rig import RawClient, until
 
 from greentx import Transceiver
 from greentx.edge import Handler, Mongrel2

@@ -11,7 +11,8 @@ from typing import Any
 
 import gevent
 import pytest
-from websocket_rig import RawClient, ask, server_connections, started, until
+from front_ends import started
+from websocket_rig import RawClient, ask, server_connections, until
 
 from greentx import Transceiver
 from greentx.edge import Handler, Mongrel2

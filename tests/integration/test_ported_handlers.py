@@ -13,21 +13,21 @@ from typing import Any
 
 import gevent
 import pytest
+from front_ends import ONLY_MONGREL2
 from http_rig import Browser, wait_until
 from ported_rig import JSONSocket, both_protocols, standalone
 
 from greentx import Connection, Request
-from greentx.edge import Mongrel2
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[dict[str, Mongrel2]]:
-    with both_protocols() as running:
+def servers(front_end) -> Iterator[dict[str, Any]]:
+    with both_protocols(front_end) as running:
         yield running
 
 
 @pytest.fixture(params=["tnetstring", "json"])
-def server(request: pytest.FixtureRequest, servers: dict[str, Mongrel2]) -> Mongrel2:
+def server(request: pytest.FixtureRequest, servers: dict[str, Any]) -> Any:
     return servers[request.param]
 
 
@@ -42,7 +42,6 @@ def show(conn: Connection, req: Request) -> None:
     conn.reply_http(req, json.dumps(known))
 
 
-@pytest.mark.mongrel2
 def test_the_http_example_shows_each_request(server):
     """Sender, connection, path, headers and body are what the client and the configuration say."""
     with standalone(server, show), Browser(server) as browser:
@@ -63,7 +62,6 @@ def test_the_http_example_shows_each_request(server):
         assert len(numbers) == 1
 
 
-@pytest.mark.mongrel2
 def test_the_http_example_goes_on_when_a_client_leaves_without_its_answer(server):
     """It is told by an event with is_disconnect(), which it skips."""
     gone = []
@@ -87,7 +85,6 @@ def test_the_http_example_goes_on_when_a_client_leaves_without_its_answer(server
         assert gone == waiting
 
 
-@pytest.mark.mongrel2
 def test_a_loop_ends_when_its_connection_does(server):
     """Leaving the with block lets recv() return None, as often as it is called, and so does shutdown()."""
     entry = server.handlers[0]
@@ -107,7 +104,6 @@ def test_a_loop_ends_when_its_connection_does(server):
 # -- bodies that are text ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.mongrel2
 @pytest.mark.parametrize(
     ("body", "options", "content_type"),
     [
@@ -180,7 +176,7 @@ def join(client: JSONSocket, user: str, users: list[str]) -> None:
     assert client.hear() == {"type": "here", "users": users}
 
 
-@pytest.mark.mongrel2
+@ONLY_MONGREL2
 def test_the_chat_example_joins_talks_and_notices_who_leaves(server):
     """JSON goes to all who joined; a client that leaves is an event whose data says so."""
     room = Room()
@@ -199,7 +195,7 @@ def test_the_chat_example_joins_talks_and_notices_who_leaves(server):
         assert list(room.users.values()) == ["ann"]
 
 
-@pytest.mark.mongrel2
+@ONLY_MONGREL2
 @pytest.mark.parametrize(
     "bad",
     [b"{nojson}", b'{"type": }', b'{"type":"\xff\xfe"}', b'{"type":"join"} {}', b"{" + b'"a":[' * 2000 + b"}"],
@@ -238,7 +234,7 @@ def test_the_chat_example_survives_a_client_that_sends_no_json(server, caplog, b
 # -- xml -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.mongrel2
+@ONLY_MONGREL2
 def test_the_xml_example_gets_the_whole_text(server):
     """METHOD is XML, the path is the first tag's beginning, and the body is everything up to the NUL."""
     seen = []
@@ -278,7 +274,7 @@ class Radio:
             self.listeners.append(req.conn_id)
 
 
-def listen(server: Mongrel2) -> Browser:
+def listen(server: Any) -> Browser:
     """Ask for the stream and read the head in front of it."""
     browser = Browser(server)
     browser.ask("/stream")
@@ -291,7 +287,6 @@ def listen(server: Mongrel2) -> Browser:
     return browser
 
 
-@pytest.mark.mongrel2
 def test_the_mp3stream_example_forgets_a_listener_that_leaves(server):
     """Its request was answered long ago, but it was delivered to since: its end is one event."""
     radio = Radio()
@@ -314,7 +309,6 @@ def test_the_mp3stream_example_forgets_a_listener_that_leaves(server):
         assert sorted(radio.left, key=int) == sorted([first, second, third], key=int)
 
 
-@pytest.mark.mongrel2
 def test_the_mp3stream_example_is_told_of_listeners_that_leave_while_it_streams(servers):
     """Whenever they leave, the streamer ends with nobody to deliver to, and the last chunk was whole for who stayed."""
     server = servers["tnetstring"]

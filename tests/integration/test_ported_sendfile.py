@@ -13,7 +13,6 @@ from ported_rig import both_protocols, standalone
 from stand_in import Server as StandIn
 
 from greentx import Connection, Request
-from greentx.edge import Mongrel2
 from greentx.errors import LocalProtocolError
 
 CTL_KEEP_ALIVE = tnetstring.dumps([b"ctl", {b"keep-alive": b""}])
@@ -21,13 +20,13 @@ CTL_CANCEL = tnetstring.dumps([b"ctl", {b"cancel": b""}])
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[dict[str, Mongrel2]]:
-    with both_protocols() as running:
+def servers(front_end) -> Iterator[dict[str, Any]]:
+    with both_protocols(front_end) as running:
         yield running
 
 
 @pytest.fixture(params=["tnetstring", "json"])
-def server(request: pytest.FixtureRequest, servers: dict[str, Mongrel2]) -> Mongrel2:
+def server(request: pytest.FixtureRequest, servers: dict[str, Any]) -> Any:
     return servers[request.param]
 
 
@@ -63,7 +62,6 @@ def half(control: bytes, way: str) -> Any:
     return handle
 
 
-@pytest.mark.mongrel2
 @pytest.mark.parametrize("way", ["deliver", "reply_xrep"])
 def test_an_extended_reply_in_the_middle_of_an_answer_harms_nothing(server, way):
     """The sendfile example's way: a head, something that the server's own module reads, and a close where it is due."""
@@ -78,7 +76,6 @@ def test_an_extended_reply_in_the_middle_of_an_answer_harms_nothing(server, way)
             assert browser.at_end()
 
 
-@pytest.mark.mongrel2
 @pytest.mark.parametrize("way", ["deliver", "reply_xrep"])
 def test_an_extended_reply_that_cancels_ends_the_connection(server, way):
     """At once, whatever is missing of the answer; the handler goes on with others."""

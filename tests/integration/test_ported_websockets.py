@@ -15,25 +15,22 @@ from websocket_peer import HEAD, Peer
 from websocket_rig import in_thread
 
 from greentx import Connection, Request, Transceiver
-from greentx.edge import Mongrel2
 from greentx.protocol.websocket.frames import Opcode, build_close
-
-pytestmark = pytest.mark.mongrel2
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[dict[str, Mongrel2]]:
-    with both_protocols() as running:
+def servers(front_end) -> Iterator[dict[str, Any]]:
+    with both_protocols(front_end) as running:
         yield running
 
 
 @pytest.fixture(params=["tnetstring", "json"])
-def server(request: pytest.FixtureRequest, servers: dict[str, Mongrel2]) -> Mongrel2:
+def server(request: pytest.FixtureRequest, servers: dict[str, Any]) -> Any:
     return servers[request.param]
 
 
 @pytest.fixture
-def any_server(servers: dict[str, Mongrel2]) -> Mongrel2:
+def any_server(servers: dict[str, Any]) -> Any:
     """For what does not depend on the encoding of headers."""
     return servers["tnetstring"]
 
@@ -43,7 +40,7 @@ def connect() -> Iterator[Callable[..., Peer]]:
     """Opens a client; all are closed after the test."""
     with contextlib.ExitStack() as stack:
 
-        def open_one(server: Mongrel2, **options: Any) -> Peer:
+        def open_one(server: Any, **options: Any) -> Peer:
             peer = Peer(server.port, **options)
             stack.callback(peer.sock.close)
             return peer

@@ -9,9 +9,9 @@ from typing import Any
 
 import gevent
 import pytest
+from front_ends import started
 from redis_hosts import Client, Process, crowd, processes, wait_for
 from redis_rig import RedisServer, redis_server
-from websocket_rig import started
 
 from greentx.edge import Handler, Mongrel2
 

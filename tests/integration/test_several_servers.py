@@ -11,8 +11,9 @@ from typing import Any
 
 import gevent
 import pytest
+from front_ends import started
 from http_rig import Browser, wait_until
-from websocket_rig import RawClient, started
+from websocket_rig import RawClient
 
 from greentx import Transceiver
 from greentx.edge import Handler, Mongrel2

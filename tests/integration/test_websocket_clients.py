@@ -1,4 +1,4 @@
-"""WebSockets through a real mongrel2: the ``websockets`` package as client, raw sockets for what it would not send."""
+"""WebSockets through both front ends: the ``websockets`` package as client, raw sockets for what it would not send."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ from typing import Any
 import gevent
 import pytest
 import websockets.sync.client
+from front_ends import ONLY_MONGREL2, FrontEnd
 from gevent import socket
 from gevent.event import Event
-from websocket_rig import MASK, echo, in_thread, kill, rig, server_connections, shared_mongrel2, started, until
+from websocket_rig import MASK, echo, in_thread, kill, rig, server_connections, sharing, until
 from websockets.exceptions import ConnectionClosed as PeerClosed
 from websockets.exceptions import InvalidStatus
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
 from greentx import Transceiver
-from greentx.edge import Handler, Mongrel2
+from greentx.edge import Handler
 from greentx.errors import ConnectionClosed
 from greentx.protocol.websocket.deflate import DeflateConfig
 from greentx.protocol.websocket.frames import Opcode, build_frame
 from greentx.protocol.websocket.handshake import Refused, new_key, request_headers
 from greentx.transport.writer import OUTBOX_LIMIT
 
-pytestmark = pytest.mark.mongrel2
-
 
 @pytest.fixture(scope="module", autouse=True)
-def one_mongrel2() -> Iterator[None]:
+def one_server(front_end: FrontEnd) -> Iterator[None]:
     """For all tests that do not ask for settings."""
-    with shared_mongrel2():
+    with sharing(front_end):
         yield
 
 
@@ -127,10 +126,10 @@ def test_frames_sent_before_the_101_are_answered_after_it() -> None:
         assert [raw.recv().payload, raw.recv().payload] == [b"one", b"two"]
 
 
-def test_recv_yields_connect_messages_and_close() -> None:
+def test_recv_yields_connect_messages_and_close(front_end: FrontEnd) -> None:
     """The loop, without serve(): one close for a connect, and answers by ``reply_websocket``."""
     seen = []
-    with started(Mongrel2({"/": Handler("loop")})) as server:
+    with front_end.started({"/": Handler("loop")}) as server:
         entry = server.handlers[0]
         with Transceiver(entry.sender, entry.send_spec, entry.recv_spec, rep_port=False) as trans:
 
@@ -176,21 +175,22 @@ def test_recv_yields_connect_messages_and_close() -> None:
     ],
 )
 def test_a_fault_is_answered_by_its_close_code_and_what_came_before_by_an_answer(
-    opcode: int, payload: bytes, rsvd: int, code: int
+    front_end: FrontEnd, opcode: int, payload: bytes, rsvd: int, code: int
 ) -> None:
-    """Mongrel2 checks none of this."""
+    """Mongrel2 checks none of this; the edge ends the connection itself where an opcode means nothing."""
     with rig(max_message_size=70000) as one, one.raw() as raw:
         raw.send(b"before")
         raw.send_raw(opcode, payload, rsvd)
         frame = raw.recv()
         assert frame is not None and frame.payload == b"before"
         assert raw.recv_close() == code
-        until(lambda: one.sockets[0].close_code == code)
+        told = 1006 if front_end.is_edge and opcode in (3, 0xB) else code
+        until(lambda: one.sockets[0].close_code == told)
 
 
 @pytest.mark.parametrize("how", ["unmasked", "stray continuation", "close, then TCP", "FIN", "RST"])
 def test_whatever_ends_a_connection_the_handler_ends_once(how: str) -> None:
-    """Framing errors that Mongrel2 punishes itself, and clients that vanish."""
+    """Framing errors that the front end punishes itself, and clients that vanish."""
     ended = []
 
     def handler(ws: Any) -> None:
@@ -300,6 +300,7 @@ def test_a_peer_that_does_not_answer_our_close_is_dropped_after_close_timeout() 
         assert one.sockets[0].close_code == 1006
 
 
+@ONLY_MONGREL2
 def test_a_client_that_reads_nothing_is_cut_off_all_the_same() -> None:
     """Mongrel2 would wait for ever to write what is queued before the close."""
 
@@ -470,6 +471,7 @@ def test_a_broadcast_goes_to_its_group_and_passes_over_who_is_excluded() -> None
         blue.close()
 
 
+@ONLY_MONGREL2
 def test_a_storm_of_notices_is_absorbed() -> None:
     """After 200 connections were ended without a word, a broadcast finds out; nothing else is disturbed."""
     ends: list[Any] = []
@@ -501,6 +503,7 @@ def test_a_storm_of_notices_is_absorbed() -> None:
 # -- flow ------------------------------------------------------------------------------------------------------------
 
 
+@ONLY_MONGREL2
 @pytest.mark.parametrize("flow_control", [0, 1])
 def test_many_small_messages_at_once_all_arrive(flow_control: int) -> None:
     """Sixteen queued messages kill a connection; 2000 in a loop do not."""
@@ -515,6 +518,7 @@ def test_many_small_messages_at_once_all_arrive(flow_control: int) -> None:
         assert [raw.recv().payload for _ in range(count)] == [b"%d" % number for number in range(count)]
 
 
+@ONLY_MONGREL2
 def test_a_message_above_the_credits_goes_in_pieces() -> None:
     """With flow control one message of more than 102400 bytes would kill the connection."""
     message = bytes(range(256)) * 8192
@@ -525,6 +529,7 @@ def test_a_message_above_the_credits_goes_in_pieces() -> None:
             assert frame is not None and frame.payload == message
 
 
+@ONLY_MONGREL2
 def test_a_reader_that_stops_blocks_only_its_sender_and_goes_on_later() -> None:
     """Others are served meanwhile, and a broadcast to slow and fast readers gets to the fast ones at once."""
     sent = []
@@ -568,6 +573,7 @@ def test_a_reader_that_stops_blocks_only_its_sender_and_goes_on_later() -> None:
             assert len(sent) == count
 
 
+@ONLY_MONGREL2
 def test_a_sender_that_waits_for_its_reader_is_told_of_the_end() -> None:
     """``ConnectionClosed`` instead of a wait for ever."""
     failed = []
@@ -621,6 +627,7 @@ def test_ping_returns_the_latency() -> None:
 # -- JSON and XML sockets --------------------------------------------------------------------------------------------
 
 
+@ONLY_MONGREL2
 def test_json_and_xml_sockets_are_answered_and_a_forged_notice_fools_nobody() -> None:
     """The same port, METHOD JSON and XML; a client that sends the server's own words is a client."""
     seen: list[Any] = []
@@ -664,7 +671,7 @@ def test_a_get_without_a_version_is_told_which_one() -> None:
 # -- several processes, several threads ------------------------------------------------------------------------------
 
 
-def test_handlers_that_share_an_endpoint_serve_each_message_where_it_comes() -> None:
+def test_handlers_that_share_an_endpoint_serve_each_message_where_it_comes(front_end: FrontEnd) -> None:
     """Mongrel2 deals the messages of a client out to both; pings drop nobody, both hear of the end."""
     heard: list[str] = []
 
@@ -676,7 +683,7 @@ def test_handlers_that_share_an_endpoint_serve_each_message_where_it_comes() -> 
 
         return gevent.spawn(trans.serve, websocket=handler)
 
-    with started(Mongrel2({"/": Handler("both")})) as server:
+    with front_end.started({"/": Handler("both")}) as server:
         entry = server.handlers[0]
         where = (entry.sender, entry.send_spec, entry.recv_spec)
         with (

@@ -1,4 +1,4 @@
-"""Who is alive and who is not: pings, silence, busy processes and servers that go, with a real mongrel2."""
+"""Who is alive and who is not: pings, silence, busy processes and servers that go."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from typing import Any
 import gevent
 import pytest
 import zmq.green as zmq
-from websocket_rig import echo, kill, rig, shared_mongrel2, started, until
+from front_ends import ONLY_MONGREL2, FrontEnd
+from websocket_rig import echo, kill, rig, sharing, until
 
 from greentx import Transceiver
-from greentx.edge import Handler, Mongrel2
+from greentx.edge import Handler
 from greentx.protocol.websocket.frames import Opcode
-
-pytestmark = pytest.mark.mongrel2
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_mongrel2() -> Iterator[None]:
+def one_server(front_end: FrontEnd) -> Iterator[None]:
     """For all tests that do not ask for settings."""
-    with shared_mongrel2():
+    with sharing(front_end):
         yield
 
 
@@ -61,6 +60,7 @@ def test_who_is_silent_is_ended_and_who_answers_stays() -> None:
         silent.close()
 
 
+@ONLY_MONGREL2
 def test_a_process_that_was_busy_drops_nobody() -> None:
     """The hub is blocked for several intervals; the pongs had come meanwhile, and are looked at first."""
     with rig(ping_timeout=0.4) as one:
@@ -120,6 +120,7 @@ def test_idle_connections_do_not_fall_to_the_servers_limit() -> None:
         assert answering.dead  # the limits are the ones that matter
 
 
+@ONLY_MONGREL2
 def test_the_next_ping_finds_out_who_was_ended_without_a_notice() -> None:
     """The server killed it and told nobody."""
     with rig(ping_timeout=0.2) as one, one.raw() as raw:
@@ -130,6 +131,7 @@ def test_the_next_ping_finds_out_who_was_ended_without_a_notice() -> None:
         assert one.sockets[0].close_code == 1006 and len(one.trans.websockets) == 0
 
 
+@ONLY_MONGREL2
 def test_a_server_that_restarts_ends_all_and_new_clients_are_others() -> None:
     """Ids begin at 1 again; what was sent to the old ones reaches no stranger."""
     with rig(settings={"limits.tick_timer": 5}) as one:
@@ -154,6 +156,7 @@ def test_a_server_that_restarts_ends_all_and_new_clients_are_others() -> None:
             assert raw.recv().payload == b"still here"
 
 
+@ONLY_MONGREL2
 def test_a_reader_that_is_slow_but_goes_on_is_not_taken_for_dead() -> None:
     """Its pong comes late, behind megabytes; with flow control its progress is seen."""
     total = 64 << 20
@@ -173,9 +176,9 @@ def test_a_reader_that_is_slow_but_goes_on_is_not_taken_for_dead() -> None:
         assert len(one.trans.websockets) == 1
 
 
-def test_a_handler_that_left_replies_to_the_dead_behind_does_not_lock_its_successor_out() -> None:
+def test_a_handler_that_left_replies_to_the_dead_behind_does_not_lock_its_successor_out(front_end: FrontEnd) -> None:
     """Mongrel2 wants to send the notice before it reads the successor's connection: somebody has to be there for it."""
-    with started(Mongrel2({"/": Handler("rig")})) as server:
+    with front_end.started({"/": Handler("rig")}) as server:
         entry = server.handlers[0]
         context = zmq.Context()
         try:
@@ -190,6 +193,7 @@ def test_a_handler_that_left_replies_to_the_dead_behind_does_not_lock_its_succes
             trans.wait_ready(5)
 
 
+@ONLY_MONGREL2
 @pytest.mark.parametrize("flow_control", [0, 1])
 def test_a_server_that_stands_still_drops_nobody_and_the_silent_are_ended_all_the_same(flow_control: int) -> None:
     """Three times it is stopped for several intervals, in which no pong can come; before and after, pongs count."""
@@ -216,9 +220,10 @@ def test_a_server_that_stands_still_drops_nobody_and_the_silent_are_ended_all_th
             process.wait()
 
 
-def test_a_peer_in_the_middle_of_a_fragmented_message_is_alive() -> None:
+@ONLY_MONGREL2
+def test_a_peer_in_the_middle_of_a_fragmented_message_is_alive(front_end: FrontEnd) -> None:
     """It comes to its pongs only behind the message; the server says how much it has read. One that stops is ended."""
-    with started(Mongrel2({"/": Handler("rig")})) as server:
+    with front_end.started({"/": Handler("rig")}) as server:
         with rig(ping_timeout=0.5, mongrel2=server, server_control=server.control_spec) as one, one.raw() as raw:
             began = time.monotonic()
             raw.send(b"0", Opcode.TEXT, fin=False)

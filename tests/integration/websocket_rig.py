@@ -1,4 +1,4 @@
-"""A real mongrel2 with a Transceiver behind it, and clients that do what no library does."""
+"""A front end with a Transceiver behind it, and clients that do what no library does."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 import gevent
 import tnetstring
 import zmq.green as zmq
+from front_ends import FrontEnd
 from gevent import socket
 
 from greentx import Transceiver
-from greentx.edge import Handler, Mongrel2
+from greentx.edge import Handler
 from greentx.protocol.websocket.frames import CloseCode, Frame, FrameParser, Opcode, build_close, build_frame
 from greentx.protocol.websocket.handshake import accept_key, new_key, request_headers
 
@@ -24,12 +25,12 @@ class Rig:
     """What a test of WebSockets needs.
 
     Attributes:
-        mongrel2: The real server.
+        mongrel2: The server, or the embedded front end in its place.
         trans: The Transceiver behind it, whose ``serve`` runs.
         sockets: Every WebSocket that the handler got, in order.
     """
 
-    def __init__(self, mongrel2: Mongrel2, trans: Transceiver) -> None:
+    def __init__(self, mongrel2: Any, trans: Transceiver) -> None:
         self.mongrel2 = mongrel2
         self.trans = trans
         self.sockets: list[Any] = []
@@ -43,28 +44,25 @@ class Rig:
         return RawClient(self.mongrel2.port, **options)
 
 
-_shared: list[Mongrel2] = []
+_front_end = FrontEnd("mongrel2")
+_shared: list[Any] = []
 
 
 @contextlib.contextmanager
-def shared_mongrel2() -> Iterator[None]:
-    """One for all rigs that want nothing special: half a second passes before a new one takes its first request."""
-    with started(Mongrel2({"/": Handler("rig")})) as mongrel2:
-        _shared.append(mongrel2)
+def sharing(front_end: FrontEnd) -> Iterator[None]:
+    """One server of this kind for all rigs that want nothing special, and what the others have of their own.
+
+    Half a second passes before a new Mongrel2 takes its first request.
+    """
+    global _front_end
+    before, _front_end = _front_end, front_end
+    with front_end.started({"/": Handler("rig")}) as server:
+        _shared.append(server)
         try:
             yield
         finally:
             _shared.clear()
-
-
-@contextlib.contextmanager
-def started(mongrel2: Mongrel2) -> Iterator[Mongrel2]:
-    """Start it; a polite end would take it half a second, so it is killed."""
-    mongrel2.start()
-    try:
-        yield mongrel2
-    finally:
-        mongrel2.stop(0)
+            _front_end = before
 
 
 @contextlib.contextmanager
@@ -74,7 +72,7 @@ def rig(
     *,
     settings: dict[str, int | str] | None = None,
     routes: dict[str, Handler] | None = None,
-    mongrel2: Mongrel2 | None = None,
+    mongrel2: Any = None,
     **options: Any,
 ) -> Iterator[Rig]:
     """Run both, or a handler behind a *mongrel2* that runs already; *websocket* echoes by default."""
@@ -84,7 +82,7 @@ def rig(
         elif _shared and settings is None and routes is None:
             mongrel2 = _shared[0]
         else:
-            mongrel2 = stack.enter_context(started(Mongrel2(routes or {"/": Handler("rig")}, settings=settings)))
+            mongrel2 = stack.enter_context(_front_end.started(routes or {"/": Handler("rig")}, settings=settings))
         entry = mongrel2.handlers[0]
         options = {"rep_port": False, "ping_timeout": None, **options}
         with Transceiver(entry.sender, entry.send_spec, entry.recv_spec, **options) as trans:

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import gevent
+from front_ends import started
 from gevent import subprocess
-from websocket_rig import started
 
 import greentx
 from greentx import Transceiver
