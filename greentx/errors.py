@@ -13,6 +13,8 @@ __all__ = [
     "ConnectionClosed",
     "ControlError",
     "ForkError",
+    "FrontEndError",
+    "FrontEndNotFound",
     "GreentxError",
     "LocalProtocolError",
     "Mongrel2Error",
@@ -129,9 +131,17 @@ class ControlError(GreentxError):
 
 
 # Not a TransportError: no socket of ours is to blame, and trying again does not help.
-class Mongrel2Error(GreentxError):
+class FrontEndError(GreentxError):
+    """A front end of our own refused to start. The message has what it said."""
+
+
+class FrontEndNotFound(FrontEndError):
+    """This machine does not have what a front end of our own is made of. The message says what to install."""
+
+
+class Mongrel2Error(FrontEndError):
     """Our own ``mongrel2`` process refused to start. The message has what it said."""
 
 
-class Mongrel2NotFound(Mongrel2Error):
+class Mongrel2NotFound(Mongrel2Error, FrontEndNotFound):
     """There is no ``mongrel2`` on this machine. The message says what to install."""

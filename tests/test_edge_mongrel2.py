@@ -24,7 +24,8 @@ from gevent import socket
 
 from greentx.edge import Handler, Mongrel2, addresses
 from greentx.edge.config import DEFAULT_SETTINGS
-from greentx.edge.output import Output, Phase
+from greentx.edge.mongrel2_output import Mongrel2Output
+from greentx.edge.output import Phase
 from greentx.edge.process import ChildProcess
 from greentx.errors import BindError, ConnectTimeout, ForkError, LocalProtocolError, Mongrel2Error, Mongrel2NotFound
 from greentx.protocol.replies import build_reply
@@ -480,7 +481,7 @@ def test_a_long_temporary_folder_is_not_used(monkeypatch):
 def test_a_log_line_keeps_its_level(caplog, line, level, text):
     """Levels are Mongrel2's; errors of everyday are no errors; what is no log line is a warning."""
     caplog.set_level(logging.DEBUG)
-    output = Output()
+    output = Mongrel2Output()
     output.phase = Phase.RUNNING
     output.line(line)
     assert [(one.levelname, one.getMessage(), one.name) for one in caplog.records] == [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-# The files build on each other: config, folder, process, output, addresses, the server itself, and what keeps it.
+# The files build on each other: config, folder, process, output, addresses, front_end, a server, and what keeps it.
 from .config import Handler
 from .keeper import Keeper
 from .mongrel2 import Mongrel2

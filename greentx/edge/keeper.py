@@ -1,4 +1,4 @@
-"""Starts a ``mongrel2`` of our own again, should it end by itself."""
+"""Starts a front end of our own again, should it end by itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import gevent
 
 from ..errors import GreentxError
 from ..transport import Supervised
-from .mongrel2 import Mongrel2
+from .front_end import FrontEndProcess
 
 __all__ = ["Keeper"]
 
@@ -22,14 +22,14 @@ _MAX_RESTART_SECONDS = 1.0
 
 
 class Keeper:
-    """Keeps *mongrel2* running from :meth:`start` to :meth:`stop`; a context manager, too.
+    """Keeps *process* running from :meth:`start` to :meth:`stop`; a context manager, too.
 
     Whoever is connected finds it on the same port and under the same endpoints. A WARNING tells of each restart, an
     ERROR of an attempt that failed; it goes on. Stop it before the server, which it would start again.
     """
 
-    def __init__(self, mongrel2: Mongrel2) -> None:
-        self._mongrel2 = mongrel2
+    def __init__(self, process: FrontEndProcess) -> None:
+        self._process = process
         self._watcher: Supervised | None = None
 
     def __enter__(self) -> Keeper:
@@ -44,7 +44,7 @@ class Keeper:
     def start(self) -> None:
         """Watch it; it was started before. Twice is once."""
         if self._watcher is None:
-            self._watcher = Supervised(f"watcher of {self._mongrel2!r}", self._keep_running)
+            self._watcher = Supervised(f"watcher of {self._process!r}", self._keep_running)
             self._watcher.start()
 
     def stop(self) -> None:
@@ -57,16 +57,16 @@ class Keeper:
         delay = _RESTART_SECONDS
         while True:
             began = time.monotonic()
-            self._mongrel2.wait()
+            self._process.wait()
             if time.monotonic() - began > _MAX_RESTART_SECONDS:
                 delay = _RESTART_SECONDS
             gevent.sleep(delay)
             delay = min(2 * delay, _MAX_RESTART_SECONDS)
             try:
-                self._mongrel2.start()
+                self._process.start()
             except (GreentxError, OSError) as error:
-                log.error("the front end at %s cannot be started again: %s", self._mongrel2.url, error)
+                log.error("the front end at %s cannot be started again: %s", self._process.url, error)
             else:
-                log.warning("the front end at %s was started again", self._mongrel2.url)
+                log.warning("the front end at %s was started again", self._process.url)
                 if self._watcher is not None:
                     self._watcher.works()

@@ -1,4 +1,4 @@
-"""A real ``mongrel2`` that this process owns: configured, started, watched, logged and ended.
+"""A real ``mongrel2`` that this process owns.
 
 It runs in the foreground out of a temporary folder, as the same user and without a chroot, root included. Facts about
 Mongrel2 that are marked "probed" were seen on Debian's 1.12.2.
@@ -6,46 +6,32 @@ Mongrel2 that are marked "probed" were seen on Debian's 1.12.2.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import shutil
-import signal
-import time
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Mapping, Sequence
 
-from gevent.lock import RLock
-
-from ..errors import BindError, ConnectTimeout, ForkError, LocalProtocolError, Mongrel2NotFound, ThreadError
-from ..transport import native_thread_id
-from ..transport.endpoints import bind_endpoint, connect_endpoint
-from ..transport.idle import IdleLimit
+from ..errors import LocalProtocolError, Mongrel2NotFound
 from . import addresses
-from .addresses import Addresses
-from .config import SERVER_UUID, Handler, checked_settings, idle_seconds, write_database
-from .folder import Folder
-from .output import Output, Phase
-from .process import ChildProcess
+from .config import SERVER_UUID, Handler, checked_settings, write_database
+from .front_end import FrontEndProcess, Place
+from .mongrel2_output import Mongrel2Output
 
 __all__ = ["Mongrel2"]
 
-# How often a port that was free a moment ago may turn out to be in use before we give up. Nothing reserves one until
-# Mongrel2 binds it.
-_ATTEMPTS = 10
 _DATABASE = "config.sqlite"
 
-# Between two looks whether the endpoints are bound: Mongrel2 says nowhere that it is ready.
-_POLL_INTERVAL = 0.005
 
-
-class Mongrel2:
+class Mongrel2(FrontEndProcess):
     """A ``mongrel2`` process of our own, from :meth:`start` to :meth:`stop`; a context manager, too.
 
     It ends when we end, even if we are killed (see :class:`~greentx.edge.process.ChildProcess`; start it from a thread
     that lives as long). Its log lines go to the logger ``greentx.edge.mongrel2`` at their own levels; those of its
     start, whose errors :meth:`start` raises, and of its shutdown, full of errors by nature, at DEBUG. Waiting blocks
     only the calling greenlet. Of greenlets that start or end it at the same time each waits for the one before.
+
+    1.12.2 often ends with -6 (SIGABRT) when it is told to stop while connections are open (probed); that is no error of
+    ours.
 
     Args:
         routes: Paths (``"/"``, ``"@chat"``, ``"<chat"``, and ``"*"`` for ``OPTIONS *``) and the handlers that answer
@@ -60,13 +46,6 @@ class Mongrel2:
 
     Raises:
         LocalProtocolError: (a ``ValueError``) a value that Mongrel2 could not use; the message names it.
-
-    Attributes:
-        bind_addr: As given.
-        settings: The settings that it is started with, the defaults among them.
-        idle_seconds: After how many seconds it ends a connection that is silent; ``None``: never. A Transceiver keeps
-            alive what waits, with a ``ping_timeout`` of at most half of them.
-        output: What it wrote.
     """
 
     def __init__(
@@ -80,250 +59,46 @@ class Mongrel2:
         certfile: str | os.PathLike[str] | None = None,
         keyfile: str | os.PathLike[str] | None = None,
     ) -> None:
-        # A copy: what is served must not change with the caller's dict.
-        routes = dict({"/": Handler(SERVER_UUID)} if routes is None else routes)
-        if not routes:
-            raise LocalProtocolError("routes is empty: a server without a handler cannot answer")
-        # The host's rules for routes; Mongrel2 itself would start, and answer 404 to everything.
-        for path in routes:
-            if path != "*" and not path.startswith(("/", "@", "<")):
-                raise LocalProtocolError(f"route {path!r} is unknown: it begins with '/', '@' or '<', or is '*'")
-        if transport not in ("ipc", "tcp"):
-            raise LocalProtocolError(f"transport {transport!r} is unknown: write 'ipc' or 'tcp'")
         if keyfile is not None and certfile is None:
             raise LocalProtocolError(f"keyfile {keyfile!r} needs a certfile")
-        self.bind_addr = bind_addr
-        self.settings = checked_settings(settings)
-        self.idle_seconds = idle_seconds(self.settings)
-        self._idle_limit = IdleLimit(self.idle_seconds)
-        self.output = Output()
-        self._certificate = None if certfile is None else (os.fspath(certfile), os.fspath(keyfile or certfile))
-        self._folder = Folder()
-        self._addresses = Addresses(
-            routes, bind_addr=bind_addr, port=port, transport=transport, folder=self._folder.path
+        checked = checked_settings(settings)
+        certificate = None if certfile is None else (os.fspath(certfile), os.fspath(keyfile or certfile))
+        super().__init__(
+            _Program(checked, certificate),
+            checked,
+            routes,
+            bind_addr=bind_addr,
+            port=port,
+            transport=transport,
+            tls=certificate is not None,
         )
-        # Those that are known by now: a Transceiver may be started first.
-        self._idle_limit.holds_at(self._sub_endpoints)
-        self._process: ChildProcess | None = None
-        self._changing = RLock()
-        # The process that started it. A forked child of ours has these objects too, and must not end what is not its.
-        self._owner: int | None = None
-        self._thread_id = 0
-
-    def __repr__(self) -> str:
-        state = f"pid={self.pid}" if self.started else "stopped"
-        return f"<{type(self).__name__} {self.url} {state} handlers={len(self.handlers)}>"
-
-    def __enter__(self) -> Mongrel2:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    @property
-    def routes(self) -> dict[str, Handler]:
-        """The handlers by path, with their endpoints; ``None`` in them where those are not known yet."""
-        return self._addresses.routes
-
-    @property
-    def handlers(self) -> tuple[Handler, ...]:
-        """The handlers, each once, in the order of their first routes; endpoints as in :attr:`routes`.
-
-        A Transceiver for one is ``Transceiver(handler.sender, handler.send_spec, handler.recv_spec)``, of a handler
-        from here and not of the ``Handler`` that was given, whose endpoints stay ``None``: with ``None`` for both, a
-        Transceiver has no connection set, and waits to be told of servers.
-        """
-        return self._addresses.handlers
-
-    @property
-    def port(self) -> int:
-        """The port it listens on; 0 while none was chosen."""
-        return self._addresses.port
-
-    @property
-    def url(self) -> str:
-        """What to type into a browser on this machine; it ends with ``/``."""
-        return f"http{'s' if self._certificate else ''}://{self._addresses.host_and_port}/"
-
-    @property
-    def _sub_endpoints(self) -> list[str]:
-        return [connect_endpoint(handler.recv_spec) for handler in self.handlers if handler.recv_spec is not None]
 
     @property
     def control_spec(self) -> str:
         """The endpoint of its control port, a REP socket."""
-        return f"ipc://{self._folder.path}/control"
+        return f"ipc://{self.folder}/control"
 
-    @property
-    def pid(self) -> int | None:
-        """The id of the process of the last start; ``None`` before the first."""
-        return None if self._process is None else self._process.pid
 
-    @property
-    def returncode(self) -> int | None:
-        """The exit status of the process of the last start, negative for a signal; ``None`` while it runs.
+class _Program:
+    name = "mongrel2"
 
-        1.12.2 often ends with -6 (SIGABRT) when it is told to stop while connections are open (probed); that is no
-        error of ours.
-        """
-        return None if self._process is None else self._process.returncode
+    def __init__(self, settings: Mapping[str, int | str], certificate: tuple[str, str] | None) -> None:
+        self.output = Mongrel2Output()
+        self._settings = settings
+        self._certificate = certificate
 
-    @property
-    def started(self) -> bool:
-        """Whether the process runs."""
-        return self._process is not None and self._process.returncode is None
+    def command(self) -> list[str]:
+        path = shutil.which("mongrel2")
+        if path is None:
+            raise Mongrel2NotFound(
+                "there is no mongrel2 on the PATH; install it (Debian, Ubuntu: apt-get install mongrel2-core; "
+                "elsewhere see https://mongrel2.org)"
+            )
+        # It is started in another folder than ours.
+        return [os.path.abspath(path), _DATABASE, SERVER_UUID]
 
-    def start(self, timeout: float = 5.0) -> None:
-        """Start it and return when the port accepts and the ZeroMQ endpoints are bound. Nothing happens if it runs.
-
-        The endpoints and the port stay the same over every later start.
-
-        Raises:
-            BindError: An address is in use, not of this machine, or not permitted; the message names it.
-            ConnectTimeout: It was not ready after *timeout* seconds.
-            Mongrel2NotFound: There is no ``mongrel2``; the message says what to install.
-            Mongrel2Error: It ended for another reason; the message has what it said.
-            OSError: A file of the certificate cannot be read.
-
-            After each of them, nothing runs and the temporary folder is gone.
-        """
-        self._check_owner()
-        with self._changing:
-            if not self.started:
-                self._start(timeout)
-
-    def _start(self, timeout: float) -> None:
-        # Found before anything is made, as its absence is the most frequent failure.
-        program = _program()
-        deadline = time.monotonic() + timeout
-        try:
-            for attempt in range(1, _ATTEMPTS + 1):
-                chosen = self._addresses.choose()
-                self._idle_limit.holds_at(self._sub_endpoints)
-                try:
-                    self._start_once(program, deadline=deadline, timeout=timeout)
-                # Lost the race for an address that we chose ourselves: then another one will do.
-                except BindError as error:
-                    if error.address not in chosen or attempt == _ATTEMPTS:
-                        raise
-                    self._end(0)
-                else:
-                    break
-        # A kill of this greenlet, too, must leave nothing behind.
-        except BaseException:  # raised again
-            self.stop(0)
-            raise
-        self._addresses.settled = True
-        self.output.phase = Phase.RUNNING
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Block this greenlet until the process has ended; False where it has not, after *timeout* seconds."""
-        self._check_thread()
-        return self._process is None or self._process.wait(timeout)
-
-    def stop(self, timeout: float = 5.0) -> None:
-        """End it and remove its folder. After *timeout* seconds of SIGTERM it gets SIGKILL.
-
-        It may be started again. In a forked child nothing happens: the process belongs to the parent.
-        """
-        # Silently, as `with` blocks and fixtures end in forked children as well.
-        if self._owner is not None and self._owner != os.getpid():
-            return
-        self._check_thread()
-        with self._changing:
-            try:
-                self._end(timeout)
-            finally:
-                self._folder.remove()
-                # Those outside of the folder: a process that was killed does not remove them.
-                for spec in self._addresses.specs:
-                    addresses.remove_socket(spec)
-                atexit.unregister(self._at_exit)
-                self._owner = None
-
-    def kill(self) -> None:
-        """End it with SIGKILL and return when it is gone. What it leaves in its folder stays for the next start."""
-        self._check_owner()
-        with self._changing:
-            self._end(0)
-
-    def restart(self, timeout: float = 5.0) -> None:
-        """End it and start it on the same port and endpoints; *timeout* and errors are those of :meth:`start`."""
-        self._check_owner()
-        with self._changing:
-            self._end(timeout)
-            self.start(timeout)
-
-    def _check_owner(self) -> None:
-        if self._owner is not None and self._owner != os.getpid():
-            raise ForkError(f"{self!r} belongs to process {self._owner}; a forked child makes one of its own")
-        self._check_thread()
-
-    def _check_thread(self) -> None:
-        # Its output is read, and its end awaited, by greenlets of that thread.
-        if self.started and self._thread_id != native_thread_id():
-            raise ThreadError(f"{self!r} belongs to the native thread that started it: call it there")
-
-    def _end(self, timeout: float) -> None:
-        self.output.phase = Phase.ENDING
-        process = self._process
-        if process is None:
-            return
-        # SIGKILL in any case, also where we are killed while we wait; it does nothing to a process that has ended.
-        try:
-            if timeout > 0 and process.returncode is None:
-                process.send_signal(signal.SIGTERM)
-                process.wait(timeout)
-        finally:
-            process.kill()
-
-    def _at_exit(self) -> None:
-        # The program ends without stop(). The process would die with us; the folder would stay until the next start.
-        if self._owner == os.getpid() and self._process is not None:
-            self._process.kill_without_waiting()
-            self._folder.remove()
-
-    def _start_once(self, program: str, *, deadline: float, timeout: float) -> None:
-        self._owner, self._thread_id = os.getpid(), native_thread_id()
-        self.output.begin()
-        specs = [bind_endpoint(spec) for spec in self._addresses.specs]
-        # Mongrel2 would go on trying forever, for SUB sockets without a word (probed).
-        for spec in specs:
-            addresses.check_free(spec)
-        self._write_folder()
-        process = self._process = ChildProcess(
-            [program, _DATABASE, SERVER_UUID],
-            cwd=self._folder.path,
-            on_line=self.output.line,
-            on_end=lambda: self.output.ended(self.pid, self.returncode),
-        )
-        # It listens on its port before it binds the first endpoint, and ends where it cannot: so the endpoints are the
-        # sign for both. Trying the port as well would put a failed TLS handshake into its log.
-        while True:
-            if process.returncode is not None:
-                # Until its last line was read, which says why.
-                process.wait()
-                raise self.output.start_failure(self._addresses.http, self.returncode)
-            refused = self.output.refused_spec()
-            if refused is not None:
-                raise BindError(f"{refused} cannot be bound by mongrel2: it is in use or not ours", address=refused)
-            specs = [spec for spec in specs if not addresses.accepts(spec)]
-            if not specs:
-                return
-            if time.monotonic() >= deadline:
-                raise ConnectTimeout(
-                    f"mongrel2 did not bind {', '.join(specs)} within {timeout:g} s{self.output.said()}",
-                    address=specs[0],
-                )
-            process.wait(_POLL_INTERVAL)
-
-    def _write_folder(self) -> None:
-        folder = self._folder.path
-        if self._folder.make():
-            atexit.register(self._at_exit)
+    def write(self, place: Place) -> None:
+        folder = place.folder
         # A PID that is some other process by now would keep Mongrel2 from starting.
         for leftover in ("pid", "control", f"{SERVER_UUID}.crt", f"{SERVER_UUID}.key"):
             with contextlib.suppress(FileNotFoundError):
@@ -335,21 +110,16 @@ class Mongrel2:
                     os.symlink(os.path.abspath(path), f"{folder}/{SERVER_UUID}.{suffix}")
         write_database(
             f"{folder}/{_DATABASE}",
-            self.routes,
-            host=addresses.numeric_host(self.bind_addr),
-            port=self.port,
+            place.routes,
+            host=place.host,
+            port=place.port,
             folder=folder,
-            settings=self.settings,
+            settings=self._settings,
             tls=self._certificate is not None,
         )
 
-
-def _program() -> str:
-    path = shutil.which("mongrel2")
-    if path is None:
-        raise Mongrel2NotFound(
-            "there is no mongrel2 on the PATH; install it (Debian, Ubuntu: apt-get install mongrel2-core; "
-            "elsewhere see https://mongrel2.org)"
-        )
-    # It is started in another folder than ours.
-    return os.path.abspath(path)
+    def unbound(self, specs: Sequence[str]) -> list[str]:
+        # It says nowhere that it is ready. It listens on its port before it binds the first endpoint, and ends where
+        # it cannot: so the endpoints are the sign for both. Trying the port as well would put a failed TLS handshake
+        # into its log.
+        return [spec for spec in specs if not addresses.accepts(spec)]
