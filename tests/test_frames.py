@@ -281,6 +281,18 @@ def test_fragments_out_of_order_are_refused(frames: list[Frame], words: str, clo
     assert caught.value.close_code == close_code
 
 
+@pytest.mark.parametrize(("max_size", "fragments"), [(3, 1024), (100_000, 3125)])
+def test_a_message_cannot_have_any_number_of_empty_fragments(max_size: int, fragments: int) -> None:
+    """Each of them takes memory."""
+    join = MessageAssembler(max_size=max_size)
+    join.add(Frame(b"", fin=False))
+    for _ in range(fragments - 1):
+        assert join.add(Frame(b"", Opcode.CONT, fin=False)) is None
+    with pytest.raises(RemoteProtocolError, match=f"over {fragments} fragments") as caught:
+        join.add(Frame(b"", Opcode.CONT, fin=False))
+    assert caught.value.close_code == 1009
+
+
 def test_an_assembler_without_a_limit_joins_any_size() -> None:
     """None is unlimited."""
     join = MessageAssembler()

@@ -17,7 +17,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import gevent
 from gevent import socket
@@ -30,6 +30,7 @@ from .answers import CONTINUE, build_answer
 from .entry import Entry
 from .events import Body, End, Head, Refused, Upgraded
 from .events import Event as ReaderEvent
+from .incoming import Incoming, next_size
 from .limits import Limits
 from .messages import FrameMessages
 from .outgoing import Outgoing
@@ -43,7 +44,12 @@ __all__ = ["BrowserConnection", "Owner"]
 
 log = logging.getLogger("greentx.edge.front")
 
-_RECEIVE_SIZE = 65536
+T = TypeVar("T")
+
+# Requests, or frames, of one connection that are handed on in a row.
+_IN_A_ROW = 8
+# Bytes that may have thousands of pieces, so that the time which they take is looked at.
+_MANY_BYTES = 1024
 # Requests of one connection that wait for their answers; then it is not read for a while.
 _MAX_WAITING = 64
 # Behind the last good frame of a WebSocket that is failed: between looks at whether more was written, and how many.
@@ -85,6 +91,7 @@ class BrowserConnection:
         self._reader = RequestReader(limits)
         # An answer is whole, or what waited was written.
         self._moved = Event()
+        self._incoming = Incoming(sock)
         self._outgoing = Outgoing(sock, self._on_idle)
         self._turns = Turns()
         self._request = _Request()
@@ -109,6 +116,7 @@ class BrowserConnection:
             pass  # reset by the client
         finally:
             self._outgoing.drop()
+            self._incoming.close()
             self._sock.close()
             self._owner.unregister(self)
             entry = self._request.told
@@ -179,7 +187,7 @@ class BrowserConnection:
         outgoing = self._outgoing
         while True:
             self._await_turns(_MAX_WAITING)
-            data = self._sock.recv(_RECEIVE_SIZE)
+            data = self._incoming.receive()
             if not data:
                 if not outgoing.ending:
                     self._take(self._reader.eof())
@@ -193,9 +201,20 @@ class BrowserConnection:
             if self._websocket is not None:
                 self._take_frames(data)
             else:
-                self._take(self._reader.feed(data))
+                self._take(self._parsed(self._reader.feed, data))
             if not outgoing.ending:
                 self._set_deadline(was_idle, len(data))
+
+    def _parsed(self, feed: Callable[[bytes], list[T]], data: bytes) -> list[T]:
+        """Return what *feed* makes of *data*; where that takes long, less is read at once from then on."""
+        size = len(data)
+        if size < _MANY_BYTES:
+            return feed(data)
+        began = time.monotonic()
+        made = feed(data)
+        incoming = self._incoming
+        incoming.size = next_size(incoming.size, size, time.monotonic() - began)
+        return made
 
     def _set_deadline(self, was_idle: bool, size: int) -> None:
         now = time.monotonic()
@@ -210,6 +229,7 @@ class BrowserConnection:
 
     def _take(self, events: list[ReaderEvent]) -> None:
         request = self._request
+        ended = 0
         for event in events:
             # The connection may have ended while the last event waited for a handler.
             if self._outgoing.ending:
@@ -221,6 +241,10 @@ class BrowserConnection:
                 request.pieces.append(event.data)
             elif isinstance(event, End):
                 self._hand_over()
+                ended += 1
+                if not ended % _IN_A_ROW:
+                    self._incoming.give_way()
+                    self._await_turns(_MAX_WAITING)
             elif isinstance(event, Refused):
                 self._refuse(event.status, event.reason, head_only=event.head_only)
             elif isinstance(event, Upgraded) and event.rest:
@@ -285,12 +309,16 @@ class BrowserConnection:
         assert websocket is not None and entry is not None
         parser, text = websocket.parser, websocket.text
         try:
-            for frame in parser.feed(data):
+            for number, frame in enumerate(self._parsed(parser.feed, data), 1):
                 if not frame.fin or text.seen:
                     text.frame(frame)
                 message = websocket.assembler.add(frame)
                 if message is not None:
                     entry.send(websocket.messages.build(message), None)
+                if not number % _IN_A_ROW:
+                    self._incoming.give_way()
+                    if self._outgoing.ending:
+                        return
             parser.check()
             if text.concerns(parser.begun):
                 part = parser.beginning(text.seen)

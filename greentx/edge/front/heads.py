@@ -203,6 +203,10 @@ class HeadParser:
 
     def _parse_fields(self, lines: bytes) -> list[tuple[bytes, bytes]]:
         fields = self._fields
+        limits = self._limits
+        # Before any of them is kept; a field is four bytes at the least.
+        if len(lines) > 4 * limits.header_count and lines.count(b"\n") > limits.header_count + 1:
+            raise RemoteProtocolError(f"there are over {limits.header_count} header fields", status=431)
         pairs: list[tuple[bytes, bytes]] = []
         fields.pairs = pairs
         fields.complete = False
@@ -218,9 +222,6 @@ class HeadParser:
             fault = str(error)
         if not fields.complete:
             raise RemoteProtocolError(f"a header field is wrong: {fault}")
-        limits = self._limits
-        if len(pairs) > limits.header_count:
-            raise RemoteProtocolError(f"there are over {limits.header_count} header fields", status=431)
         if len(lines) > limits.line_size and max(map(len, lines.split(b"\r\n"))) > limits.line_size:
             raise RemoteProtocolError(f"a header field is over {limits.line_size} bytes", status=431)
         return pairs

@@ -49,6 +49,9 @@ class Limits:
         """
         names = [name for name in ("buffer_size", "header_count", "content_length") if f"limits.{name}" in settings]
         values = {name: settings[f"limits.{name}"] for name in names}
+        # What every Mongrel2 is started with, so that it drops none: here it would only make hostile heads dear.
+        if values.get("header_count") == DEFAULT_SETTINGS["limits.header_count"]:
+            del values["header_count"]
         for name, value in values.items():
             if not str(value).isdecimal():
                 raise LocalProtocolError(f"setting limits.{name} is {value!r}, which is not a whole number")

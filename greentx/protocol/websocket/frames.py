@@ -9,6 +9,7 @@ very shape in which Mongrel2 hands a message over, so that :func:`validate_messa
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -82,6 +83,8 @@ _CONT: Final = int(Opcode.CONT)
 _TEXT: Final = int(Opcode.TEXT)
 _CLOSE: Final = int(Opcode.CLOSE)
 _RSV1: Final = 4
+_FEW_FRAGMENTS: Final = 1024
+_SMALL_FRAGMENT: Final = 32
 _INVALID_DATA: Final = int(CloseCode.INVALID_DATA)
 _TOO_BIG: Final = int(CloseCode.MESSAGE_TOO_BIG)
 
@@ -310,15 +313,17 @@ class FrameParser:
 class MessageAssembler:
     """Joins fragments into messages, as Mongrel2 does for its handlers; control frames pass at once."""
 
-    __slots__ = ("_first", "_max_size", "_parts", "_size")
+    __slots__ = ("_first", "_max_parts", "_max_size", "_parts", "_size")
 
     def __init__(self, *, max_size: int | None = None) -> None:
         """Start between two messages.
 
         Args:
-            max_size: The most bytes of all fragments of one message together, as they travel. ``None`` is unlimited.
+            max_size: The most bytes of all fragments of one message together, as they travel. There may be 1024 of
+                them, or one for each 32 bytes of *max_size*: empty ones take memory, too. ``None`` is unlimited.
         """
         self._max_size = max_size
+        self._max_parts = math.inf if max_size is None else max(_FEW_FRAGMENTS, max_size // _SMALL_FRAGMENT)
         self._first: Frame | None = None
         self._parts: list[bytes] = []
         self._size = 0
@@ -356,6 +361,8 @@ class MessageAssembler:
             )
         self._parts.append(frame.payload)
         if not frame.fin:
+            if len(self._parts) > self._max_parts:
+                raise RemoteProtocolError(f"message is in over {self._max_parts} fragments", close_code=_TOO_BIG)
             return None
         message = Frame(b"".join(self._parts), first.opcode, first.rsvd, True)
         self._first = None

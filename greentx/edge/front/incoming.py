@@ -1,0 +1,68 @@
+"""What comes in from one browser: never so much of it in a row that others wait for long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gevent
+from gevent import socket
+
+__all__ = ["Incoming", "next_size"]
+
+_READ = 1
+
+# Of one call. A head of a browser fits into the first.
+_FIRST_SIZE = 8192
+_SMALLEST, _LARGEST = 512, 65536
+# For what came with one call: thousands of frames, chunks or requests of a few bytes fit into the largest.
+_SECONDS = 0.0005
+
+
+def next_size(size: int, received: int, seconds: float) -> int:
+    """Return how many bytes to read at once, where *size* bytes were asked for, and what came was read in *seconds*."""
+    if seconds > _SECONDS:
+        return max(_SMALLEST, size // 2)
+    return min(_LARGEST, size * 2) if received == size else size
+
+
+class Incoming:
+    """The reading half of a connection.
+
+    gevent's own ``recv`` returns at once where more is there, for as long as the client sends faster than it is served.
+    This one asks the loop first, which then has a look at all others, too; and where the client has sent nothing yet no
+    system call fails.
+
+    Args:
+        sock: Closed by others, after :meth:`close`.
+
+    Attributes:
+        size: Bytes that the next call returns at the most.
+    """
+
+    __slots__ = ("_hub", "_pending", "_recv", "_watcher", "size")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.size = _FIRST_SIZE
+        self._hub = gevent.get_hub()
+        self._watcher = self._hub.loop.io(sock.fileno(), _READ)
+        self._recv: Callable[[int], bytes] = sock.recv
+        # Of TLS: bytes that the socket has read already, of which the loop does not know.
+        self._pending: Callable[[], int] | None = getattr(sock, "pending", None)
+
+    def receive(self) -> bytes:
+        """Return the next bytes, ``b""`` at the end; blocks this greenlet.
+
+        Raises:
+            OSError: The connection was reset.
+        """
+        if self._pending is None or not self._pending():
+            self._hub.wait(self._watcher)
+        return self._recv(self.size)
+
+    def give_way(self) -> None:
+        """Block this greenlet until the loop has had a look at all others."""
+        self._hub.wait(self._hub.loop.timer(0))
+
+    def close(self) -> None:
+        """Let go of the loop; nobody may be in :meth:`receive`."""
+        self._watcher.close()
