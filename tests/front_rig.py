@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from greentx.edge.front.events import Body, End, Event, Head, Refused, Upgraded
+from greentx.edge.front.events import Body, End, Event, Head, Message, Refused, Upgraded
 from greentx.edge.front.limits import Limits
 from greentx.edge.front.requests import RequestReader
 
@@ -56,7 +56,7 @@ def _joined(events: Iterable[Event]) -> list[Event]:
 
 
 def shown(events: Iterable[Event]) -> list[str]:
-    """Return the events as short texts: ``GET /a``, ``body abc``, ``end``, ``400``."""
+    """Return the events as short texts: ``GET /a``, ``body abc``, ``end``, ``JSON @a {}``, ``400``."""
     texts = []
     for event in events:
         match event:
@@ -66,6 +66,8 @@ def shown(events: Iterable[Event]) -> list[str]:
                 texts.append(f"body {event.data.decode('latin-1')}")
             case End():
                 texts.append("end")
+            case Message():
+                texts.append(f"{event.method.decode()} {event.path.decode()} {event.body.decode('latin-1')}")
             case Refused():
                 texts.append(str(event.status))
             case Upgraded():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Body", "End", "Event", "Head", "Refused", "Upgraded"]
+__all__ = ["Body", "End", "Event", "Head", "Message", "Refused", "Upgraded"]
 
 # Not frozen: one that is takes five times as long to make, and these are made for each request.
 
@@ -52,6 +52,21 @@ class End:
 
 
 @dataclass(slots=True)
+class Message:
+    """A whole message of a JSON or XML socket, which came in the place of a request.
+
+    Attributes:
+        method: ``JSON`` or ``XML``.
+        path: With the ``@`` or ``<`` that it begins with.
+        body: From ``{`` to ``}``, or from ``<`` to ``>``; not looked into.
+    """
+
+    method: bytes
+    path: bytes
+    body: bytes
+
+
+@dataclass(slots=True)
 class Refused:
     """Answer this and close: nothing more is read. The request that began, if one did, has no :class:`End`.
 
@@ -73,4 +88,4 @@ class Upgraded:
     rest: bytes
 
 
-Event: TypeAlias = "Head | Body | End | Refused | Upgraded"
+Event: TypeAlias = "Head | Body | End | Message | Refused | Upgraded"

@@ -28,6 +28,7 @@ from .chunks import ChunkReader
 from .events import Body, End, Event, Refused, Upgraded
 from .heads import HeadParser, check_part_of_line, line_too_long, parse_line
 from .limits import Limits
+from .message_sockets import STARTS, MessageReader
 
 __all__ = ["RequestReader"]
 
@@ -74,6 +75,7 @@ class RequestReader:
         "_left",
         "_limits",
         "_line_checked",
+        "_messages",
         "_scanned",
         "_state",
         "hold",
@@ -94,6 +96,8 @@ class RequestReader:
         # Of a body, still to come.
         self._left = 0
         self._chunks: ChunkReader | None = None
+        # Once one began.
+        self._messages: MessageReader | None = None
         # Of the request in hand.
         self._keep_alive = True
         self._head_only = False
@@ -230,6 +234,8 @@ class RequestReader:
             self._empty_lines += 1
             if self._empty_lines > _MAX_EMPTY_LINES:
                 raise RemoteProtocolError("empty lines come in place of a request")
+        if data[at : at + 1] in STARTS:
+            return self._read_message(data, at, events)
         end = data.find(b"\r\n\r\n", at + max(0, self._scanned - 3), at + self._limits.buffer_size)
         if end < 0:
             self._check_beginning(data, at)
@@ -253,6 +259,19 @@ class RequestReader:
         else:
             self._end(events)
         return end
+
+    def _read_message(self, data: bytes | bytearray, at: int, events: list[Event]) -> int:
+        """Read what is not HTTP; return as :meth:`_read_head` does."""
+        if self._messages is None:
+            self._messages = MessageReader(self._limits.buffer_size)
+        self._head_only = False
+        at, message = self._messages.read(data, at)
+        if message is None:
+            self._scanned = len(data) - at
+        else:
+            self._scanned = self._empty_lines = 0
+            events.append(message)
+        return at
 
     def _check_beginning(self, data: bytes | bytearray, at: int) -> None:
         """Refuse a head that is not whole, if it never becomes a good one: nobody waits for its end."""
