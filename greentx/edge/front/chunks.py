@@ -93,8 +93,8 @@ class ChunkReader:
             self._in_trailers = True
             return
         self._read += length
-        if self._read > self._limits.content_length:
-            raise RemoteProtocolError(f"the body is over {self._limits.content_length} bytes", status=413)
+        if self._read > self._limits.body_size:
+            raise RemoteProtocolError(f"the body is over {self._limits.body_size} bytes", status=413)
         self._left = length + 2
 
     def _read_trailers(self, data: bytes | bytearray, at: int) -> tuple[int, bytes]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Body", "End", "Event", "Head", "Message", "Refused", "Upgraded"]
+__all__ = ["DONE", "START", "Body", "End", "Event", "Head", "Message", "Refused", "Upgraded"]
+
+#: The fields that name the file of a stored body to handlers: in its first message, and in its last one both.
+START, DONE = b"x-mongrel2-upload-start", b"x-mongrel2-upload-done"
 
 # Not frozen: one that is takes five times as long to make, and these are made for each request.
 
@@ -20,6 +23,7 @@ class Head:
             the value of ``host``.
         version: ``HTTP/1.1`` or ``HTTP/1.0``. A later 1.x is 1.1 (RFC 9110, section 2.5).
         headers: Names in lower case, values without blanks around them, in their order; repeated names stay apart.
+            :data:`START` and :data:`DONE` are left out: clients that send them make them up.
         keep_alive: Whether another request may follow. Where not, no byte behind this request is read.
         upgrade: It asks for a WebSocket, as Mongrel2 understands it. The reader waits for
             :meth:`RequestReader.upgrade` or :meth:`RequestReader.resume`.

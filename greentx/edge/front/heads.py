@@ -13,7 +13,7 @@ import httptools
 from ...errors import RemoteProtocolError
 from ...protocol.http1 import connection_options
 from ...protocol.kinds import HTTP_FORGERIES
-from .events import Head
+from .events import DONE, START, Head
 from .limits import Limits
 
 __all__ = ["HeadParser", "check_part_of_line", "line_too_long", "parse_line"]
@@ -171,6 +171,9 @@ class HeadParser:
         if _PROXY_CONNECTION in known:
             self._parser = None
         self._check_host(known.get(_HOST_NAME), version)
+        # Mongrel2 lets them pass (probed), and a handler that believes them reads and deletes any file.
+        if START in known or DONE in known:
+            fields = [field for field in fields if field[0] != START and field[0] != DONE]
         if absolute:
             # Whatever the field says (RFC 9112, section 3.2.2).
             fields = [field for field in fields if field[0] != _HOST_NAME]
@@ -241,8 +244,8 @@ class HeadParser:
             if length is None or _LENGTH.fullmatch(length) is None:
                 raise RemoteProtocolError("Content-Length is not a number")
             request.content_length = int(length)
-            if request.content_length > self._limits.content_length:
-                raise RemoteProtocolError(f"the body is over {self._limits.content_length} bytes", status=413)
+            if request.content_length > self._limits.body_size:
+                raise RemoteProtocolError(f"the body is over {self._limits.body_size} bytes", status=413)
             return
         # What somebody in front may read in another way: RFC 9112, section 6.1.
         if length is not None:

@@ -6,13 +6,13 @@ that of a hash; and all lines of a repeated name are there, where Mongrel2 drops
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ...protocol.kinds import Kind
 from ...protocol.requests import build_disconnect_notice
 from ...protocol.websocket.frames import Frame
-from .events import Head
+from .events import Head, Message
 
 __all__ = ["FrameMessages", "MessageBuilder"]
 
@@ -53,6 +53,48 @@ class MessageBuilder:
         """
         return self._message(conn_id, head, head.method, pattern, address) + b"%d:%b," % (len(body), body)
 
+    def stream(self, conn_id: int, head: Head, pattern: bytes, address: bytes, body: bytes) -> bytes:
+        """Build the first message of a body that is streamed: as :meth:`request`, with what there is of it."""
+        own = ((b"UPLOAD_STREAM", b"0"),)
+        return self._message(conn_id, head, head.method, pattern, address, own=own) + b"%d:%b," % (len(body), body)
+
+    def piece(self, conn_id: int, path: bytes, offset: int, body: bytes, *, last: bool) -> bytes:
+        """Build one of the messages that follow it: so many bytes of the body were in those before.
+
+        Args:
+            path: Of the request.
+            last: The body is whole with it.
+        """
+        at = b"%d" % offset
+        if self._is_json:
+            text = b'{"UPLOAD_STREAM":"%b"%b}' % (at, b',"UPLOAD_STREAM_DONE":"1"' if last else b"")
+            headers = b"%d:%b," % (len(text), text)
+        else:
+            text = b"%b13:UPLOAD_STREAM,%d:%b," % (b"18:UPLOAD_STREAM_DONE,1:1," if last else b"", len(at), at)
+            headers = b"%d:%b}" % (len(text), text)
+        return b"%b %d %b %b%d:%b," % (self._sender.encode(), conn_id, path, headers, len(body), body)
+
+    def message(self, conn_id: int, message: Message, pattern: bytes, address: bytes) -> bytes:
+        """Build what a JSON or XML socket has sent."""
+        pairs: list[tuple[bytes, bytes]] = [
+            (b"REMOTE_ADDR", address),
+            (b"METHOD", message.method),
+            (b"URL_SCHEME", self._scheme),
+            (b"PATTERN", pattern),
+            (b"PATH", message.path),
+        ]
+        if self._is_json:
+            pairs.reverse()
+            pairs.insert(1, (_FORWARDED, address))
+            text = b"{%b}" % b",".join([b"%b:%b" % (_quoted(name), _quoted(value)) for name, value in pairs])
+            headers = b"%d:%b," % (len(text), text)
+        else:
+            pairs.append((_FORWARDED, address))
+            text = b"".join([b"%d:%b,%d:%b," % (len(name), name, len(value), value) for name, value in pairs])
+            headers = b"%d:%b}" % (len(text), text)
+        body = message.body
+        return b"%b %d %b %b%d:%b," % (self._sender.encode(), conn_id, message.path, headers, len(body), body)
+
     def handshake(self, conn_id: int, head: Head, pattern: bytes, address: bytes, accept: bytes) -> bytes:
         """Build the opening handshake of a WebSocket; *accept* is what its answer says in ``Sec-WebSocket-Accept``."""
         return self._message(conn_id, head, _HANDSHAKE, pattern, address) + b"%d:%b," % (len(accept), accept)
@@ -67,7 +109,14 @@ class MessageBuilder:
         return build_disconnect_notice(self._sender, conn_id, protocol=self._protocol)
 
     def _message(
-        self, conn_id: int, head: Head, method: bytes, pattern: bytes, address: bytes, flags: bytes | None = None
+        self,
+        conn_id: int,
+        head: Head,
+        method: bytes,
+        pattern: bytes,
+        address: bytes,
+        flags: bytes | None = None,
+        own: Sequence[tuple[bytes, bytes]] = (),
     ) -> bytes:
         path, mark, query = head.target.partition(b"?")
         fields = _joined(head.headers)
@@ -77,6 +126,7 @@ class MessageBuilder:
         if self._is_json:
             pairs: list[_Pair] = [
                 (b"PATH", path),
+                *own,
                 (_FORWARDED, address),
                 *fields,
                 (b"METHOD", method),
@@ -103,6 +153,7 @@ class MessageBuilder:
                     for name, value in fields
                 ],
                 b"15:x-forwarded-for,%d:%b," % (len(address), address),
+                *[b"%d:%b,%d:%b," % (len(name), name, len(value), value) for name, value in own],
             ]
         )
         return b"%b %d %b %d:%b}" % (self._sender.encode(), conn_id, path, len(text), text)
