@@ -24,6 +24,7 @@ from ..config import DEFAULT_SETTINGS, SERVER_UUID, Handler, checked_settings, i
 from .answers import build_answer
 from .connection import BrowserConnection
 from .entry import Entry
+from .http import HttpSide
 from .limits import Limits
 from .patience import Times
 from .routes import Routes
@@ -272,7 +273,8 @@ class _Running:
                 sock.shutdown(socket.SHUT_WR)
             return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = BrowserConnection(sock, address, self, self._routes, self._limits, self._times)
+        connection = BrowserConnection(sock, address, self, self._times)
+        connection.side = HttpSide(connection, self._routes, self._limits)
         self.connections.add(connection)
         self._addresses[address] += 1
         try:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import gevent
 from gevent import socket
 
 __all__ = ["Incoming", "next_size"]
+
+T = TypeVar("T")
 
 _READ = 1
 
@@ -16,6 +20,10 @@ _FIRST_SIZE = 8192
 _SMALLEST, _LARGEST = 512, 65536
 # For what came with one call: thousands of frames, chunks or requests of a few bytes fit into the largest.
 _SECONDS = 0.0005
+# Bytes that may have thousands of pieces, so that the time which they take is looked at.
+_MANY_BYTES = 1024
+# Requests, or frames, of one connection that are handed on in a row.
+_IN_A_ROW = 8
 
 
 def next_size(size: int, received: int, seconds: float) -> int:
@@ -59,9 +67,27 @@ class Incoming:
             self._hub.wait(self._watcher)
         return self._recv(self.size)
 
-    def give_way(self) -> None:
-        """Block this greenlet until the loop has had a look at all others."""
+    def parsed(self, feed: Callable[[bytes], list[T]], data: bytes) -> list[T]:
+        """Return what *feed* makes of *data*; where that takes long, less is read at once from then on."""
+        size = len(data)
+        if size < _MANY_BYTES:
+            return feed(data)
+        began = time.monotonic()
+        made = feed(data)
+        self.size = next_size(self.size, size, time.monotonic() - began)
+        return made
+
+    def give_way(self, handed_on: int = 0) -> bool:
+        """Where so many requests, or frames, are enough in a row, block this greenlet until the loop has had a look at
+        all others.
+
+        Returns:
+            Whether that was so: meanwhile everything may have changed.
+        """
+        if handed_on % _IN_A_ROW:
+            return False
         self._hub.wait(self._hub.loop.timer(0))
+        return True
 
     def close(self) -> None:
         """Let go of the loop; nobody may be in :meth:`receive`."""

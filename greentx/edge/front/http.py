@@ -1,0 +1,244 @@
+"""The side of a connection that speaks HTTP/1.1: each request goes to the handler of its path, and answers are awaited.
+
+A request without a body is handed on as soon as its head is whole. Where the bytes of a body go is decided by its head,
+and is a :class:`Sink`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from ...protocol.websocket.handshake import accept_key
+from .answers import CONTINUE
+from .connection import BrowserConnection
+from .entry import Entry
+from .events import Body, End, Event, Head, Refused, Upgraded
+from .limits import Limits
+from .requests import RequestReader
+from .routes import Routes
+from .turns import Turns
+from .websocket import WebSocketSide
+
+__all__ = ["HttpSide", "Sink"]
+
+# Requests of one connection that wait for their answers; then it is not read for a while. Mongrel2 has no such bound.
+_MAX_WAITING = 64
+# "A / HTTP/1.0" and its empty line.
+_SHORTEST_REQUEST = 16
+
+
+class Sink(Protocol):
+    """Where the body of one request goes. All methods are called in the connection's greenlet, and may block it."""
+
+    def add(self, data: bytes) -> None:
+        """The next piece of the body, never empty; chunks are undone."""
+
+    def end(self) -> None:
+        """It is whole: hand the request on, by :meth:`HttpSide.hand_over`."""
+
+    def drop(self) -> None:
+        """It does not become whole. Must not block."""
+
+
+class _Whole:
+    """The body comes inline in the request's message."""
+
+    __slots__ = ("_pieces", "_side")
+
+    def __init__(self, side: HttpSide) -> None:
+        self._side = side
+        self._pieces: list[bytes] = []
+
+    def add(self, data: bytes) -> None:
+        self._pieces.append(data)
+
+    def end(self) -> None:
+        self._side.hand_over(b"".join(self._pieces))
+
+    def drop(self) -> None:
+        self._pieces.clear()
+
+
+class HttpSide:
+    """Reads requests until the connection ends, or speaks frames."""
+
+    __slots__ = (
+        "_begun",
+        "_connection",
+        "_entry",
+        "_head",
+        "_limits",
+        "_pattern",
+        "_reader",
+        "_routes",
+        "_sink",
+        "_turns",
+    )
+
+    def __init__(self, connection: BrowserConnection, routes: Routes[Entry], limits: Limits) -> None:
+        self._connection = connection
+        self._routes = routes
+        self._limits = limits
+        self._reader = RequestReader(limits)
+        self._turns = Turns()
+        # Of the request that is being read; the others stay those of the last one.
+        self._head: Head | None = None
+        self._sink: Sink | None = None
+        self._begun = False
+        self._pattern = b""
+        self._entry: Entry | None = None
+
+    @property
+    def busy(self) -> bool:
+        """True while an answer is due, or a request has begun."""
+        return bool(self._turns) or not self._reader.idle
+
+    @property
+    def waiting(self) -> bool:
+        """True while an answer is due."""
+        return bool(self._turns)
+
+    @property
+    def timed(self) -> bool:
+        """True while a request is not whole."""
+        return self._begun
+
+    def wrote(self, data: bytes) -> None:
+        """Follow an answer."""
+        if self._turns and self._turns.wrote(data):
+            self._connection.moved()
+
+    def feed(self, data: bytes) -> None:
+        """Read requests and hand them on, so many as may wait for their answers."""
+        reader, turns = self._reader, self._turns
+        incoming, outgoing = self._connection.incoming, self._connection.outgoing
+        was_idle = reader.idle
+        # So many requests may be in it.
+        reader.hold = len(turns) + len(data) // _SHORTEST_REQUEST >= _MAX_WAITING
+        self._take(incoming.parsed(reader.feed, data))
+        resumed = 0
+        while reader.held and not outgoing.ending:
+            resumed += 1
+            incoming.give_way(resumed)
+            self._wait_turns(_MAX_WAITING)
+            if not outgoing.ending:
+                self._take(reader.resume())
+        if not outgoing.ending and self._connection.side is self:
+            self._set_deadline(was_idle, len(data))
+            self._wait_turns(_MAX_WAITING)
+
+    def eof(self) -> None:
+        """Refuse what is not whole."""
+        self._take(self._reader.eof())
+
+    def expire(self) -> None:
+        """Answer 408 where a client has begun to ask; one that waits, or is silent, is ended without a word."""
+        if self._turns or self._reader.idle:
+            self._connection.abort()
+        else:
+            self._connection.refuse(408, "the request did not come in time")
+
+    def close(self) -> None:
+        """Drop the body in hand."""
+        if self._sink is not None:
+            self._sink.drop()
+
+    def hand_over(self, body: bytes) -> None:
+        """Hand the request on that is being read; blocks this greenlet while no handler has room for it."""
+        head, entry, connection = self._head, self._entry, self._connection
+        assert head is not None and entry is not None
+        self._head = self._sink = None
+        self._begun = False
+        if head.chunked:
+            # As RFC 9112, section 7.1.3, has it: the body is not in chunks any more.
+            head.headers = [field for field in head.headers if field[0] != b"transfer-encoding"]
+            head.headers.append((b"content-length", b"%d" % len(body)))
+        connection.register()
+        message = entry.messages.request(connection.conn_id, head, self._pattern, connection.address.encode(), body)
+        self._turns.asked(head.method)
+        if not connection.send(entry, message):
+            self._turns.withdraw()
+            self._refuse(503, "no handler is there", head_only=head.method == b"HEAD")
+
+    def _take(self, events: list[Event]) -> None:
+        ended = 0
+        for event in events:
+            # The connection may have ended while the last event waited for a handler.
+            if self._connection.outgoing.ending:
+                return
+            if isinstance(event, Head):
+                if not self._begin(event):
+                    return
+            elif isinstance(event, Body):
+                if self._sink is None:
+                    self._sink = _Whole(self)
+                self._sink.add(event.data)
+            elif isinstance(event, End):
+                if self._sink is None:
+                    self.hand_over(b"")
+                else:
+                    self._sink.end()
+                ended += 1
+                self._connection.incoming.give_way(ended)
+            elif isinstance(event, Refused):
+                self._refuse(event.status, event.reason, head_only=event.head_only)
+            elif isinstance(event, Upgraded) and event.rest:
+                self._connection.side.feed(event.rest)
+
+    def _begin(self, head: Head) -> bool:
+        found = self._routes.match(head.target.partition(b"?")[0])
+        if found is None:
+            self._refuse(404, "nothing is served there", head_only=head.method == b"HEAD")
+            return False
+        self._head = head
+        self._pattern, self._entry = found
+        if head.upgrade:
+            self._open_websocket(head, self._entry)
+            return False
+        # One that waits behind another answer sends its body when it gets tired of waiting (RFC 9110, section 10.1.1).
+        if head.expect_continue and not self._turns:
+            self._connection.outgoing.write(CONTINUE)
+        return True
+
+    def _open_websocket(self, head: Head, entry: Entry) -> None:
+        connection = self._connection
+        key = dict(head.headers)[b"sec-websocket-key"]
+        if not key.isascii():
+            self._refuse(400, "Sec-WebSocket-Key is not base64")
+            return
+        # Frames would be counted as answers to what came before.
+        self._wait_turns(1)
+        if connection.outgoing.ending:
+            return
+        connection.register()
+        address = connection.address.encode()
+        accept = accept_key(key.decode("latin-1"))
+        handshake = entry.messages.handshake(connection.conn_id, head, self._pattern, address, accept)
+        if not connection.send(entry, handshake):
+            self._refuse(503, "no handler is there")
+            return
+        messages = entry.messages.frames(connection.conn_id, head, self._pattern, address)
+        connection.side = WebSocketSide(connection, entry, messages, self._limits.content_length)
+        self._take(self._reader.upgrade())
+
+    def _set_deadline(self, was_idle: bool, size: int) -> None:
+        now = time.monotonic()
+        patience = self._connection.patience
+        if self._turns or self._reader.idle:
+            patience.rest(now)
+        elif was_idle or not self._begun:
+            self._begun = True
+            patience.begin(size, now)
+        else:
+            patience.more(size, now, is_body=self._head is not None)
+
+    def _refuse(self, status: int, reason: str, *, head_only: bool = False) -> None:
+        """Answer behind the answers that are due before, and end."""
+        self._wait_turns(1)
+        self._connection.refuse(status, reason, head_only=head_only)
+
+    def _wait_turns(self, fewer: int) -> None:
+        """Block this greenlet until *fewer* requests than that wait for their answers."""
+        if len(self._turns) >= fewer:
+            self._connection.wait(lambda: len(self._turns) < fewer)

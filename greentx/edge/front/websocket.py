@@ -1,0 +1,114 @@
+"""The side of a connection that speaks frames: whole messages go to handlers, and what breaks the rules ends it."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import gevent
+
+from ...errors import RemoteProtocolError
+from ...protocol.websocket.frames import FrameParser, MessageAssembler, Opcode, build_close, build_frame
+from .connection import BrowserConnection
+from .entry import Entry
+from .messages import FrameMessages
+from .text import TextCheck
+
+__all__ = ["WebSocketSide"]
+
+log = logging.getLogger("greentx.edge.front")
+
+# Behind the last good frame of a WebSocket that is failed: between looks at whether more was written, and how many.
+_SETTLE_SECONDS = 0.1
+_SETTLE_LOOKS = 5
+
+
+class WebSocketSide:
+    """Reads frames until the connection ends.
+
+    Args:
+        entry: Who gets the messages.
+        messages: Builds them.
+        max_size: Bytes of a message, and so of a frame.
+    """
+
+    __slots__ = ("_accepted", "_assembler", "_connection", "_entry", "_messages", "_parser", "_text")
+
+    def __init__(self, connection: BrowserConnection, entry: Entry, messages: FrameMessages, max_size: int) -> None:
+        self._connection = connection
+        self._entry = entry
+        self._messages = messages
+        self._parser = FrameParser(require_mask=True, max_size=max_size)
+        self._assembler = MessageAssembler(max_size=max_size)
+        self._text = TextCheck()
+        # A handler has let it in: its client understands a close frame.
+        self._accepted = False
+
+    @property
+    def busy(self) -> bool:
+        """True: it waits for messages."""
+        return True
+
+    @property
+    def waiting(self) -> bool:
+        """False: a client that sends nothing more cannot end it as the protocol has it."""
+        return False
+
+    @property
+    def timed(self) -> bool:
+        """False: a message may take its time."""
+        return False
+
+    def wrote(self, data: bytes) -> None:
+        """See whether it was let in."""
+        if not self._accepted:
+            self._accepted = data.startswith(b"HTTP/1.1 101")
+
+    def feed(self, data: bytes) -> None:
+        """Hand on the messages that are whole."""
+        parser, text, incoming = self._parser, self._text, self._connection.incoming
+        self._connection.patience.rest(time.monotonic())
+        try:
+            for number, frame in enumerate(incoming.parsed(parser.feed, data), 1):
+                if not frame.fin or text.seen:
+                    text.frame(frame)
+                message = self._assembler.add(frame)
+                if message is not None:
+                    self._entry.send(self._messages.build(message), None)
+                if incoming.give_way(number) and self._connection.outgoing.ending:
+                    return
+            parser.check()
+            if text.concerns(parser.begun):
+                part = parser.beginning(text.seen)
+                if part is not None:
+                    text.part(part)
+        except RemoteProtocolError as error:
+            log.debug("%r: %s", self._connection, error)
+            self._fail(error)
+
+    def eof(self) -> None:
+        """The client has gone."""
+
+    def expire(self) -> None:
+        """It is silent."""
+        self._connection.abort()
+
+    def close(self) -> None:
+        """Nothing is kept elsewhere."""
+
+    def _fail(self, error: RemoteProtocolError) -> None:
+        connection = self._connection
+        self._settle()
+        if not connection.outgoing.ending:
+            if self._accepted:
+                connection.outgoing.write(build_frame(build_close(error.close_code, str(error)), Opcode.CLOSE))
+            connection.end()
+
+    def _settle(self) -> None:
+        """Block this greenlet for a moment, in which handlers answer what came before the end; nobody tells of it."""
+        outgoing = self._connection.outgoing
+        for _ in range(_SETTLE_LOOKS):
+            written = outgoing.written
+            gevent.sleep(_SETTLE_SECONDS)
+            if outgoing.ending or (outgoing.idle and outgoing.written == written):
+                break
