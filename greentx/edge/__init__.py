@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 # The files build on each other: config, folder, process, output, addresses, front_end, a server, and what keeps it.
 from .config import Handler
+from .embedded import EdgeProcess
 from .keeper import Keeper
 from .mongrel2 import Mongrel2
 
 if TYPE_CHECKING:
     from .front.front import Edge
 
-__all__ = ["Edge", "Handler", "Keeper", "Mongrel2"]
+__all__ = ["Edge", "EdgeProcess", "Handler", "Keeper", "Mongrel2"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,12 +8,13 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import tempfile
 
 __all__ = ["Folder", "hold", "remove_abandoned"]
 
-# sun_path holds 107 bytes; the rest is for "/12345.send".
-_MAX_PATH = 95
+# sun_path holds 107 bytes on Linux, 103 on macOS; the rest is for "/12345.send".
+_MAX_PATH = 95 if sys.platform.startswith("linux") else 91
 
 # Locked for as long as the process that made the folder lives, or one that it forked, whatever way they end.
 _LOCK = "owner"

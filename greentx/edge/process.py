@@ -17,10 +17,15 @@ __all__ = ["ChildProcess"]
 
 # What runs between us and the program: it asks Linux for SIGKILL when its parent dies (prctl(2), PR_SET_PDEATHSIG = 1,
 # which survives execve), looks whether that has happened already, undoes Python's ignoring of signals, and becomes
-# the program. A preexec_fn would run Python in a fork of a process with threads, which may deadlock.
+# the program. A preexec_fn would run Python in a fork of a process with threads, which may deadlock. Elsewhere there
+# is no such signal: a program that is to end with us has to look for its parent itself.
 _GUARD = """
-import ctypes, os, signal, sys
-if ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0) or os.getppid() != int(sys.argv[1]):
+import os, signal, sys
+if sys.platform.startswith("linux"):
+    import ctypes
+    if ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0):
+        sys.exit("the system does not tell when the parent process ends")
+if os.getppid() != int(sys.argv[1]):
     sys.exit("the parent process is gone")
 for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
     signal.signal(ignored, signal.SIG_DFL)
@@ -38,7 +43,7 @@ _LAST_LINES_SECONDS = 0.5
 class ChildProcess:
     """A process that was started by the constructor.
 
-    It is killed when we die, in whatever way. It is in a session of its own: Ctrl-C reaches us and not it.
+    It is killed when we die, in whatever way (Linux). It is in a session of its own: Ctrl-C reaches us and not it.
 
     gevent's own subprocess module starts it, patched or not: where anything in the program uses that, gevent reaps all
     children, and the standard library's would read every exit status as 0. So the hub has to be the main thread's.
@@ -66,9 +71,10 @@ class ChildProcess:
         self._on_end = on_end
         self._owner = os.getpid()
         output, theirs = os.pipe()
-        # A user near the limit for pipes keeps the size of 64 KiB.
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        # A user near the limit for pipes keeps the size of 64 KiB; only Linux lets it be changed.
+        if sys.platform.startswith("linux"):
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
         os.set_blocking(output, False)
         try:
             self._popen = _start([sys.executable, "-I", "-S", "-c", _GUARD, str(self._owner), *args], cwd, theirs)
