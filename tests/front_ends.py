@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from greentx.edge import Handler
 
-__all__ = ["FRONT_ENDS", "ONLY_MONGREL2", "FrontEnd", "StartFrontEnd", "started"]
+__all__ = ["FRONT_ENDS", "ONLY_MONGREL2", "Differs", "FrontEnd", "StartFrontEnd", "started"]
 
 #: What tests are parametrized by.
 FRONT_ENDS = (pytest.param("mongrel2", marks=pytest.mark.mongrel2), pytest.param("edge"))
@@ -25,6 +26,19 @@ FRONT_ENDS = (pytest.param("mongrel2", marks=pytest.mark.mongrel2), pytest.param
 ONLY_MONGREL2 = pytest.mark.parametrize("front_end", FRONT_ENDS[:1], indirect=True)
 
 StartFrontEnd = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Differs:
+    """What holds of each of them, where that is not the same.
+
+    Args:
+        why: The row of ``docs/edge-differences.rst`` that says why.
+    """
+
+    why: str
+    mongrel2: Any
+    edge: Any
 
 
 class FrontEnd:
@@ -41,6 +55,12 @@ class FrontEnd:
 
     def __repr__(self) -> str:
         return self.name
+
+    def truth(self, value: Any) -> Any:
+        """Return what holds of this one: *value*, or its half of a :class:`Differs`."""
+        if not isinstance(value, Differs):
+            return value
+        return value.edge if self.is_edge else value.mongrel2
 
     def make(self, routes: Mapping[str, Handler] | None = None, **options: Any) -> Any:
         """Return a server that is not started; all arguments are those of :class:`~greentx.edge.Mongrel2`."""
