@@ -228,7 +228,7 @@ def test_what_can_be_said():
     arguments = read("a:b", "--connect", one, "--connect", two, "--pool", "5", "--access-log")
     assert (arguments.app, arguments.connect, arguments.bind) == ("a:b", [one, two], None)
     assert (arguments.pool, arguments.access_log, arguments.reload) == (5, "-", False)
-    assert (arguments.log_level, arguments.graceful_timeout, arguments.front_end) == ("info", 30.0, [])
+    assert (arguments.log_level, arguments.graceful_timeout, arguments.front_end) == ("info", 30.0, "auto")
     assert arguments.max_message_size is None
     line = "a:b --bind :80 --access-log file --reload --log-level debug --graceful-timeout 0.5"
     line += " --max-message-size 0 --origins same,none --set limits.min_ping=5 --set upload.temp_store=/x"
@@ -278,6 +278,7 @@ def test_each_option_has_a_variable():
         "preload": ("yes", True),
         "retry": ("GET,PUT", ["GET", "PUT"]),
         "pid": ("/run/pid", "/run/pid"),
+        "front_end": ("edge", "edge"),
     }
     environ = {f"GREENTX_{name.upper()}": text for name, (text, _) in said.items()}
     arguments = vars(read(**environ))
@@ -285,8 +286,8 @@ def test_each_option_has_a_variable():
     url = "mongrel2://a@b"
     assert read(GREENTX_CONNECT=f"{url} {url}").connect == [url, url]
     # What is left out here has no variable of its own: nobody but --reload says it.
-    assert set(arguments) - set(said) == {"connect", "front_end", "function", "fill_in"}
-    assert read(GREENTX_FRONT_END=url).front_end == []
+    assert set(arguments) - set(said) == {"connect", "entry", "function", "fill_in"}
+    assert read(GREENTX_ENTRY=url).entry == []
     assert not read("--no-reload", **environ).reload
 
 
@@ -311,6 +312,7 @@ def test_the_relay_and_its_nodes_have_variables_as_well():
         "retry": ("GET,PUT", ["GET", "PUT"]),
         "send_timeout": ("5", 5.0),
         "bind": (":80", ":80"),
+        "front_end": ("edge", "edge"),
         "certfile": ("cert", "cert"),
         "keyfile": ("key", "key"),
         "set": ("a=1", [("a", 1)]),
@@ -478,7 +480,7 @@ def run(folder, *arguments: str) -> subprocess.CompletedProcess[str]:
         (
             "serve cli_app:app --connect mongrel2://x@y --set a=1",
             2,
-            "greentx: --set: for a mongrel2 of our own (--bind)",
+            "greentx: --set: for a front end of our own (--bind)",
         ),
         (
             "serve cli_app:app --connect mongrel2://x@127.0.0.1 --upload-store here",
@@ -502,7 +504,7 @@ def run(folder, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("node --relay 127.0.0.1:9996", 2, "greentx: which application? Write greentx node MODULE:APP"),
         ("node cli_app:app", 2, "greentx: which relay? Write --relay HOST:PORT, or set GREENTX_RELAY"),
         ("node cli_nowhere:app --relay 127.0.0.1:9996", 2, "greentx: there is no module 'cli_nowhere', in "),
-        ("relay --connect mongrel2://x@y --set a=1", 2, "greentx: --set: for a mongrel2 of our own (--bind)"),
+        ("relay --connect mongrel2://x@y --set a=1", 2, "greentx: --set: for a front end of our own (--bind)"),
         ("relay --keyfile x", 2, "greentx: --keyfile needs --certfile"),
         ("serve --bind :0", 2, "greentx: which application? Write greentx serve MODULE:APP, or set GREENTX_APP"),
         ("serve cli_app:app --bind 192.0.2.1:8000", 1, "greentx: 192.0.2.1:8000 cannot be bound: "),

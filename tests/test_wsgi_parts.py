@@ -528,7 +528,7 @@ def test_a_tcp_address_is_what_gevent_takes(listener: Any, host: str, port: int)
     found = make_listener(listener, {})
     assert isinstance(found, TcpListener) and found.owned
     assert (found.address[0], found.address[1]) == (host, port)
-    assert not found.mongrel2.started
+    assert not found.process.started
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..edge.choice import FRONT_ENDS
 from . import arguments as read
 from .logs import LEVELS
 from .options import Group, Options
@@ -53,12 +54,18 @@ def process(options: Options) -> None:
 
 def front_end(options: Options, *, shared: bool = False) -> None:
     """Where requests come from; ``bind`` and ``connect`` exclude each other."""
-    group = options.group("the front end: a mongrel2 of our own (--bind), or one that runs (--connect)")
+    group = options.group("the front end: one of our own (--bind), or a Mongrel2 that runs (--connect)")
     group.add(
         "--bind",
         metavar="ADDRESS",
         type=read.address,
         help=f"where it listens: HOST:PORT, or a port of every address of this machine ({DEFAULT_BIND})",
+    )
+    group.add(
+        "--front-end",
+        choices=FRONT_ENDS,
+        default="auto",
+        help="which one of our own: mongrel2, the embedded one (edge), or mongrel2 where it is installed (auto)",
     )
     group.add("--certfile", metavar="FILE", help="serve HTTPS with this certificate (PEM)")
     group.add("--keyfile", metavar="FILE", help="the certificate's key (in the same file)")

@@ -85,7 +85,8 @@ class Program:
         options = Options(control=site.control(arguments) if arguments.control else None, **site.bounds(arguments))
         if urls:
             return make_listener(urls[0], {}, options=options)
-        return make_listener(arguments.bind, front_end.tls(arguments), front_end.settings(arguments), options)
+        tls, settings = front_end.tls(arguments), front_end.settings(arguments)
+        return make_listener(arguments.bind, tls, settings, options, arguments.front_end)
 
     def _make_relay(self, transceiver: Transceiver) -> Relay:
         arguments = self._arguments
@@ -105,7 +106,7 @@ class Program:
         arguments = self._arguments
         where = ", ".join(arguments.connect)
         if listener.owns_front_end:
-            where = front_end.url(listener.address, tls=listener.ssl_enabled)
+            where = front_end.shown(listener)
         log.info("relay of %s, for Nodes at %s", where, relay.node_endpoint)
         for name, endpoint in (("plain handlers", relay.push_endpoint), ("topics", relay.pub_endpoint)):
             if endpoint is not None:

@@ -44,17 +44,19 @@ def supervise(arguments: argparse.Namespace) -> int:
         if not urls:
             with errors_as_one_line():
                 settings = front_end.settings(arguments)
-                listener = TcpListener(arguments.bind, settings=settings, **front_end.tls(arguments))
+                which = arguments.front_end
+                listener = TcpListener(arguments.bind, settings=settings, front_end=which, **front_end.tls(arguments))
                 listener.bind()
-            (handler,) = listener.mongrel2.handlers
-            control = listener.mongrel2.control_spec
-            urls = [f"mongrel2://{handler.sender}@?pull={handler.send_spec}&pub={handler.recv_spec}&control={control}"]
-            log.info("listening on %s", front_end.url(listener.address, tls=listener.ssl_enabled))
+            (handler,) = listener.process.handlers
+            url = f"mongrel2://{handler.sender}@?pull={handler.send_spec}&pub={handler.recv_spec}"
+            control = listener.process.control_spec
+            urls = [url if control is None else f"{url}&control={control}"]
+            log.info("listening on %s", front_end.shown(listener))
         try:
             # A new interpreter and not a fork: modules that were imported cannot be forgotten reliably.
-            options = [word for url in urls for word in ("--front-end", url)]
+            options = [word for url in urls for word in ("--entry", url)]
             if listener is not None:
-                options += _pings(arguments, listener.mongrel2.idle_seconds)
+                options += _pings(arguments, listener.process.idle_seconds)
             command = [sys.executable, "-m", "greentx", *_with_options(arguments.argv, options)]
             code = EXIT_RELOAD
             while code == EXIT_RELOAD and not signals.stop.is_set():

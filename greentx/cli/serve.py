@@ -41,7 +41,7 @@ def add_parser(commands: Any) -> None:
     groups.limits(options)
     groups.control_socket(options)
     # For the process that --reload starts: the front end is its parent's. No variable stands for it.
-    serve.add_argument("--front-end", action="append", default=[], help=argparse.SUPPRESS)
+    serve.add_argument("--entry", action="append", default=[], help=argparse.SUPPRESS)
     serve.set_defaults(function=_serve, fill_in=options.fill_in)
 
 
@@ -83,12 +83,12 @@ def _serve(arguments: argparse.Namespace) -> int:
         _check(arguments)
     except Failure as failure:
         # With --reload they were right when the front end was started: the file of --env-file has changed since.
-        if not arguments.front_end:
+        if not arguments.entry:
             raise
         wrong = failure
     log_to_stderr(arguments.log_level)
     # The supervisor is not patched: it runs no application, and only what does may be changed.
-    if arguments.reload and not arguments.front_end:
+    if arguments.reload and not arguments.entry:
         return supervise(arguments)
     # Read anew by each worker, so that a change of the file counts.
     os.environ.update(variables)
@@ -97,7 +97,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     # Before the application is imported, so that it binds the patched names; after logging was set up, whose locks
     # gevent replaces.
     monkey.patch_all()
-    return Worker(arguments, FrontEnd(arguments), watches=bool(arguments.front_end)).run(wrong)
+    return Worker(arguments, FrontEnd(arguments), watches=bool(arguments.entry)).run(wrong)
 
 
 def _serve_by_workers(arguments: argparse.Namespace, variables: Iterable[str]) -> int:

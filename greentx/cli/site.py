@@ -47,12 +47,12 @@ def control(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
 def check(arguments: argparse.Namespace) -> None:
     """Refuse now what another process would refuse later, whose exit code nobody sees. Raises ``ValueError``."""
-    from ..edge.config import checked_settings
+    from ..edge.choice import make_front_end
     from ..handler.uploads import check_store
     from ..protocol.fields import check_sender
     from ..transport.endpoints import connect_endpoint
     from ..transport.keys import load_keys, public_keys
-    from ..wsgi.listeners import parse_url
+    from ..wsgi.listeners import SETTINGS, parse_url
 
     control(arguments)
     if arguments.curve_secret:
@@ -61,7 +61,8 @@ def check(arguments: argparse.Namespace) -> None:
         keys = arguments.curve_allow
         public_keys(keys[0] if len(keys) == 1 else keys)
     check_store(arguments.upload_store)
-    checked_settings(front_end.settings(arguments))
+    if not arguments.connect:
+        make_front_end(arguments.front_end, settings={**SETTINGS, **front_end.settings(arguments)})
     senders = set()
     for url in arguments.connect:
         sender, *endpoints = parse_url(url)
@@ -87,15 +88,15 @@ def spawn(arguments: argparse.Namespace) -> Any:
 
 
 class FrontEnd:
-    """A ``mongrel2`` of our own, or one that runs.
+    """A front end of our own, or one that runs.
 
     Args:
-        arguments: Those of ``greentx serve``. ``front_end`` in them: another process owns the front end.
+        arguments: Those of ``greentx serve``. ``entry`` in them: another process owns the front end.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
-        self._urls: list[str] = arguments.front_end or arguments.connect
+        self._urls: list[str] = arguments.entry or arguments.connect
 
     def make(self, application: Callable[..., Any], access_log: IO[str] | None) -> Any:
         from ..wsgi import WSGIServer
@@ -112,6 +113,7 @@ class FrontEnd:
         listener = self._urls[0] if self._urls else arguments.bind
         if not self._urls:
             options |= front_end.tls(arguments) | {"mongrel2_settings": front_end.settings(arguments)}
+            options["front_end"] = arguments.front_end
         return WSGIServer(listener, application, log=access_log, error_log=sys.stderr, **options)
 
     def start(self, server: Any) -> None:
@@ -127,5 +129,5 @@ class FrontEnd:
 
     def where(self, server: Any) -> str:
         if server.listener.owns_front_end:
-            return f"on {front_end.url(server.address, tls=server.ssl_enabled)}"
+            return f"on {front_end.shown(server.listener)}"
         return "over " + ", ".join(connection.pull_endpoint for connection in server.transceiver.connections.values())

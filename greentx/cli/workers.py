@@ -30,9 +30,9 @@ _DEFAULT_POOL = 1000
 
 # What the relay is told, where it was said; a front end's options among them.
 _OF_RELAY = (
-    *("bind", "certfile", "keyfile", "set", "connect", "upload_store", "origins", "retry", "max_message_size"),
-    *("max_queue_bytes", "max_pending_bytes", "ping_timeout", "control", "control_allow", "curve_secret"),
-    "curve_allow",
+    *("bind", "front_end", "certfile", "keyfile", "set", "connect", "upload_store", "origins", "retry"),
+    *("max_message_size", "max_queue_bytes", "max_pending_bytes", "ping_timeout", "control", "control_allow"),
+    *("curve_secret", "curve_allow"),
 )
 
 # As WSGIServer writes it, which is gevent's.

@@ -183,6 +183,11 @@ class FrontEndProcess:
         return [connect_endpoint(handler.recv_spec) for handler in self.handlers if handler.recv_spec is not None]
 
     @property
+    def control_spec(self) -> str | None:
+        """The endpoint of its control port, a REP socket; ``None``: it has none."""
+        return None
+
+    @property
     def folder(self) -> str:
         """The folder that it runs in, which is there from a start to the stop; known before."""
         return self._folder.path

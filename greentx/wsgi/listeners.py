@@ -3,7 +3,7 @@
 =============================  =============================================================================
 *listener*                     front end
 =============================  =============================================================================
-``(host, port)``, ``':8000'``  a ``mongrel2`` of our own on that address, over ``ipc://`` sockets
+``(host, port)``, ``':8000'``  a front end of our own on that address, over ``ipc://`` sockets: *front_end* says which
 ``('', port)``, a port         the same, on IPv6 and IPv4 (where there is no IPv6, on IPv4); as in gevent ``':8000'``
                                is IPv4 alone, and the ``REMOTE_ADDR`` of an IPv4 client begins with ``::ffff:``
 a bound socket                 the same, on the address of the socket, which is closed to make room: connections
@@ -31,8 +31,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from gevent.baseserver import parse_address
 
-from ..edge import Handler, Keeper, Mongrel2
+from ..edge import Handler, Keeper
 from ..edge.addresses import every_host, family, numeric_host
+from ..edge.choice import choose, make_front_end
 from ..errors import LocalProtocolError
 from ..handler.pinger import PING_SECONDS
 from ..handler.transceiver import Transceiver
@@ -60,7 +61,7 @@ __all__ = [
 
 log = logging.getLogger("greentx.wsgi")
 
-#: The settings of our own Mongrel2, over those of :data:`greentx.edge.config.DEFAULT_SETTINGS`.
+#: The settings of our own front end, over those of :data:`greentx.edge.config.DEFAULT_SETTINGS`.
 SETTINGS: Mapping[str, int | str] = {
     # Without it 16 messages may wait for a browser and it is not known how many do; with it Mongrel2 says what it
     # wrote, so that a greenlet that writes to a slow browser can be made to wait.
@@ -173,6 +174,8 @@ class Listener:
     multiprocess = False
     #: The front end is ours and ends with us: what it still holds then is not answered.
     owns_front_end = False
+    #: Which one is ours, ``"mongrel2"`` or ``"edge"``; ``None``: it is somebody else's.
+    front_end: str | None = None
 
     def bind(self) -> None:
         """Have the front end accept connections; nothing where it is somebody else's. Twice is once."""
@@ -186,17 +189,22 @@ class Listener:
 
 
 class TcpListener(Listener):
-    """A ``mongrel2`` of our own, which is started again should it end by itself.
+    """A front end of our own, which is started again should it end by itself.
 
     Args:
         listener: What ``gevent.pywsgi`` accepts: an address, or a bound socket.
         certfile, keyfile: PEM files, for TLS.
         settings: Mongrel2's settings by name, over :data:`SETTINGS`.
         options: Of the Transceiver.
+        front_end: ``"mongrel2"``, ``"edge"``, or ``"auto"``: the first one where it is installed.
 
     Raises:
         ValueError: The address, a setting or an option is malformed, or a Unix socket.
         TypeError: It is something else.
+        FrontEndNotFound: ``"auto"``, and there is none.
+
+    Attributes:
+        process: The front end.
     """
 
     owns_front_end = True
@@ -208,8 +216,10 @@ class TcpListener(Listener):
         keyfile: str | None = None,
         settings: Mapping[str, int | str] | None = None,
         options: Options = Options(),
+        front_end: str = "auto",
     ) -> None:
         self._options = options
+        self.front_end = choose(front_end)
         self._socket: Any = None
         if hasattr(listener, "accept"):
             if hasattr(listener, "do_handshake"):
@@ -227,7 +237,8 @@ class TcpListener(Listener):
             self.family, self.address = parse_address(listener)
         self.ssl_enabled = certfile is not None
         host, port = self.address[0] or "", self.address[1]
-        self.mongrel2 = Mongrel2(
+        self.process = make_front_end(
+            self.front_end,
             # "*" is for OPTIONS, which asks about the server itself.
             {"/": Handler("greentx"), "*": Handler("greentx")},
             # ":8000" is IPv4 alone, as in gevent.
@@ -237,34 +248,34 @@ class TcpListener(Listener):
             certfile=certfile,
             keyfile=keyfile,
         )
-        self._keeper = Keeper(self.mongrel2)
+        self._keeper = Keeper(self.process)
         self._new()  # checked now, not when the server starts
 
     def _new(self) -> Transceiver:
-        (handler,) = self.mongrel2.handlers
+        (handler,) = self.process.handlers
         assert handler.send_spec is not None and handler.recv_spec is not None
-        idle, timeout = self.mongrel2.idle_seconds, self._options.ping_timeout
+        idle, timeout = self.process.idle_seconds, self._options.ping_timeout
         return self._options.make(
             handler.sender,
             handler.send_spec,
             handler.recv_spec,
             ping_timeout=timeout if idle is None or timeout is None else min(timeout, idle / 2),
             connect_timeout=_READY_SECONDS,
-            server_control=self.mongrel2.control_spec,
+            server_control=self.process.control_spec,
         )
 
     def bind(self) -> None:
-        """Start it. Raises what ``Mongrel2.start`` raises."""
+        """Start it. Raises what its ``start`` raises."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
         # Where it runs, or is just being started again, this waits until it is ready.
-        self.mongrel2.start()
+        self.process.start()
         # As a bound socket says it.
-        host = numeric_host(self.mongrel2.bind_addr)
+        host = numeric_host(self.process.bind_addr)
         self.family = family(host)
         more = (self.address[2:] or (0, 0)) if self.family == socket.AF_INET6 else ()
-        self.address = (host, self.mongrel2.port, *more)
+        self.address = (host, self.process.port, *more)
         # Here, since a supervisor binds only: its workers are who opens.
         self._keeper.start()
 
@@ -280,7 +291,7 @@ class TcpListener(Listener):
             self._socket = None
         self._keeper.stop()
         # It has reported every answer as written, so nothing is lost; SIGTERM would cost half a second (probed).
-        self.mongrel2.stop(0)
+        self.process.stop(0)
 
 
 class MongrelListener(Listener):
@@ -336,42 +347,44 @@ def make_listener(
     ssl_args: Mapping[str, Any],
     settings: Mapping[str, int | str] | None = None,
     options: Options = Options(),
+    front_end: str = "auto",
 ) -> Listener:
     """Return the :class:`Listener` that *listener* means; the table is in the module.
 
     Args:
         ssl_args: What is left of the keyword arguments of a ``WSGIServer``.
-        settings: Of our own Mongrel2.
+        settings: Of our own front end.
         options: Of the Transceiver that is made; one that is given as the listener has its own.
+        front_end: Which one of our own.
 
     Raises:
         ValueError: The listener or an argument cannot be served; the message names it.
         TypeError: It is not in the table.
     """
     if isinstance(listener, Transceiver):
-        _refuse_options(ssl_args, settings, f"the front end of {listener!r}")
+        _refuse_options(ssl_args, settings, front_end, f"the front end of {listener!r}")
         for name in options.given():
             raise ValueError(f"{name} belongs to {listener!r}; say it there")
         return TransceiverListener(listener)
     if isinstance(listener, tuple) and len(listener) == 3:
-        _refuse_options(ssl_args, settings, f"the Mongrel2 of {listener!r}")
+        _refuse_options(ssl_args, settings, front_end, f"the Mongrel2 of {listener!r}")
         return MongrelListener(*listener, options=options)
     if isinstance(listener, str) and "://" in listener and not listener.startswith("unix:"):
-        _refuse_options(ssl_args, settings, f"the Mongrel2 of {listener!r}")
+        _refuse_options(ssl_args, settings, front_end, f"the Mongrel2 of {listener!r}")
         entry = parse_url(listener)
         return MongrelListener(entry.sender, entry.pull, entry.pub, server_control=entry.control, options=options)
     if options.shared:
-        raise ValueError(f"shared: the mongrel2 of {listener!r} is ours, and no other process serves it")
+        raise ValueError(f"shared: the front end of {listener!r} is ours, and no other process serves it")
     files = dict(ssl_args)
     for name, value in _SSL_OF_COURSE.items():
         if files.get(name) == value:
             del files[name]
     unknown = sorted(set(files) - set(_SSL_FILES))
     if unknown:
-        raise ValueError(f"Mongrel2 does not take {', '.join(unknown)}: its TLS is given by certfile and keyfile")
+        raise ValueError(f"the front end does not take {', '.join(unknown)}: its TLS is given by certfile and keyfile")
     if files and files.get("certfile") is None:
         raise ValueError("TLS needs a certfile")
-    return TcpListener(listener, settings=settings, options=options, **files)
+    return TcpListener(listener, settings=settings, options=options, front_end=front_end, **files)
 
 
 def _not_tcp(listener: Any) -> ValueError:
@@ -410,7 +423,11 @@ def control_options(
     return options
 
 
-def _refuse_options(ssl_args: Mapping[str, Any], settings: Mapping[str, int | str] | None, owner: str) -> None:
+def _refuse_options(
+    ssl_args: Mapping[str, Any], settings: Mapping[str, int | str] | None, front_end: str, owner: str
+) -> None:
+    if front_end != "auto":
+        raise ValueError(f"front_end={front_end!r} is about one of our own; there is {owner}")
     if ssl_args:
         raise ValueError(f"{', '.join(sorted(ssl_args))}: TLS belongs to {owner}; configure it there")
     if settings:

@@ -68,6 +68,8 @@ class WSGIServer:
         environ: Added to every request's environ. ``SCRIPT_NAME`` is the path that the application is mounted at.
         upload_store: As for a :class:`~greentx.Transceiver`. Stored bodies are deleted with the end of their request.
         mongrel2_settings: Of our own front end, by name, over :data:`greentx.wsgi.listeners.SETTINGS`.
+        front_end: Which one our own is: ``"mongrel2"``, ``"edge"`` (the embedded one), or ``"auto"``, the default: the
+            first where it is installed.
         max_message_size: Bytes of a WebSocket message; larger ones end their connection (1009), ``None`` sets no limit.
             The default, 16 MiB, is more than a Transceiver's own, because gevent's WebSockets know none: but a message
             is held in memory whole, here and in Mongrel2. A ``Transceiver`` as the listener has a limit of its own, and
@@ -91,6 +93,7 @@ class WSGIServer:
     Raises:
         ValueError: The listener is malformed; a TLS option that the front end does not have.
         TypeError: The listener is nothing that could be listened on.
+        FrontEndNotFound: A front end of our own is to be there, and neither is installed.
 
     Attributes:
         address: ``(host, port)``, with the real port once started; for a Mongrel2 that is not ours a text.
@@ -157,6 +160,7 @@ class WSGIServer:
         *,
         upload_store: str | None = None,
         mongrel2_settings: Mapping[str, int | str] | None = None,
+        front_end: str = "auto",
         max_message_size: int | None = MAX_MESSAGE_SIZE,
         max_queue_bytes: int = MAX_QUEUE_BYTES,
         max_pending_bytes: int = MAX_PENDING_BYTES,
@@ -174,6 +178,7 @@ class WSGIServer:
             make_listener,
             ssl_args=ssl_args,
             settings=mongrel2_settings,
+            front_end=front_end,
             options=Options(
                 max_message_size=max_message_size,
                 max_queue_bytes=max_queue_bytes,
@@ -292,6 +297,11 @@ class WSGIServer:
         return self.listener.family
 
     @property
+    def front_end(self) -> str | None:
+        """Which front end of our own there is, ``"mongrel2"`` or ``"edge"``; ``None``: it is somebody else's."""
+        return self.listener.front_end
+
+    @property
     def server_host(self) -> str | None:
         """The host of :attr:`address`; ``None`` where the front end is not ours."""
         return self.address[0] if isinstance(self.address, tuple) else None
@@ -335,7 +345,7 @@ class WSGIServer:
 
         Raises:
             BindError: The address is in use, not of this machine, or not permitted; the message names it.
-            Mongrel2NotFound: There is no ``mongrel2``; the message says what to install.
+            FrontEndNotFound: What was asked for is not installed; the message says what to install.
         """
         if self._bound is None:
             self.listener.bind()

@@ -250,19 +250,19 @@ def test_an_application_may_say_where_the_lines_of_the_server_go(run, tmp_path):
 def test_without_options_it_listens_on_this_machine_only(run, tmp_path):
     """On port 8000, which another program may have: then that is said."""
     program = run()
-    line = program.wait_for(r"127.0.0.1:8000(?:/$| cannot be bound: Address already in use)").string
+    line = program.wait_for(r"127.0.0.1:8000(?:/ | cannot be bound: Address already in use)").string
     if "cannot be bound" not in line:
-        assert "serving cli_app:app on http://127.0.0.1:8000/\n" in line
+        assert "serving cli_app:app on http://127.0.0.1:8000/ (mongrel2)\n" in line
         assert program.end() == 0
 
 
 @pytest.mark.parametrize(
     ("bind", "shown"),
     [
-        ("localhost:0", r"on http://(?:localhost|127\.0\.0\.1):(\d+)/$"),
-        ("[::1]:0", r"on http://\[::1\]:(\d+)/$"),
-        ("0.0.0.0:0", r"on http://localhost:(\d+)/ and every other address of this machine$"),
-        ("0", r"on http://localhost:(\d+)/ and every other address of this machine$"),
+        ("localhost:0", r"on http://(?:localhost|127\.0\.0\.1):(\d+)/ \(mongrel2\)$"),
+        ("[::1]:0", r"on http://\[::1\]:(\d+)/ \(mongrel2\)$"),
+        ("0.0.0.0:0", r"on http://localhost:(\d+)/ and every other address of this machine \(mongrel2\)$"),
+        ("0", r"on http://localhost:(\d+)/ and every other address of this machine \(mongrel2\)$"),
     ],
 )
 def test_an_address_is_shown_as_a_url_that_can_be_opened(run, bind, shown):
@@ -301,7 +301,7 @@ def test_settings_of_mongrel2_can_be_said(run, how):
     """A body above its limit gets 413, from the front end that the option was for."""
     options = ["--set", "limits.content_length=20000", "--set", "upload.stream=0"]
     program = run("--bind", "127.0.0.1:0", *options, *how)
-    port = int(program.wait_for(r"on http://127\.0\.0\.1:(\d+)/$").group(1))
+    port = int(program.wait_for(r"on http://127\.0\.0\.1:(\d+)/ ").group(1))
     with socket.create_connection(("127.0.0.1", port), 10) as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20001\r\n\r\n")
         assert sock.recv(4096).startswith(b"HTTP/1.1 413 ")

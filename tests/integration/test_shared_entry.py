@@ -205,7 +205,7 @@ def test_two_commands_serve_one_entry(start_mongrel2, tmp_path):
 
 def test_only_an_entry_of_another_mongrel2_is_shared():
     """A Transceiver has its own word for it, and nobody else serves a front end of our own."""
-    with pytest.raises(ValueError, match=r"shared: the mongrel2 of .* is ours"):
+    with pytest.raises(ValueError, match=r"shared: the front end of .* is ours"):
         WSGIServer(("127.0.0.1", 0), sized, shared=True)
     trans = Transceiver("a", "tcp://127.0.0.1:1", "tcp://127.0.0.1:2", rep_port=False)
     with pytest.raises(ValueError, match="shared belongs to"):

@@ -390,12 +390,12 @@ def test_a_front_end_that_died_is_started_again(caplog: pytest.LogCaptureFixture
     server = WSGIServer(LOCAL, hello, log=None)
     server.start()
     try:
-        port, pid = server.server_port, server.listener.mongrel2.pid
+        port, pid = server.server_port, server.listener.process.pid
         assert body_of(port) == b"hello"
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: "was started again" in caplog.text)
         assert body_of(port) == b"hello"
-        assert server.started and server.listener.mongrel2.pid != pid
+        assert server.started and server.listener.process.pid != pid
     finally:
         server.stop()
 
@@ -406,7 +406,7 @@ def test_a_front_end_that_dies_again_and_again_is_soon_back(caplog: pytest.LogCa
     server.start()
     try:
         for times in range(1, 8):
-            os.kill(server.listener.mongrel2.pid, signal.SIGKILL)
+            os.kill(server.listener.process.pid, signal.SIGKILL)
             # The seventh took 6.4 s, where the wait was doubled each time.
             wait_until(lambda times=times: caplog.text.count("was started again") == times)
         assert body_of(server.server_port) == b"hello"
@@ -446,7 +446,7 @@ def test_a_front_end_that_only_listens_is_started_again(caplog: pytest.LogCaptur
     listener.bind()
     listener.bind()
     try:
-        mongrel2, port = listener.mongrel2, listener.address[1]
+        mongrel2, port = listener.process, listener.address[1]
         pid = mongrel2.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
@@ -460,7 +460,7 @@ def test_a_front_end_that_only_listens_is_started_again(caplog: pytest.LogCaptur
         assert mongrel2.started and mongrel2.port == port
     finally:
         listener.close()
-    assert not listener.mongrel2.started
+    assert not listener.process.started
 
 
 # -- where it listens --------------------------------------------------------------------------------------------------
@@ -483,7 +483,7 @@ def test_a_missing_mongrel2_is_told_with_what_to_install(monkeypatch: pytest.Mon
     """It is not part of the package."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Mongrel2NotFound, match="apt-get install mongrel2-core"):
-        WSGIServer(LOCAL, hello).start()
+        WSGIServer(LOCAL, hello, front_end="mongrel2").start()
 
 
 @pytest.mark.parametrize("how", ["triple", "url", "transceiver", "running transceiver"])
@@ -989,7 +989,7 @@ def case_unread_upload(server: Server) -> None:
 
 def _held_by(server: Server) -> int:
     """How many sockets the server's Mongrel2 has."""
-    folder = Path(f"/proc/{server.server.listener.mongrel2.pid}/fd")
+    folder = Path(f"/proc/{server.server.listener.process.pid}/fd")
     return sum(1 for entry in folder.iterdir() if "socket" in _link(entry))
 
 
