@@ -230,9 +230,16 @@ def front_end(request: pytest.FixtureRequest) -> FrontEnd:
 
 @pytest.fixture
 def start_front_end(front_end: FrontEnd) -> Iterator[Callable[..., Any]]:
-    """A function that makes and starts one with the arguments of a ``Mongrel2``; it is killed after the test."""
+    """A function that makes and starts one as ``FrontEnd.make`` does; it is ended after the test.
+
+    The embedded one runs in this process, unless ``process=True`` asks for another one.
+    """
     with contextlib.ExitStack() as stack:
-        yield lambda *args, **options: stack.enter_context(front_end.started(*args, **options))
+
+        def start(*args: Any, process: bool = False, **options: Any) -> Any:
+            return stack.enter_context(front_end.started(*args, process=process, **options))
+
+        yield start
 
 
 @pytest.fixture(autouse=True)

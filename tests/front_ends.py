@@ -62,20 +62,26 @@ class FrontEnd:
             return value
         return value.edge if self.is_edge else value.mongrel2
 
-    def make(self, routes: Mapping[str, Handler] | None = None, **options: Any) -> Any:
-        """Return a server that is not started; all arguments are those of :class:`~greentx.edge.Mongrel2`."""
+    def make(self, routes: Mapping[str, Handler] | None = None, *, process: bool = True, **options: Any) -> Any:
+        """Return a server that is not started; all other arguments are those of :class:`~greentx.edge.Mongrel2`.
+
+        Args:
+            process: False has the embedded one run in this process, where it starts in no time: for a server that a
+                test has for itself, and does not restart, stop, or keep from running.
+        """
         # Not at the top: what cannot be imported there would fail the tests that do without it, too.
         from greentx import edge
 
         if not self.is_edge:
             return edge.Mongrel2(routes, **options)
         # So long the notice is late that a client has gone which waits for an answer; a second adds up here.
-        return edge.Edge(routes, **{"half_close_timeout": 0.2, **options})
+        options = {"half_close_timeout": 0.2, **options}
+        return edge.EdgeProcess(routes, **options) if process else edge.Edge(routes, **options)
 
     @contextlib.contextmanager
-    def started(self, routes: Mapping[str, Handler] | None = None, **options: Any) -> Iterator[Any]:
-        """Start one; a regular stop lasts half a second, so it is killed."""
-        with started(self.make(routes, **options)) as server:
+    def started(self, *args: Any, **options: Any) -> Iterator[Any]:
+        """Start what :meth:`make` returns; a regular stop lasts half a second, so it is killed."""
+        with started(self.make(*args, **options)) as server:
             yield server
 
 

@@ -52,7 +52,6 @@ from pathlib import Path
 import gevent
 import pytest
 import zmq.green as zmq
-from front_ends import ONLY_MONGREL2
 from http_rig import Browser, only_connection, routes, serving, transceiver, wait_until
 
 from greentx import Transceiver
@@ -222,10 +221,9 @@ def test_upload_headers_of_a_client_mean_nothing(start_front_end, tmp_path):
     assert victim.read_text() == "precious"
 
 
-@ONLY_MONGREL2
 def test_a_handler_may_be_there_before_the_server(start_front_end):
     """It waits for the subscription, not for a port; requests that came in between are answered."""
-    server = start_front_end(routes())
+    server = start_front_end(routes(), process=True)
     server.kill()
     with transceiver(server, connect_timeout=None) as trans:
         with serving(trans, lambda conn, req: conn.reply_http(req, "here")):
@@ -236,10 +234,9 @@ def test_a_handler_may_be_there_before_the_server(start_front_end):
             assert only_connection(trans).ready
 
 
-@ONLY_MONGREL2
 def test_any_exit_status_of_the_server_is_fine(start_front_end):
     """With open connections it may abort: the handler goes on, and so does the next server."""
-    server = start_front_end(routes())
+    server = start_front_end(routes(), process=True)
     with transceiver(server) as trans:
         with serving(trans, lambda conn, req: conn.reply_http(req, "again") if req.method == "GET" else None):
             browsers = [Browser(server) for _ in range(5)]

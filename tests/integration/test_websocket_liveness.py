@@ -60,7 +60,6 @@ def test_who_is_silent_is_ended_and_who_answers_stays() -> None:
         silent.close()
 
 
-@ONLY_MONGREL2
 def test_a_process_that_was_busy_drops_nobody() -> None:
     """The hub is blocked for several intervals; the pongs had come meanwhile, and are looked at first."""
     with rig(ping_timeout=0.4) as one:
@@ -131,7 +130,6 @@ def test_the_next_ping_finds_out_who_was_ended_without_a_notice() -> None:
         assert one.sockets[0].close_code == 1006 and len(one.trans.websockets) == 0
 
 
-@ONLY_MONGREL2
 def test_a_server_that_restarts_ends_all_and_new_clients_are_others() -> None:
     """Ids begin at 1 again; what was sent to the old ones reaches no stranger."""
     with rig(settings={"limits.tick_timer": 5}) as one:
