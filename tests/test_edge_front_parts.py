@@ -1,20 +1,14 @@
-"""What the embedded front end decides without I/O: messages, turns and deadlines; and its queue of what goes out."""
+"""What the embedded front end decides without I/O: messages and turns."""
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
-from typing import Any
 
-import gevent
 import pytest
-from gevent import socket
 
 from greentx.edge.front.events import Head
 from greentx.edge.front.messages import MessageBuilder
-from greentx.edge.front.outgoing import MAX_WAITING, Outgoing
-from greentx.edge.front.patience import Patience, Times
 from greentx.edge.front.turns import Turns
 from greentx.protocol.request import Request
 from greentx.protocol.websocket.frames import Frame, Opcode
@@ -88,76 +82,6 @@ def test_it_is_known_how_many_answers_are_due(methods, written, left):
     moved = sum([turns.wrote(piece) for piece in written])
     assert len(turns) == left
     assert bool(moved) == (left < len(methods))
-
-
-def test_a_deadline_moves_with_a_body_and_not_with_a_head():
-    """And by no more than the time for one piece, nor past what the slowest rate allows."""
-    patience = Patience(Times(head=10, idle=100, min_rate=10), 0)
-    assert patience.deadline == 10
-    patience.begin(5, 5)
-    patience.more(100, 14, is_body=False)
-    assert patience.deadline == 15
-    patience.more(1000, 14, is_body=True)
-    assert patience.deadline == 24
-    patience.more(1, 200, is_body=True)
-    assert patience.deadline == pytest.approx(5 + 1106 / 10 + 10)
-    patience.rest(200)
-    assert patience.deadline == 300
-    assert patience.moves(1, 300)
-    assert patience.deadline == 400
-    assert not patience.moves(1, 400)
-    patience.forget()
-    assert patience.deadline == math.inf
-
-
-@pytest.fixture
-def pair() -> Any:
-    """Two ends whose buffers are small."""
-    ends = socket.socketpair()
-    for end in ends:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    yield ends
-    for end in ends:
-        end.close()
-
-
-def read_all(end: Any) -> bytes:
-    return b"".join(iter(lambda: end.recv(65536), b""))
-
-
-def test_all_that_waits_gets_out_before_the_end(pair):
-    """In the order of its writing; what is written behind the end is dropped."""
-    outgoing = Outgoing(pair[0], lambda: None)
-    pieces = [bytes([number]) * 100_000 for number in range(MAX_WAITING + 1)]
-    assert all(outgoing.write(piece) for piece in pieces)
-    assert not outgoing.idle
-    outgoing.end()
-    assert outgoing.write(b"late")
-    assert read_all(pair[1]) == b"".join(pieces)
-    assert outgoing.over
-
-
-def test_more_than_may_wait_is_not_taken(pair):
-    """What waits already still gets out."""
-    outgoing = Outgoing(pair[0], lambda: None)
-    taken = 0
-    while outgoing.write(bytes(100_000)):
-        taken += 1
-    assert taken == MAX_WAITING + 1
-    outgoing.end()
-    assert len(read_all(pair[1])) == taken * 100_000
-
-
-def test_what_is_dropped_does_not_get_out(pair):
-    """Nobody is left over that writes it."""
-    said: list[bool] = []
-    outgoing = Outgoing(pair[0], lambda: said.append(outgoing.over))
-    outgoing.write(bytes(1_000_000))
-    outgoing.drop()
-    gevent.sleep(0)
-    assert len(read_all(pair[1])) < 1_000_000
-    assert outgoing.over
-    assert said == [True]
 
 
 def test_without_its_extra_the_front_end_says_what_to_install():

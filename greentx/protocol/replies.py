@@ -155,11 +155,12 @@ class Response:
         return f"<Response sender={self.sender} conn_ids={self.conn_ids} {what}>"
 
 
-def parse_reply(message: bytes, *, mongrel2: bool = True) -> Response:
+def parse_reply(message: bytes, *, mongrel2: bool = True, max_ids: int = MAX_CONN_IDS) -> Response:
     """Parse one reply as Mongrel2 does, with the same limits; or what :func:`build_control_reply` builds.
 
     Args:
         mongrel2: False accepts any sender that :func:`check_sender` accepts for a stand-in.
+        max_ids: As ``limits.handler_targets`` says.
 
     Raises:
         RemoteProtocolError: Mongrel2 would reject it, and stall this handler's replies for 0.5 s (probed).
@@ -175,15 +176,15 @@ def parse_reply(message: bytes, *, mongrel2: bool = True) -> Response:
     ids = message[start:end]
     # Before they are taken apart: of a million ids the pattern alone would take a hundred megabytes. A list of 128 has
     # a blank between two, and may have an X in front, and a blank behind.
-    if ids.count(b" ") > MAX_CONN_IDS + 1:
-        raise RemoteProtocolError(f"{ids.count(b' ')} ids or more, limit {MAX_CONN_IDS}")
+    if ids.count(b" ") > max_ids + 1:
+        raise RemoteProtocolError(f"{ids.count(b' ')} ids or more, limit {max_ids}")
     if message[end : end + 2] != b", " or not _IDS.fullmatch(ids):
         raise RemoteProtocolError(f"no {int(match[2])} bytes of ids and ', ' at byte {start} of {shown(message)}")
     body = message[end + 2 :]
     extended = ids.startswith(b"X ")
     conn_ids = ids[2 if extended else 0 :].decode().split()
-    if len(conn_ids) > MAX_CONN_IDS:
-        raise RemoteProtocolError(f"{len(conn_ids)} ids, limit {MAX_CONN_IDS}")
+    if len(conn_ids) > max_ids:
+        raise RemoteProtocolError(f"{len(conn_ids)} ids, limit {max_ids}")
     # The body of an ordinary reply is the browser's, and is not looked at.
     pair = parse_extended_body(body) if extended else None
     return Response(match[1].decode("latin-1"), conn_ids, body, pair)

@@ -17,6 +17,9 @@ from greentx.edge import Edge, Handler
 from greentx.errors import LocalProtocolError
 from greentx.protocol.replies import build_extended_reply, build_reply
 
+# Those of Mongrel2; it looks only once in ten seconds otherwise.
+QUICK_END = {"limits.min_ping": 1, "limits.tick_timer": 1}
+
 
 @contextlib.contextmanager
 def served(handler: Any, edge: Edge | None = None, **options: Any) -> Iterator[Edge]:
@@ -231,7 +234,7 @@ def test_a_silent_connection_ends():
         gevent.sleep(0.3)
         echo(conn, req)
 
-    with served(slow, Edge({"/": Handler(SENDER)}, settings={"limits.min_ping": 1})) as edge, Browser(edge) as browser:
+    with served(slow, Edge({"/": Handler(SENDER)}, settings=QUICK_END)) as edge, Browser(edge) as browser:
         assert browser.get("/").status == 200
         assert browser.at_end()
 
@@ -282,7 +285,7 @@ def test_a_client_that_reads_nothing_is_ended_once_too_much_waits(caplog):
         with publisher_to(edge) as publisher:
             for _ in range(30):
                 publisher.send(SENDER.encode() + b" 1:1, " + bytes(1_000_000))
-            wait_until(lambda: "more messages wait" in caplog.text)
+            wait_until(lambda: "messages wait for it at once" in caplog.text)
             assert browser.get("/").status == 200
         wait_until(lambda: edge.connections == 1)
 
@@ -295,8 +298,7 @@ def test_settings_that_mean_nothing_here_are_refused():
 
 def test_what_extended_replies_ask_for_is_done():
     """A connection is kept alive, or ended at once; of an id that nobody has the handler is told."""
-    settings = {"limits.min_ping": 1}
-    with Edge({"/": Handler(SENDER)}, settings=settings) as edge, publisher_to(edge) as publisher:
+    with Edge({"/": Handler(SENDER)}, settings=QUICK_END) as edge, publisher_to(edge) as publisher:
         with zmq.Context() as context, context.socket(zmq.PULL) as pull, Browser(edge) as browser:
             pull.connect(str(edge.handlers[0].send_spec))
             browser.ask("/")

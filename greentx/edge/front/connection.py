@@ -19,23 +19,30 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import select
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from gevent import socket
 from gevent.event import Event
+from gevent.monkey import get_original
 
 from ...errors import SendTimeout
 from .answers import build_answer
 from .entry import Entry
 from .incoming import Incoming
-from .outgoing import Outgoing
+from .outgoing import MAX_BYTES, MAX_MESSAGES, Outgoing
 from .patience import Patience, Times
 
 __all__ = ["BrowserConnection", "Owner", "Side"]
 
 log = logging.getLogger("greentx.edge.front")
+
+# While a connection is not read, between two looks at whether its client has ended.
+_LOOK_SECONDS = 0.5
+_poll = get_original("select", "poll")
+_SENDS_NOTHING_MORE = getattr(select, "POLLRDHUP", 0)
 
 
 class Owner(Protocol):
@@ -59,10 +66,6 @@ class Side(Protocol):
     def waiting(self) -> bool:
         """True while an answer is due to its client, also where that sends nothing more."""
 
-    @property
-    def timed(self) -> bool:
-        """True while the deadline is for the rest of what has begun to come."""
-
     def feed(self, data: bytes) -> None:
         """Read the next bytes, never none. What comes behind the end of the connection is nobody's."""
 
@@ -85,23 +88,29 @@ class BrowserConnection:
     Args:
         sock: Belongs to it from here on.
         address: Of the client, as text.
+        flow_control: As ``download.flow_control`` of Mongrel2: bytes that wait are bounded in place of messages, and
+            handlers are told what was written.
 
     Attributes:
         conn_id: 0 before anything was handed to a handler.
         incoming: Its sides read by it, so that others have their turn.
         outgoing: For its sides, which may end it; handlers write by :meth:`write`.
         patience: For its sides.
+        read: Bytes that have come from the client.
         side: What reads its bytes; has to be set before :meth:`run`.
     """
 
     side: Side
 
-    def __init__(self, sock: socket.socket, address: str, owner: Owner, times: Times) -> None:
+    def __init__(
+        self, sock: socket.socket, address: str, owner: Owner, times: Times, *, flow_control: bool = False
+    ) -> None:
         self.address = address
         self.conn_id = 0
         self.patience = Patience(times, time.monotonic())
         self.incoming = Incoming(sock)
-        self.outgoing = Outgoing(sock, self._on_idle)
+        self.outgoing = Outgoing(sock, self._on_idle, self._on_written if flow_control else None)
+        self.read = 0
         self._sock = sock
         self._owner = owner
         # Who was sent the last request, or what came of it.
@@ -109,6 +118,7 @@ class BrowserConnection:
         # An answer is whole, or what waited was written.
         self._moved = Event()
         self._is_closed_by_handler = False
+        self._sends_nothing_more = False
 
     @property
     def deadline(self) -> float:
@@ -125,10 +135,11 @@ class BrowserConnection:
     def write(self, data: bytes) -> None:
         """Write what a handler says; never blocks."""
         self.side.wrote(data)
-        if not self.outgoing.write(data):
-            log.warning("%r was ended: more messages wait for its client than may", self)
+        outgoing = self.outgoing
+        if not outgoing.write(data):
+            limit = f"{MAX_BYTES} bytes" if outgoing.flow_control else f"{MAX_MESSAGES} messages"
+            log.warning("%r was ended: its handler has more than %s wait for it at once", self, limit)
             self.abort()
-        self.keep_alive()
 
     def close(self) -> None:
         """A handler says that all was written."""
@@ -148,20 +159,22 @@ class BrowserConnection:
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def keep_alive(self) -> None:
-        """It is not idle; does not give a slow request more time."""
-        if not self.outgoing.ending and not self.side.timed:
-            self.patience.rest(time.monotonic())
+        """A handler says that it is not silent; does not give a slow request more time."""
+        self.patience.keep_alive(time.monotonic())
 
     def expire(self) -> None:
         """The deadline has passed; never blocks."""
-        outgoing = self.outgoing
-        # A slow client may go on reading.
-        if not outgoing.idle and self.patience.moves(outgoing.written, time.monotonic()):
-            return
-        if outgoing.ending:
+        if self.outgoing.ending:
             self.abort()
         else:
             self.side.expire()
+
+    def look(self, now: float) -> None:
+        """End it where it has been silent for too long; to be called every ``Silence.tick`` seconds. Never blocks."""
+        outgoing = self.outgoing
+        if self.patience.silent(self.read, outgoing.written, now, busy=self.side.busy or not outgoing.idle):
+            log.debug("%r was silent for too long", self)
+            self.abort()
 
     # -- for its sides -----------------------------------------------------------------------------------------------
 
@@ -176,22 +189,24 @@ class BrowserConnection:
             False where no handler came in time: the message is not sent.
         """
         self.patience.forget()
+        # A handler may have answered before this greenlet goes on.
+        before, self._told = self._told, entry
         try:
             entry.send(message, self.patience.times.no_handler)
         except SendTimeout:
+            self._told = before
             return False
-        self._told = entry
         return True
 
     def refuse(self, status: int, reason: str, *, head_only: bool = False) -> None:
-        """Answer for the front end, and end; the answers before it have to be out (:meth:`wait`)."""
+        """Answer for the front end, and end; the answers before it have to be whole (:meth:`wait`)."""
         if not self.outgoing.ending:
-            self.outgoing.write(build_answer(status, reason, timestamp=time.time(), head_only=head_only))
+            self.outgoing.add(build_answer(status, reason, timestamp=time.time(), head_only=head_only))
             self.end()
 
     def end(self) -> None:
         """Let what waits get out, and then end."""
-        self.patience.rest(time.monotonic())
+        self.patience.forget()
         self.outgoing.end()
 
     def moved(self) -> None:
@@ -199,12 +214,15 @@ class BrowserConnection:
         self._moved.set()
 
     def wait(self, done: Callable[[], bool]) -> None:
-        """Block this greenlet until *done*, or the end."""
+        """Block this greenlet until *done*, or the end; what comes from the client meanwhile is not read."""
         if not done():
-            self.patience.rest(time.monotonic())
-            while not done() and not self.outgoing.ending:
-                self._moved.clear()
-                self._moved.wait()
+            began = time.monotonic()
+            deadline = self.patience.deadline
+            self.patience.forget()
+            self._wait(lambda: done() or self.outgoing.ending)
+            if not self.outgoing.ending:
+                self.patience.deadline = deadline
+                self.patience.postpone(time.monotonic() - began)
 
     # -- in the greenlet of run() ------------------------------------------------------------------------------------
 
@@ -229,30 +247,52 @@ class BrowserConnection:
             data = self.incoming.receive()
             if not data:
                 break
+            self.read += len(data)
             # What comes behind the end is nobody's.
             if not outgoing.ending:
                 self.side.feed(data)
+        self._sends_nothing_more = True
+        self.patience.forget()
         if not outgoing.ending:
             self.side.eof()
-        # A handler that closes has to get all of it out. The deadline bounds it.
-        self._finish(lambda: outgoing.over if outgoing.ending else outgoing.idle and not self.side.waiting)
+        # A handler that closes has to get all of it out.
+        self._wait(lambda: outgoing.over if outgoing.ending else not self.side.waiting)
 
-    def _finish(self, done: Callable[[], bool]) -> None:
-        """Block this greenlet until *done*, as long as handlers say more to a client that sends nothing more."""
-        outgoing = self.outgoing
-        self.patience.rest(time.monotonic())
-        while not done() and not outgoing.over:
-            # What waits for the client to read it is the deadline's matter.
-            seconds = self.patience.times.half_close if outgoing.idle else None
+    def _wait(self, done: Callable[[], bool]) -> None:
+        """Block this greenlet until *done*; a client that sends nothing more is waited for only while handlers go on.
+
+        It may have gone, and what is written to it would tell: so where nothing is for ``half_close`` seconds, it has.
+        """
+        outgoing, moved = self.outgoing, self._moved
+        while not done():
+            self._sends_nothing_more = self._sends_nothing_more or _has_ended(self._sock)
+            seconds: float | None = _LOOK_SECONDS
+            if self._sends_nothing_more:
+                # What waits for the client to read it ends with its silence.
+                seconds = self.patience.times.half_close if outgoing.idle else None
             written = outgoing.written
-            self._moved.clear()
-            if not self._moved.wait(seconds) and outgoing.written == written:
-                return
+            moved.clear()
+            if moved.wait(seconds) or not self._sends_nothing_more:
+                continue
+            if outgoing.idle and outgoing.written == written:
+                self.abort()
 
     def _on_idle(self) -> None:
         if self.outgoing.over:
             self.patience.linger(time.monotonic())
         self._moved.set()
 
+    def _on_written(self, size: int) -> None:
+        # Without an id it is not written to.
+        if self._told is not None:
+            self._told.notify(self._told.messages.credits(self.conn_id, size))
+
     def __repr__(self) -> str:
         return f"<BrowserConnection {self.conn_id} of {self.address}>"
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    """Whether the client sends nothing more, which shows although not all was read that it has sent. Never blocks."""
+    poll = _poll()
+    poll.register(sock.fileno(), _SENDS_NOTHING_MORE)
+    return bool(poll.poll(0))

@@ -16,17 +16,18 @@ from gevent.lock import RLock
 from gevent.pool import Group
 from gevent.server import StreamServer
 
-from ...errors import BindError, LocalProtocolError, RemoteProtocolError
-from ...protocol.replies import Response, parse_reply
+from ...errors import BindError, LocalProtocolError
+from ...protocol.fields import MAX_CONN_IDS
 from ...transport import Context
 from ..addresses import family, numeric_host
-from ..config import DEFAULT_SETTINGS, SERVER_UUID, Handler, checked_settings, idle_seconds
+from ..config import DEFAULT_SETTINGS, SERVER_UUID, Handler, checked_settings
 from .answers import build_answer
 from .connection import BrowserConnection
 from .entry import Entry
 from .http import HttpSide
 from .limits import Limits
-from .patience import Times
+from .patience import Silence, Times
+from .replies import Replies
 from .routes import Routes
 
 __all__ = ["Edge"]
@@ -36,19 +37,20 @@ log = logging.getLogger("greentx.edge.front")
 # Between two looks at the deadlines.
 _TICK_SECONDS = 0.25
 _BACKLOG = 1024
-# Mongrel2's ids are 32-bit numbers; larger ones are taken modulo 2**32 (probed).
-_ID_MASK = 0xFFFFFFFF
 
 # The settings of Mongrel2 that mean something here.
 _SETTINGS = frozenset(
     {
+        "download.flow_control",
         "limits.buffer_size",
         "limits.content_length",
+        "limits.handler_targets",
         "limits.header_count",
         "limits.kill_limit",
         "limits.min_ping",
         "limits.min_read_rate",
         "limits.min_write_rate",
+        "limits.tick_timer",
     }
 )
 
@@ -65,8 +67,9 @@ class Edge:
         bind_addr: The address to listen on, or a name for one; ``""`` is every IPv4 address.
         port: 0 chooses a free one at the first start, and then keeps it.
         settings: By Mongrel2's names: bytes of a head (``limits.buffer_size``) and of a body
-            (``limits.content_length``), header fields (``limits.header_count``), and when silent connections end
-            (``limits.min_ping``, in seconds; 0 is never).
+            (``limits.content_length``), header fields (``limits.header_count``), ids of a reply
+            (``limits.handler_targets``); when silent connections end (``limits.min_ping`` and so on, of which all count
+            that :class:`~.patience.Silence` has); and ``download.flow_control``.
         no_handler_timeout: Seconds that a request waits for a handler to be there; then the answer is 503.
         request_timeout: Seconds that a client has for the head of a request, and for the next piece of its body; then
             the answer is 408.
@@ -100,12 +103,15 @@ class Edge:
         for name in (settings or {}).keys() - _SETTINGS - DEFAULT_SETTINGS.keys():
             raise LocalProtocolError(f"setting {name!r} means nothing to the embedded front end")
         checked = checked_settings(settings)
+        # Those that no limit or time is made of.
+        self._flow_control = _number(checked, "download.flow_control", 0) != 0
+        self._max_ids = _number(checked, "limits.handler_targets", MAX_CONN_IDS)
         self._limits = Limits.of(checked)
         self._times = Times(
             no_handler=no_handler_timeout,
             head=request_timeout,
             half_close=half_close_timeout,
-            idle=idle_seconds(checked),
+            silence=Silence.of(checked),
         )
         self.bind_addr = bind_addr
         self.port = port
@@ -162,7 +168,10 @@ class Edge:
         with self._changing:
             if self._running is not None:
                 return
-            running = _Running(self._handlers, self._limits, self._times, self._bounds)
+            replies = Replies(self._max_ids)
+            running = _Running(
+                self._handlers, self._limits, self._times, self._bounds, replies, flow_control=self._flow_control
+            )
             try:
                 running.listen(self.bind_addr, self.port)
             except BaseException:  # raised again
@@ -186,7 +195,16 @@ class Edge:
 class _Running:
     """What is open from one start to its stop."""
 
-    def __init__(self, handlers: Mapping[str, Handler], limits: Limits, times: Times, bounds: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        handlers: Mapping[str, Handler],
+        limits: Limits,
+        times: Times,
+        bounds: tuple[int, int],
+        replies: Replies,
+        *,
+        flow_control: bool,
+    ) -> None:
         self.context = Context("Edge", lambda: self.close(0), linger=0)
         self.port = 0
         self.connections: set[BrowserConnection] = set()
@@ -194,16 +212,16 @@ class _Running:
         self._limits = limits
         self._times = times
         self._max_connections, self._max_per_address = bounds
-        self._by_id: dict[int, BrowserConnection] = {}
+        self._replies = replies
+        self._flow_control = flow_control
         self._addresses: Counter[str] = Counter()
-        self._last_id = 0
         self._greenlets = Group()
         self._server: StreamServer | None = None
         self._ticker: gevent.Greenlet[..., None] | None = None
         try:
             for handler in handlers.values():
                 if handler not in self.entries:
-                    self.entries[handler] = Entry(self.context, handler, self._reply)
+                    self.entries[handler] = Entry(self.context, handler, self._replies.reply)
         except BaseException:  # raised again
             self.close(0)
             raise
@@ -224,18 +242,6 @@ class _Running:
         self._server = StreamServer(listener, self._serve, spawn=self._greenlets.spawn)
         self._server.start()
         self._ticker = gevent.spawn(self._tick)
-
-    def register(self, connection: BrowserConnection) -> int:
-        while True:
-            self._last_id = (self._last_id + 1) & _ID_MASK
-            # A connection without an id has 0.
-            if self._last_id and self._last_id not in self._by_id:
-                self._by_id[self._last_id] = connection
-                return self._last_id
-
-    def unregister(self, connection: BrowserConnection) -> None:
-        self.connections.discard(connection)
-        self._by_id.pop(connection.conn_id, None)
 
     def close(self, timeout: float) -> None:
         try:
@@ -273,54 +279,34 @@ class _Running:
                 sock.shutdown(socket.SHUT_WR)
             return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = BrowserConnection(sock, address, self, self._times)
+        connection = BrowserConnection(sock, address, self._replies, self._times, flow_control=self._flow_control)
         connection.side = HttpSide(connection, self._routes, self._limits)
         self.connections.add(connection)
         self._addresses[address] += 1
         try:
             connection.run()
         finally:
+            self.connections.discard(connection)
             self._addresses[address] -= 1
             if not self._addresses[address]:
                 del self._addresses[address]
 
     def _tick(self) -> None:
+        seconds = max(_TICK_SECONDS, self._times.silence.tick)
+        next_look = time.monotonic() + seconds
         while True:
             gevent.sleep(_TICK_SECONDS)
             now = time.monotonic()
             for connection in [one for one in self.connections if one.deadline < now]:
                 connection.expire()
+            if now >= next_look and self._times.silence.kills:
+                next_look = now + seconds
+                for connection in list(self.connections):
+                    connection.look(now)
 
-    def _reply(self, entry: Entry, message: bytes) -> None:
-        try:
-            reply = parse_reply(message)
-        except RemoteProtocolError as error:
-            # Mongrel2 would stall all replies of the handler for half a second.
-            log.error("a reply of a handler to %s is invalid, and was dropped: %s", entry.handler.recv_spec, error)
-            return
-        if reply.extended is not None:
-            self._control(entry, reply)
-            return
-        body = reply.body
-        for conn_id in reply.conn_ids:
-            connection = self._by_id.get(int(conn_id) & _ID_MASK)
-            if connection is None:
-                entry.notify(entry.messages.disconnect(int(conn_id) & _ID_MASK))
-            elif body:
-                connection.write(body)
-            else:
-                connection.close()
 
-    def _control(self, entry: Entry, reply: Response) -> None:
-        assert reply.extended is not None
-        key, value = reply.extended
-        words = value if key == b"ctl" and isinstance(value, dict) else None
-        for conn_id in reply.conn_ids:
-            connection = self._by_id.get(int(conn_id) & _ID_MASK)
-            if connection is None:
-                if words is None or b"cancel" not in words:
-                    entry.notify(entry.messages.disconnect(int(conn_id) & _ID_MASK))
-            elif words is None or b"cancel" in words:
-                connection.cancel()
-            elif b"keep-alive" in words:
-                connection.keep_alive()
+def _number(settings: Mapping[str, int | str], name: str, default: int) -> int:
+    value = str(settings.get(name, default))
+    if not value.isdecimal():
+        raise LocalProtocolError(f"setting {name} is {value!r}, which is not a whole number")
+    return int(value)

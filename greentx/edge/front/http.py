@@ -15,6 +15,8 @@ from .connection import BrowserConnection
 from .entry import Entry
 from .events import Body, End, Event, Head, Refused, Upgraded
 from .limits import Limits
+from .messages import Own
+from .outgoing import MAX_BYTES
 from .requests import RequestReader
 from .routes import Routes
 from .turns import Turns
@@ -26,6 +28,9 @@ __all__ = ["HttpSide", "Sink"]
 _MAX_WAITING = 64
 # "A / HTTP/1.0" and its empty line.
 _SHORTEST_REQUEST = 16
+
+# As Mongrel2 says it with flow control, in the first request of a connection.
+_CREDITS: Own = ((b"DOWNLOAD_CREDITS", b"%d" % MAX_BYTES),)
 
 
 class Sink(Protocol):
@@ -69,6 +74,7 @@ class HttpSide:
         "_entry",
         "_head",
         "_limits",
+        "_own",
         "_pattern",
         "_reader",
         "_routes",
@@ -88,6 +94,8 @@ class HttpSide:
         self._begun = False
         self._pattern = b""
         self._entry: Entry | None = None
+        # Of the first request.
+        self._own: Own = _CREDITS if connection.outgoing.flow_control else ()
 
     @property
     def busy(self) -> bool:
@@ -96,13 +104,8 @@ class HttpSide:
 
     @property
     def waiting(self) -> bool:
-        """True while an answer is due."""
-        return bool(self._turns)
-
-    @property
-    def timed(self) -> bool:
-        """True while a request is not whole."""
-        return self._begun
+        """True while an answer is due, or on its way."""
+        return bool(self._turns) or not self._connection.outgoing.idle
 
     def wrote(self, data: bytes) -> None:
         """Follow an answer."""
@@ -133,11 +136,15 @@ class HttpSide:
         self._take(self._reader.eof())
 
     def expire(self) -> None:
-        """Answer 408 where a client has begun to ask; one that waits, or is silent, is ended without a word."""
-        if self._turns or self._reader.idle:
-            self._connection.abort()
+        """Answer 408 where a client has begun to ask; one that never asked is ended without a word."""
+        connection = self._connection
+        if self._turns:
+            # The answer must not be overtaken: look again.
+            connection.patience.postpone(connection.patience.times.head)
+        elif self._reader.idle:
+            connection.abort()
         else:
-            self._connection.refuse(408, "the request did not come in time")
+            connection.refuse(408, "the request did not come in time")
 
     def close(self) -> None:
         """Drop the body in hand."""
@@ -155,7 +162,9 @@ class HttpSide:
             head.headers = [field for field in head.headers if field[0] != b"transfer-encoding"]
             head.headers.append((b"content-length", b"%d" % len(body)))
         connection.register()
-        message = entry.messages.request(connection.conn_id, head, self._pattern, connection.address.encode(), body)
+        address = connection.address.encode()
+        message = entry.messages.request(connection.conn_id, head, self._pattern, address, body, self._own)
+        self._own = ()
         self._turns.asked(head.method)
         if not connection.send(entry, message):
             self._turns.withdraw()
@@ -196,16 +205,17 @@ class HttpSide:
         if head.upgrade:
             self._open_websocket(head, self._entry)
             return False
-        # One that waits behind another answer sends its body when it gets tired of waiting (RFC 9110, section 10.1.1).
-        if head.expect_continue and not self._turns:
-            self._connection.outgoing.write(CONTINUE)
+        if head.expect_continue:
+            # Behind the answers before it.
+            self._wait_turns(1)
+            self._connection.outgoing.add(CONTINUE)
         return True
 
     def _open_websocket(self, head: Head, entry: Entry) -> None:
         connection = self._connection
-        key = dict(head.headers)[b"sec-websocket-key"]
-        if not key.isascii():
-            self._refuse(400, "Sec-WebSocket-Key is not base64")
+        keys = [value for name, value in head.headers if name == b"sec-websocket-key"]
+        if len(keys) != 1 or not keys[0].isascii():
+            self._refuse(400, "Sec-WebSocket-Key is not one value of base64")
             return
         # Frames would be counted as answers to what came before.
         self._wait_turns(1)
@@ -213,25 +223,25 @@ class HttpSide:
             return
         connection.register()
         address = connection.address.encode()
-        accept = accept_key(key.decode("latin-1"))
-        handshake = entry.messages.handshake(connection.conn_id, head, self._pattern, address, accept)
+        accept = accept_key(keys[0].decode())
+        own = _CREDITS if connection.outgoing.flow_control else ()
+        handshake = entry.messages.handshake(connection.conn_id, head, self._pattern, address, accept, own)
         if not connection.send(entry, handshake):
             self._refuse(503, "no handler is there")
             return
-        messages = entry.messages.frames(connection.conn_id, head, self._pattern, address)
+        messages = entry.messages.frames(connection.conn_id, head, self._pattern, address, own)
         connection.side = WebSocketSide(connection, entry, messages, self._limits.content_length)
         self._take(self._reader.upgrade())
 
     def _set_deadline(self, was_idle: bool, size: int) -> None:
-        now = time.monotonic()
         patience = self._connection.patience
-        if self._turns or self._reader.idle:
-            patience.rest(now)
+        if self._reader.idle:
+            patience.forget()
         elif was_idle or not self._begun:
             self._begun = True
-            patience.begin(size, now)
+            patience.begin(size, time.monotonic())
         else:
-            patience.more(size, now, is_body=self._head is not None)
+            patience.more(size, time.monotonic(), is_body=self._head is not None)
 
     def _refuse(self, status: int, reason: str, *, head_only: bool = False) -> None:
         """Answer behind the answers that are due before, and end."""

@@ -14,7 +14,7 @@ from ...protocol.requests import build_disconnect_notice
 from ...protocol.websocket.frames import Frame
 from .events import Head, Message
 
-__all__ = ["FrameMessages", "MessageBuilder"]
+__all__ = ["FrameMessages", "MessageBuilder", "Own"]
 
 _HANDSHAKE = str(Kind.WEBSOCKET_HANDSHAKE).encode()
 _WEBSOCKET = str(Kind.WEBSOCKET).encode()
@@ -24,6 +24,8 @@ _NO_FLAGS = b"0x00"
 _JSON_FLAGS = b'"FLAGS":"0x00'
 
 _Pair = tuple[bytes, "bytes | list[bytes]"]
+#: Fields of the server's own, next to those that every request has.
+Own = Sequence[tuple[bytes, bytes]]
 
 
 class MessageBuilder:
@@ -43,7 +45,7 @@ class MessageBuilder:
         self._is_json = protocol == "json"
         self._scheme = scheme
 
-    def request(self, conn_id: int, head: Head, pattern: bytes, address: bytes, body: bytes) -> bytes:
+    def request(self, conn_id: int, head: Head, pattern: bytes, address: bytes, body: bytes, own: Own = ()) -> bytes:
         """Build a request that is whole.
 
         Args:
@@ -51,7 +53,7 @@ class MessageBuilder:
             pattern: The route that it was found by.
             address: Of the client, as text.
         """
-        return self._message(conn_id, head, head.method, pattern, address) + b"%d:%b," % (len(body), body)
+        return self._message(conn_id, head, head.method, pattern, address, own=own) + b"%d:%b," % (len(body), body)
 
     def stream(self, conn_id: int, head: Head, pattern: bytes, address: bytes, body: bytes) -> bytes:
         """Build the first message of a body that is streamed: as :meth:`request`, with what there is of it."""
@@ -95,18 +97,31 @@ class MessageBuilder:
         body = message.body
         return b"%b %d %b %b%d:%b," % (self._sender.encode(), conn_id, message.path, headers, len(body), body)
 
-    def handshake(self, conn_id: int, head: Head, pattern: bytes, address: bytes, accept: bytes) -> bytes:
+    def handshake(
+        self, conn_id: int, head: Head, pattern: bytes, address: bytes, accept: bytes, own: Own = ()
+    ) -> bytes:
         """Build the opening handshake of a WebSocket; *accept* is what its answer says in ``Sec-WebSocket-Accept``."""
-        return self._message(conn_id, head, _HANDSHAKE, pattern, address) + b"%d:%b," % (len(accept), accept)
+        message = self._message(conn_id, head, _HANDSHAKE, pattern, address, own=own)
+        return message + b"%d:%b," % (len(accept), accept)
 
-    def frames(self, conn_id: int, head: Head, pattern: bytes, address: bytes) -> FrameMessages:
+    def frames(self, conn_id: int, head: Head, pattern: bytes, address: bytes, own: Own = ()) -> FrameMessages:
         """Return what builds the messages of the WebSocket that *head* has opened; all repeat the fields of *head*."""
-        message = self._message(conn_id, head, _WEBSOCKET, pattern, address, flags=_NO_FLAGS)
+        message = self._message(conn_id, head, _WEBSOCKET, pattern, address, flags=_NO_FLAGS, own=own)
         return FrameMessages(message, is_json=self._is_json)
 
     def disconnect(self, conn_id: int) -> bytes:
         """Build the notice that a browser has gone."""
         return build_disconnect_notice(self._sender, conn_id, protocol=self._protocol)
+
+    def credits(self, conn_id: int, written: int) -> bytes:
+        """Build the notice that a message of so many bytes was written, with ``download.flow_control``."""
+        sender = self._sender.encode()
+        count = b"%d" % written
+        if self._is_json:
+            text = b'{"METHOD":"JSON","DOWNLOAD_CREDITS":"%b"}' % count
+            return b'%b %d @* %d:%b,18:{"type":"credits"},' % (sender, conn_id, len(text), text)
+        text = b"16:DOWNLOAD_CREDITS,%d:%b,6:METHOD,4:JSON," % (len(count), count)
+        return b'%b %d @* %d:%b}18:{"type":"credits"},' % (sender, conn_id, len(text), text)
 
     def _message(
         self,
@@ -116,7 +131,7 @@ class MessageBuilder:
         pattern: bytes,
         address: bytes,
         flags: bytes | None = None,
-        own: Sequence[tuple[bytes, bytes]] = (),
+        own: Own = (),
     ) -> bytes:
         path, mark, query = head.target.partition(b"?")
         fields = _joined(head.headers)

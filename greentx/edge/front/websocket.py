@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 
 import gevent
 
@@ -32,7 +31,7 @@ class WebSocketSide:
         max_size: Bytes of a message, and so of a frame.
     """
 
-    __slots__ = ("_accepted", "_assembler", "_connection", "_entry", "_messages", "_parser", "_text")
+    __slots__ = ("_accepted", "_assembler", "_closing", "_connection", "_entry", "_messages", "_parser", "_text")
 
     def __init__(self, connection: BrowserConnection, entry: Entry, messages: FrameMessages, max_size: int) -> None:
         self._connection = connection
@@ -43,6 +42,8 @@ class WebSocketSide:
         self._text = TextCheck()
         # A handler has let it in: its client understands a close frame.
         self._accepted = False
+        # It has sent one.
+        self._closing = False
 
     @property
     def busy(self) -> bool:
@@ -51,13 +52,8 @@ class WebSocketSide:
 
     @property
     def waiting(self) -> bool:
-        """False: a client that sends nothing more cannot end it as the protocol has it."""
-        return False
-
-    @property
-    def timed(self) -> bool:
-        """False: a message may take its time."""
-        return False
+        """True where the client waits for the other half of its closing handshake; any other one has gone."""
+        return self._closing
 
     def wrote(self, data: bytes) -> None:
         """See whether it was let in."""
@@ -67,13 +63,13 @@ class WebSocketSide:
     def feed(self, data: bytes) -> None:
         """Hand on the messages that are whole."""
         parser, text, incoming = self._parser, self._text, self._connection.incoming
-        self._connection.patience.rest(time.monotonic())
         try:
             for number, frame in enumerate(incoming.parsed(parser.feed, data), 1):
                 if not frame.fin or text.seen:
                     text.frame(frame)
                 message = self._assembler.add(frame)
                 if message is not None:
+                    self._closing = self._closing or message.opcode == Opcode.CLOSE
                     self._entry.send(self._messages.build(message), None)
                 if incoming.give_way(number) and self._connection.outgoing.ending:
                     return
@@ -101,7 +97,7 @@ class WebSocketSide:
         self._settle()
         if not connection.outgoing.ending:
             if self._accepted:
-                connection.outgoing.write(build_frame(build_close(error.close_code, str(error)), Opcode.CLOSE))
+                connection.outgoing.add(build_frame(build_close(error.close_code, str(error)), Opcode.CLOSE))
             connection.end()
 
     def _settle(self) -> None:

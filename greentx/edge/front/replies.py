@@ -1,0 +1,102 @@
+"""What handlers say to browser connections: whom a reply is for, and what it asks for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from ...errors import RemoteProtocolError
+from ...protocol.fields import MAX_CONN_IDS
+from ...protocol.replies import parse_reply
+from .connection import BrowserConnection
+from .entry import Entry
+
+__all__ = ["Replies"]
+
+log = logging.getLogger("greentx.edge.front")
+
+# Mongrel2's ids are 32-bit numbers; larger ones are taken modulo 2**32 (probed).
+_ID_MASK = 0xFFFFFFFF
+# By so many digits at the end the rest of a division by 2**32 is known.
+_TELLING_DIGITS = 32
+
+# What may be asked for by `ctl`. Mongrel2 ignores other words, and so do we.
+_CANCEL, _KEEP_ALIVE = b"cancel", b"keep-alive"
+
+
+class Replies:
+    """The connections that handlers know, by their ids, and replies to them.
+
+    Any entry's handlers may reply to any connection, as in Mongrel2. Of an id that nobody has the entry is told that
+    the reply came by, once for each time that it stands there.
+
+    Args:
+        max_ids: Of one reply; ``limits.handler_targets``.
+    """
+
+    def __init__(self, max_ids: int = MAX_CONN_IDS) -> None:
+        self._max_ids = max_ids
+        self._connections: dict[int, BrowserConnection] = {}
+        self._last_id = 0
+
+    def register(self, connection: BrowserConnection) -> int:
+        """Return its id from now on: the next one that is free, and not 0."""
+        while True:
+            self._last_id = (self._last_id + 1) & _ID_MASK
+            # A connection without an id has 0.
+            if self._last_id and self._last_id not in self._connections:
+                self._connections[self._last_id] = connection
+                return self._last_id
+
+    def unregister(self, connection: BrowserConnection) -> None:
+        """It has gone."""
+        self._connections.pop(connection.conn_id, None)
+
+    def reply(self, entry: Entry, message: bytes) -> None:
+        """Do what a handler's message asks for; never blocks.
+
+        One that is invalid is logged, and dropped. Mongrel2 would stall all replies of the handler for half a second.
+        """
+        try:
+            reply = parse_reply(message, max_ids=self._max_ids)
+        except RemoteProtocolError as error:
+            log.error("a reply of a handler to %s is invalid, and was dropped: %s", entry.handler.recv_spec, error)
+            return
+        if reply.extended is not None:
+            self._extended(entry, reply.conn_ids, *reply.extended)
+            return
+        body = reply.body
+        for text in reply.conn_ids:
+            conn_id = _number(text)
+            connection = self._connections.get(conn_id)
+            if connection is None:
+                entry.notify(entry.messages.disconnect(conn_id))
+            elif body:
+                connection.write(body)
+            else:
+                connection.close()
+
+    def _extended(self, entry: Entry, conn_ids: Iterable[str], key: bytes, value: object) -> None:
+        words = value if key == b"ctl" and isinstance(value, dict) else None
+        if words is None:
+            # As in Mongrel2, which does not say so.
+            log.error(
+                "an extended reply of a handler to %s ends connections: it has %r, and what is known here is 'ctl' with"
+                " a dict",
+                entry.handler.recv_spec,
+                key[:80],
+            )
+        for text in conn_ids:
+            conn_id = _number(text)
+            connection = self._connections.get(conn_id)
+            if connection is None:
+                if words is None or _CANCEL not in words:
+                    entry.notify(entry.messages.disconnect(conn_id))
+            elif words is None or _CANCEL in words:
+                connection.cancel()
+            elif _KEEP_ALIVE in words:
+                connection.keep_alive()
+
+
+def _number(text: str) -> int:
+    return int(text[-_TELLING_DIGITS:]) & _ID_MASK
