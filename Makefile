@@ -19,7 +19,7 @@ SECONDS ?= 600
 .PHONY: help install mongrel2 chromium wrk redis demo test style types coverage chaos soak fuzz bench clean
 
 help:
-	@echo 'make demo [PORT=8000]  run a chat behind a real mongrel2 (installs some 40 MB)'
+	@echo 'make demo [PORT=8000]  run a chat (installs some 40 MB); MONGREL2=1: behind the real mongrel2'
 	@echo 'make test              run every test (PYTEST_ARGS="-k pipeline" for some)'
 	@echo 'make style types       ruff, mypy'
 	@echo 'make chaos             faults of all kinds, each request counted (CHAOS="kill-mongrel2 kills=50" for one)'
@@ -62,13 +62,13 @@ wrk:
 redis:
 	$(call need,redis-server,redis-server,REDIS)
 
-demo: mongrel2
+demo: $(if $(filter 1,$(MONGREL2)),mongrel2)
 	@venv=$(VENV); \
-	if ! { [ -e $(VENV)/.installed ] && $(BIN)/python -c 'import greentx' 2>/dev/null; }; then \
+	if ! { [ -e $(VENV)/.installed ] && $(BIN)/python -c 'import greentx, httptools' 2>/dev/null; }; then \
 		venv=$(DEMO_VENV); \
-		$(PYTHON) .ci/environment.py $$venv || exit; \
+		$(PYTHON) .ci/environment.py $$venv edge || exit; \
 	fi; \
-	exec $$venv/bin/python examples/chat.py --port $(PORT)
+	exec $$venv/bin/python -m greentx demo --port $(PORT) $(if $(filter 1,$(MONGREL2)),--mongrel2)
 
 test: install mongrel2 chromium wrk redis
 	@$(PYTEST) $(PYTEST_ARGS)

@@ -1,21 +1,18 @@
-"""The chat of ``examples/chat.py``, asked by a stand-in for Mongrel2: only the server says who somebody is."""
+"""The chat of ``greentx demo``, asked by a stand-in for Mongrel2: only the server says who somebody is."""
 
 from __future__ import annotations
 
 import json
-import runpy
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
 
 from greentx import Server, Transceiver
+from greentx.demo.chat import Chat
 
 pytest_plugins = ["greentx.testing"]
-
-EXAMPLE = Path(__file__).parents[1] / "examples" / "chat.py"
 
 
 class Page:
@@ -46,7 +43,7 @@ class Page:
 @pytest.fixture
 def page(transceiver: Transceiver, server: Server) -> Iterator[Callable[[], Page]]:
     """Opens the page once more."""
-    chat = runpy.run_path(str(EXAMPLE))["Chat"](transceiver)
+    chat = Chat(transceiver)
     gevent.spawn(transceiver.serve, chat.answer, websocket=chat.talk)
     pages: list[Page] = []
 

@@ -23,6 +23,7 @@ __all__ = [
     "methods",
     "origins",
     "peer",
+    "port",
     "proxies",
     "seconds",
     "setting",
@@ -67,6 +68,13 @@ def number(text: str, least: int) -> int:
         if (value := int(text)) >= least:
             return value
     raise argparse.ArgumentTypeError(f"{text} is not a whole number, or too small: the minimum is {least}")
+
+
+def port(text: str) -> int:
+    """Read a port, where 0 means a free one."""
+    if (value := number(text, 0)) > _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{text} is not a port: the last one is {_LAST_PORT}")
+    return value
 
 
 def seconds(text: str) -> float:

@@ -1,4 +1,4 @@
-"""A real browser, headless Chromium, driven over WebDriver: the chat of ``examples/chat.py``, and text."""
+"""A real browser, headless Chromium, driven over WebDriver: the chat of ``greentx demo``, and text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import tempfile
@@ -22,11 +21,11 @@ from front_ends import started
 from websocket_rig import in_thread
 
 from greentx import Transceiver
+from greentx.demo.chat import Chat
 from greentx.edge import Handler, Mongrel2
 
 pytestmark = pytest.mark.mongrel2
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "chat.py"
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -199,11 +198,10 @@ return texts.map((one) => [one.id || one.className || one.tagName,
 @contextlib.contextmanager
 def chatting() -> Iterator[Mongrel2]:
     """The chat behind a mongrel2."""
-    chat_class = runpy.run_path(str(EXAMPLE))["Chat"]
     with started(Mongrel2({"/": Handler("chat")})) as server:
         entry = server.handlers[0]
         with Transceiver(entry.sender, entry.send_spec, entry.recv_spec, rep_port=False) as trans:
-            chat = chat_class(trans)
+            chat = Chat(trans)
             serving = gevent.spawn(trans.serve, chat.answer, websocket=chat.talk)
             yield server
             trans.stop(1)
@@ -293,14 +291,13 @@ def test_the_page_can_be_read_by_everybody(browser: Browser) -> None:
 
 def test_two_tabs_talk_one_is_killed_and_the_page_survives_a_restart(browser: Browser) -> None:
     """What one says the other sees; a crash is a leave; after a restart of everything the page is back by itself."""
-    chat_class = runpy.run_path(str(EXAMPLE))["Chat"]
     with started(Mongrel2({"/": Handler("chat")})) as server:
         entry = server.handlers[0]
 
         @contextlib.contextmanager
         def chat() -> Iterator[Transceiver]:
             with Transceiver(entry.sender, entry.send_spec, entry.recv_spec, rep_port=False) as trans:
-                one = chat_class(trans)
+                one = Chat(trans)
                 serving = gevent.spawn(trans.serve, one.answer, websocket=one.talk)
                 try:
                     yield trans

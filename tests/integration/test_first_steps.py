@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import re
 import signal
-import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import gevent
-import gevent.subprocess
 import pytest
-from gevent.subprocess import PIPE
 from own_network import Network, Program, own_network
-from readme_programs import OTHERS, ROOT, program_with
+from readme_programs import OTHERS, program_with
 
 pytestmark = pytest.mark.mongrel2
 
@@ -73,43 +66,6 @@ def test_the_first_two_programs_of_the_readme_talk_to_each_other(network, tmp_pa
     assert wait_for(server, "LOG said").endswith(r"\r\n\r\nGET / {}'")
     assert server.end() == 0
     assert interrupt(handler) == []
-
-
-def page(url: str) -> bytes:
-    """Return the page at *url*; until its front end is back it is asked for again."""
-    with gevent.Timeout(10):
-        while True:
-            try:
-                return bytes(gevent.get_hub().threadpool.apply(lambda: urllib.request.urlopen(url).read()))
-            except OSError:
-                gevent.sleep(0.02)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_chat_says_what_to_try_and_its_mongrel2_is_started_again(number):
-    """Where somebody has killed it; both end at Ctrl-C, without a traceback."""
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with gevent.subprocess.Popen(
-        [sys.executable, ROOT / "examples" / "chat.py"], env=environ, stdout=PIPE, stderr=PIPE, text=True
-    ) as chat:
-        try:
-            url = chat.stdout.readline().strip()
-            assert url.startswith("http://127.0.0.1:")
-            tips = [chat.stdout.readline() for _ in range(3)]
-            assert "Open it in two windows" in tips[0]
-            assert "Ctrl-C ends both" in tips[2]
-            before = page(url)
-            assert b"<title>greentx chat</title>" in before
-            pid = int(re.findall(r"kill -9 (\d+)", tips[1])[0])
-            os.kill(pid, signal.SIGKILL)
-            while "was started again" not in (line := chat.stderr.readline()):
-                assert line
-            assert page(url) == before
-            chat.send_signal(number)
-            said = chat.communicate(timeout=40)[1]
-        finally:
-            chat.kill()
-    assert (chat.returncode, said) == (0, "")
 
 
 @pytest.mark.parametrize("clause", ["except KeyboardInterrupt", "except SystemExit"])

@@ -1,6 +1,6 @@
-"""A chat in one page: greentx behind a mongrel2 that it starts itself.
+"""A chat in one page: greentx behind a front end that it starts itself.
 
-    python examples/chat.py [--port 8000] [--host 0.0.0.0]
+    greentx demo [--port 8000] [--host 0.0.0.0] [--mongrel2]
 
 Messages are JSON objects with a ``type``. A page sends ``name`` (the first one joins), with a ``value`` and perhaps the
 ``token`` that it got before, and ``say``, with a ``value``. It gets
@@ -15,22 +15,23 @@ Messages are JSON objects with a ``type``. A page sends ``name`` (the first one 
 
 from __future__ import annotations
 
-import argparse
 import collections
 import json
-import os
 import re
 import secrets
 import signal
-import sys
 import time
 import unicodedata
 from pathlib import Path
 
 import gevent
 
-from greentx import Connection, GreentxError, Request, Transceiver, WebSocket
-from greentx.edge import Handler, Keeper, Mongrel2
+from .. import Connection, Request, Transceiver, WebSocket
+from ..edge import Handler, Keeper, Mongrel2
+from ..edge.choice import make_front_end
+from ..edge.front_end import FrontEndProcess
+
+__all__ = ["Chat", "run"]
 
 PAGE = (Path(__file__).parent / "chat.html").read_bytes()
 HTML = {"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-cache"}
@@ -200,17 +201,21 @@ def alike(name: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", visible(name)).casefold().split())
 
 
-def main() -> None:
-    """Serve until Ctrl-C or SIGTERM."""
-    parser = argparse.ArgumentParser(description="A chat over WebSockets, behind a mongrel2 of its own.")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=os.environ.get("PORT") or 0, help="default: $PORT, else a free one")
-    args = parser.parse_args()
-    handler = Handler("chat")
+def run(host: str = "127.0.0.1", port: int = 0, *, front_end: str = "edge") -> None:
+    """Serve until Ctrl-C or SIGTERM.
+
+    Args:
+        host: The address to listen on.
+        port: 0 is a free one.
+        front_end: ``"edge"``, ``"mongrel2"``, or ``"auto"``.
+
+    Raises: What :meth:`greentx.edge.Mongrel2.start` raises.
+    """
     # With flow control a browser that does not read slows its own greenlet, and is never disconnected for it.
-    settings = {"download.flow_control": 1}
-    # Should mongrel2 end by itself, the keeper starts it again, and the pages connect once more.
-    with Mongrel2({"/": handler}, bind_addr=args.host, port=args.port, settings=settings) as server, Keeper(server):
+    settings = {} if front_end == "edge" else {"download.flow_control": 1}
+    server = make_front_end(front_end, {"/": Handler("chat")}, bind_addr=host, port=port, settings=settings)
+    # Should it end by itself, the keeper starts it again, and the pages connect once more.
+    with server, Keeper(server):
         handler = server.handlers[0]
         assert handler.recv_spec is not None  # the server made one up
         with Transceiver(
@@ -221,19 +226,20 @@ def main() -> None:
             # Our own page, and clients that are no browsers; else any page of the web could talk here.
             origins=["same", None],
         ) as trans:
-            # Both signals end serve(): WebSockets are closed politely, then Mongrel2 is stopped.
+            # Both signals end serve(): WebSockets are closed politely, then the front end is stopped.
             for number in (signal.SIGINT, signal.SIGTERM):
                 gevent.signal_handler(number, trans.stop)
-            print(server.url, flush=True)
-            print("  Open it in two windows, and talk. Reload one: what was said is still there.")
-            print(f"  kill -9 {server.pid}   ends its mongrel2: it is started again, and the pages come back.")
-            print("  make demo PORT=8000   has a port of your choice. Ctrl-C ends both.", flush=True)
+            for line in _lines(server):
+                print(line, flush=True)  # noqa: T201 - what the user is told
             chat = Chat(trans)
             trans.serve(chat.answer, websocket=chat.talk)
 
 
-if __name__ == "__main__":
-    try:
-        main()
-    except (GreentxError, KeyboardInterrupt) as error:
-        sys.exit(f"chat: {error or 'interrupted'}")
+def _lines(server: FrontEndProcess) -> list[str]:
+    kind = "mongrel2" if isinstance(server, Mongrel2) else "embedded front end"
+    return [
+        f"{server.url} ({kind})",
+        "  Open it in two windows, and talk. Reload one: what was said is still there.",
+        f"  kill -9 {server.pid}   ends its front end: it is started again, and the pages come back.",
+        "  make demo PORT=8000, or greentx demo --port 8000, has a port of your choice. Ctrl-C ends both.",
+    ]
