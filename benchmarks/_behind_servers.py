@@ -1,6 +1,6 @@
 """The servers that ``bench_behind_mongrel2.py`` compares: what runs in each, and how it is started and ended.
 
-``python _behind_servers.py NAME SENDER SEND_SPEC RECV_SPEC`` runs a handler, behind a mongrel2 that is there;
+``python _behind_servers.py NAME SENDER SEND_SPEC RECV_SPEC`` runs a handler, behind a front end that is there;
 ``python _behind_servers.py NAME`` a server that listens on a free port of 127.0.0.1 itself.
 """
 
@@ -21,7 +21,8 @@ from bench_wsgi import GUNICORN, application
 from bench_wsgi import serve_pywsgi as _serve_pywsgi
 
 from greentx import Transceiver
-from greentx.edge import Handler, Mongrel2
+from greentx.edge import EdgeProcess, Handler, Mongrel2
+from greentx.edge.front_end import FrontEndProcess
 from greentx.edge.process import ChildProcess
 
 SENDER = "bench-behind"
@@ -94,14 +95,18 @@ def run_pywsgi(nodelay: bool) -> None:
         WSGIServer(("127.0.0.1", 0), application, log=None).serve_forever()
 
 
-#: Handlers; each has a mongrel2 in front of it.
-BEHIND: dict[str, Callable[[str, str, str], None]] = {
+#: Handlers; each has a front end of its own.
+HANDLERS: dict[str, Callable[[str, str, str], None]] = {
     "plain": run_plain,
     "recv-method": run_recv_method,
     "recv-headers": run_recv_headers,
     "serve": run_serve,
     "wsgi": run_wsgi,
 }
+#: Rows that have a mongrel2, and those that have the embedded front end; each with its handler.
+BEHIND_MONGREL2 = {name: name for name in HANDLERS}
+BEHIND_EDGE = {"edge": "plain", "edge-wsgi": "wsgi"}
+BEHIND = {**BEHIND_MONGREL2, **BEHIND_EDGE}
 #: Servers that need none, of ours.
 ALONE: dict[str, Callable[[], None]] = {
     "pywsgi": functools.partial(run_pywsgi, True),
@@ -144,7 +149,7 @@ class Used(NamedTuple):
 
     Attributes:
         cpu_us: Microseconds of CPU of its processes.
-        front_us: Microseconds of CPU of mongrel2.
+        front_us: Microseconds of CPU of the front end.
         sleeps: How often threads of its processes waited.
     """
 
@@ -154,7 +159,7 @@ class Used(NamedTuple):
 
 
 class Served:
-    """One row's server, which runs, and the mongrel2 in front of it where there is one.
+    """One row's server, which runs, and the front end before it where there is one.
 
     Args:
         row: One of :data:`ROWS`.
@@ -163,7 +168,7 @@ class Served:
 
     Attributes:
         row: As given.
-        flow_control: As given; ``None`` where there is no mongrel2.
+        flow_control: As given; ``None`` where there is no front end.
         played: How many requests it was sent.
 
     Raises:
@@ -175,11 +180,12 @@ class Served:
         self.flow_control = flow_control if row in BEHIND else None
         self.played = 0
         self._said: list[str] = []
-        self._front: Mongrel2 | None = None
+        self._front: FrontEndProcess | None = None
         with contextlib.ExitStack() as stack:
             if row in BEHIND:
-                settings = {"download.flow_control": int(flow_control)}
-                front = Mongrel2({"/": Handler(SENDER, protocol=protocol)}, settings=settings)
+                settings = {"download.flow_control": 1} if flow_control else None
+                kind: type[Mongrel2 | EdgeProcess] = EdgeProcess if row in BEHIND_EDGE else Mongrel2
+                front = kind({"/": Handler(SENDER, protocol=protocol)}, settings=settings)
                 self._front = stack.enter_context(front)
             folder = os.path.dirname(os.path.abspath(__file__))
             self._process = ChildProcess([sys.executable, *self._options()], cwd=folder, on_line=self._said.append)
@@ -194,7 +200,7 @@ class Served:
         if self._front:
             (entry,) = self._front.handlers
             specs = [SENDER, str(entry.send_spec), str(entry.recv_spec)]
-        return [os.path.abspath(__file__), self.row, *specs]
+        return [os.path.abspath(__file__), BEHIND.get(self.row, self.row), *specs]
 
     def _wait_for_port(self) -> int:
         try:
@@ -222,6 +228,6 @@ class Served:
 if __name__ == "__main__":
     name, *entry = sys.argv[1:]
     if entry:
-        BEHIND[name](*entry)
+        HANDLERS[name](*entry)
     else:
         ALONE[name]()

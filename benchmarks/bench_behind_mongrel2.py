@@ -3,14 +3,16 @@
 ``wrk`` loads each server in turn over keep-alive connections with one request in flight each. In front of ``plain``,
 ``recv-method``, ``recv-headers``, ``serve`` and ``wsgi`` is a ``mongrel2`` of their own; ``pywsgi``, ``gunicorn`` and
 ``granian`` run the application of ``wsgi`` without one. ``plain`` is a pyzmq loop that reads only who asked and sends a
-fixed answer: the least that a handler has to do. The servers take turns, round by round, so that what else the machine
+fixed answer: the least that a handler has to do. ``edge`` is ``plain``, and ``edge-wsgi`` is ``wsgi``, behind the
+embedded front end, as a process of its own. The servers take turns, round by round, so that what else the machine
 does hits all of them alike. Each figure is the median of the rounds; each ratio is the median of the ratios of the
 rounds.
 
 ``python benchmarks/bench_behind_mongrel2.py [--traffic varied|same] [--connections 1,64,256] [--rounds 5]
 [--seconds 1] [--rows plain,recv-method,...] [--flow-control off|on|both] [--protocol tnetstring|json]``
 
-CPU is user and system time of all threads, read from outside: of the server's processes, of mongrel2, and of both.
+CPU is user and system time of all threads, read from outside: of the server's processes, of what is in front of it
+(mongrel2 or the embedded front end), and of both.
 Times are those that wrk reports. A goal that is missed is said, and is no error, nor is it that wrk is not there: the
 exit status is 0.
 """
@@ -48,7 +50,7 @@ class Run:
 
     Attributes:
         cpu_us: Microseconds of CPU of the server for each request.
-        front_us: The same of mongrel2; 0 where there is none.
+        front_us: The same of mongrel2, or the embedded front end; 0 where there is none.
         sleeps: How often the threads of the server waited, for each request: seldom where they find several at once.
         per_second: Requests that were answered in a second.
         p50_ms, p99_ms: So many of a hundred were answered within that time.
@@ -67,8 +69,13 @@ class Run:
 
     @property
     def both_us(self) -> float:
-        """Microseconds of CPU of the server and of mongrel2 for each request."""
+        """Microseconds of CPU of the server and of what is in front of it for each request."""
         return self.cpu_us + self.front_us
+
+    @property
+    def to_browsers_us(self) -> float:
+        """Microseconds of CPU, for each request, of the process that browsers are connected to."""
+        return self.front_us or self.cpu_us
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +84,7 @@ class Case:
 
     Attributes:
         row: Which server.
-        flow_control: Whether its mongrel2 has ``download.flow_control``; ``None`` where it has no mongrel2.
+        flow_control: Whether its front end has ``download.flow_control``; ``None`` where it has none.
         connections: How many.
     """
 
@@ -121,6 +128,10 @@ def _both(run: Run) -> float:
     return run.both_us
 
 
+def _to_browsers(run: Run) -> float:
+    return run.to_browsers_us
+
+
 def _rate(run: Run) -> float:
     return run.per_second
 
@@ -141,6 +152,8 @@ GOALS = [
     *(Goal(row, "", "p99 / p50", _tail, most=3.0) for row in ("recv-method", "recv-headers", "serve", "wsgi")),
     Goal("wsgi", "pywsgi", "CPU", _cpu, most=0.25),
     Goal("wsgi", "granian", "CPU with mongrel2", _both, most=1.0),
+    Goal("edge", "pywsgi", "CPU of who serves browsers", _to_browsers, most=0.81),
+    Goal("edge-wsgi", "pywsgi", "requests a second", _rate, least=1.0),
 ]
 
 
@@ -205,8 +218,8 @@ def _median(runs: list[Run], figure: Measure) -> float:
 def ratios_to(other: str, results: Results, case: Case, figure: Measure) -> list[float]:
     """Return the ratios of a case's rounds to those of another row with as many connections, the smallest first.
 
-    That row has the same flow control. Where one of both has no mongrel2, any will do, first that without flow control.
-    Empty where it was not measured.
+    That row has the same flow control. Where one of both has no front end, any will do, first that without flow
+    control. Empty where it was not measured.
     """
     flows = (case.flow_control, None) if case.flow_control is not None else (None, False, True)
     for flow in flows:
@@ -220,7 +233,7 @@ def _print_table(results: Results) -> None:
     connections = next(iter(results)).connections
     print(f"\n{connections} connection{'s'[: connections != 1]}: microseconds of CPU a request, requests, milliseconds")
     print(
-        f"{'':<14}{'flow':>5}{'server':>9}{'mongrel2':>9}{'both':>9}{'sleeps':>8}{'a second':>10}{'p50':>9}{'p99':>9}"
+        f"{'':<14}{'flow':>5}{'server':>9}{'in front':>9}{'both':>9}{'sleeps':>8}{'a second':>10}{'p50':>9}{'p99':>9}"
         f"{'>= 400':>8}{'errors':>8}{'CPU/plain':>11}{'rate/plain':>11}"
     )
     for case, runs in results.items():
@@ -309,7 +322,7 @@ def arguments() -> argparse.Namespace:
     found.add_argument("--rounds", type=int, default=5, help="rounds, of whose ratios the median counts")
     found.add_argument("--seconds", type=float, default=1.0, help="how long each server is loaded in a round")
     found.add_argument("--rows", type=names_of(ROWS), default=list(ROWS), help=f"which, with commas: {','.join(ROWS)}")
-    found.add_argument("--flow-control", choices=("off", "on", "both"), default="both", help="of mongrel2")
+    found.add_argument("--flow-control", choices=("off", "on", "both"), default="both", help="of front ends")
     found.add_argument("--protocol", choices=("tnetstring", "json"), default="tnetstring", help="of the headers")
     options = found.parse_args()
     if options.rounds < 1 or not 0.05 <= options.seconds <= 600:

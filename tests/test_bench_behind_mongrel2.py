@@ -57,7 +57,7 @@ def result_of(folder, *options):
 @pytest.mark.parametrize(
     ("rows", "options", "flows"),
     [
-        ("plain,recv-method,recv-headers,serve,wsgi", ("--flow-control", "off"), [False]),
+        ("plain,recv-method,recv-headers,serve,wsgi,edge,edge-wsgi", ("--flow-control", "off"), [False]),
         ("plain,serve", ("--flow-control", "both", "--traffic", "same", "--protocol", "json"), [False, True]),
     ],
 )
