@@ -11,8 +11,12 @@ from pathlib import Path
 import gevent
 import pytest
 
-from greentx.edge.front.uploads import LARGEST, UploadFile, UploadSettings
+from greentx.edge.front.limits import UploadSettings
+from greentx.edge.front.uploads import UploadFile
 from greentx.errors import LocalProtocolError
+
+# Mongrel2 and handlers know no larger ones.
+LARGEST = 2**31 - 1
 
 
 @pytest.fixture
@@ -113,13 +117,17 @@ def test_a_disk_that_is_full_is_an_error(template, monkeypatch):
     ("settings", "expected"),
     [
         ({}, UploadSettings()),
-        ({"upload.temp_store": "/a/XXXXXX"}, UploadSettings("/a/XXXXXX")),
-        ({"upload.temp_store": "up.XXXXXX", "upload.temp_store_mode": "0644"}, UploadSettings("up.XXXXXX", 0o644)),
+        ({"upload.temp_store": "/a/XXXXXX"}, UploadSettings("/a/XXXXXX", largest=LARGEST)),
+        (
+            {"upload.temp_store": "up.XXXXXX", "upload.temp_store_mode": "0644"},
+            UploadSettings("up.XXXXXX", 0o644, largest=LARGEST),
+        ),
         ({"upload.temp_store_mode": "420"}, UploadSettings(mode=0o644)),
         ({"upload.temp_store_mode": 420}, UploadSettings(mode=0o644)),
         ({"upload.temp_store_mode": "0x1a4"}, UploadSettings(mode=0o644)),
-        ({"upload.stream": 1}, UploadSettings(stream=True)),
-        ({"upload.stream": "1"}, UploadSettings(stream=True)),
+        ({"upload.stream": 1}, UploadSettings(stream=True, largest=LARGEST)),
+        ({"upload.stream": True}, UploadSettings(stream=True, largest=LARGEST)),
+        ({"upload.stream": "1"}, UploadSettings(stream=True, largest=LARGEST)),
         ({"upload.stream": 0, "limits.min_ping": 3}, UploadSettings()),
     ],
 )
@@ -151,6 +159,8 @@ def test_a_setting_that_means_nothing_is_refused(name, value):
 
 
 def test_bodies_have_a_bound_where_they_are_stored_or_streamed():
-    """Neither is: they have that of ordinary ones."""
-    assert UploadSettings().largest == 0
-    assert UploadSettings("XXXXXX").largest == UploadSettings(stream=True).largest == LARGEST
+    """Where neither is done there is nothing to bound."""
+    assert UploadSettings.of({"upload.stream": 1}, 70_000).largest == 70_000
+    for settings, largest in (({}, 1), ({"upload.stream": 1}, 0), ({"upload.stream": 1}, LARGEST + 1)):
+        with pytest.raises(LocalProtocolError, match="bodies"):
+            UploadSettings.of(settings, largest)

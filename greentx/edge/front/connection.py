@@ -59,6 +59,10 @@ class Side(Protocol):
     """What the bytes of a connection mean; reads them in the connection's greenlet, and may block that."""
 
     @property
+    def speaks_messages(self) -> bool:
+        """True where what a handler writes is for a JSON or XML socket."""
+
+    @property
     def busy(self) -> bool:
         """True while its client waits for something: an answer, or the rest of one, or what a WebSocket brings."""
 
@@ -78,8 +82,14 @@ class Side(Protocol):
     def expire(self) -> None:
         """The deadline has passed, and what waits is not being written. Must not block."""
 
+    def grant(self, count: int) -> None:
+        """A handler reads so many bytes more of a body. Must not block."""
+
+    def drop(self) -> None:
+        """The connection ends: give up what is not whole. Must not block."""
+
     def close(self) -> None:
-        """The connection has gone: give up what is not whole. Must not block."""
+        """The connection has gone: give up what is not whole, also if that was begun before. May block."""
 
 
 class BrowserConnection:
@@ -144,11 +154,13 @@ class BrowserConnection:
     def close(self) -> None:
         """A handler says that all was written."""
         self._is_closed_by_handler = True
+        self.side.drop()
         self.end()
 
     def cancel(self) -> None:
         """A handler ends it at once."""
         self._is_closed_by_handler = True
+        self.side.drop()
         self.abort()
 
     def abort(self) -> None:
@@ -161,6 +173,10 @@ class BrowserConnection:
     def keep_alive(self) -> None:
         """A handler says that it is not silent; does not give a slow request more time."""
         self.patience.keep_alive(time.monotonic())
+
+    def grant(self, count: int) -> None:
+        """A handler reads so many bytes more of a body; never blocks."""
+        self.side.grant(count)
 
     def expire(self) -> None:
         """The deadline has passed; never blocks."""

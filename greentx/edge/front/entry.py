@@ -31,6 +31,7 @@ class Entry:
     Attributes:
         handler: As configured, with the endpoints that were bound.
         messages: Builds what is sent here.
+        raw: What its handlers write to JSON and XML sockets goes out as it is; else in base64.
     """
 
     def __init__(self, context: Context, handler: Handler, on_reply: Callable[[Entry, bytes], None]) -> None:
@@ -43,6 +44,7 @@ class Entry:
             BindError: An address is in use, or not ours.
         """
         self.messages = MessageBuilder(handler.sender, handler.protocol)
+        self.raw = handler.raw_payload == 1
         self._pusher = Pusher(context, bind_endpoint(handler.send_spec or ("127.0.0.1", 0)))
         self._receiver, recv_spec = bind_subscriber(
             context,

@@ -51,6 +51,9 @@ _SETTINGS = frozenset(
         "limits.min_read_rate",
         "limits.min_write_rate",
         "limits.tick_timer",
+        "upload.stream",
+        "upload.temp_store",
+        "upload.temp_store_mode",
     }
 )
 
@@ -69,7 +72,8 @@ class Edge:
         settings: By Mongrel2's names: bytes of a head (``limits.buffer_size``) and of a body
             (``limits.content_length``), header fields (``limits.header_count``), ids of a reply
             (``limits.handler_targets``); when silent connections end (``limits.min_ping`` and so on, of which all count
-            that :class:`~.patience.Silence` has); and ``download.flow_control``.
+            that :class:`~.patience.Silence` has); ``download.flow_control``; and what becomes of larger bodies
+            (``upload.stream``, ``upload.temp_store``, ``upload.temp_store_mode``).
         no_handler_timeout: Seconds that a request waits for a handler to be there; then the answer is 503.
         request_timeout: Seconds that a client has for the head of a request, and for the next piece of its body; then
             the answer is 408.
@@ -77,6 +81,8 @@ class Edge:
             nothing more. That may also mean that it has gone: so long the notice is late where an answer is due.
         max_connections: In all; one more is answered 503.
         max_per_address: Of one client address; ``None`` is as many as there may be in all.
+        max_upload: Bytes of a body that is stored or streamed; beyond it the answer is 413. ``None`` is 2 GiB less one
+            byte, since Mongrel2 and handlers know no larger ones.
 
     Raises:
         LocalProtocolError: (a ``ValueError``) a value that cannot be used; the message names it.
@@ -94,6 +100,7 @@ class Edge:
         half_close_timeout: float = 1.0,
         max_connections: int = 10_000,
         max_per_address: int | None = None,
+        max_upload: int | None = None,
     ) -> None:
         self._handlers = dict({"/": Handler(SERVER_UUID)} if routes is None else routes)
         if not self._handlers:
@@ -106,7 +113,7 @@ class Edge:
         # Those that no limit or time is made of.
         self._flow_control = _number(checked, "download.flow_control", 0) != 0
         self._max_ids = _number(checked, "limits.handler_targets", MAX_CONN_IDS)
-        self._limits = Limits.of(checked)
+        self._limits = Limits.of(checked, max_upload=max_upload)
         self._times = Times(
             no_handler=no_handler_timeout,
             head=request_timeout,

@@ -1,28 +1,30 @@
 """The side of a connection that speaks HTTP/1.1: each request goes to the handler of its path, and answers are awaited.
 
 A request without a body is handed on as soon as its head is whole. Where the bytes of a body go is decided by its head,
-and is a :class:`Sink`.
+and is a :class:`.sinks.Sink`.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Protocol
 
 from ...protocol.websocket.handshake import accept_key
 from .answers import CONTINUE
 from .connection import BrowserConnection
 from .entry import Entry
-from .events import Body, End, Event, Head, Refused, Upgraded
+from .events import Body, End, Event, Head, Message, Refused, Upgraded
 from .limits import Limits
+from .message_sockets import POLICY, asks_for_policy, is_ping
 from .messages import Own
 from .outgoing import MAX_BYTES
 from .requests import RequestReader
 from .routes import Routes
+from .sinks import Sink, StoredSink, StreamedSink, WholeSink
+from .streams import Piece
 from .turns import Turns
 from .websocket import WebSocketSide
 
-__all__ = ["HttpSide", "Sink"]
+__all__ = ["HttpSide"]
 
 # Requests of one connection that wait for their answers; then it is not read for a while. Mongrel2 has no such bound.
 _MAX_WAITING = 64
@@ -33,40 +35,12 @@ _SHORTEST_REQUEST = 16
 _CREDITS: Own = ((b"DOWNLOAD_CREDITS", b"%d" % MAX_BYTES),)
 
 
-class Sink(Protocol):
-    """Where the body of one request goes. All methods are called in the connection's greenlet, and may block it."""
-
-    def add(self, data: bytes) -> None:
-        """The next piece of the body, never empty; chunks are undone."""
-
-    def end(self) -> None:
-        """It is whole: hand the request on, by :meth:`HttpSide.hand_over`."""
-
-    def drop(self) -> None:
-        """It does not become whole. Must not block."""
-
-
-class _Whole:
-    """The body comes inline in the request's message."""
-
-    __slots__ = ("_pieces", "_side")
-
-    def __init__(self, side: HttpSide) -> None:
-        self._side = side
-        self._pieces: list[bytes] = []
-
-    def add(self, data: bytes) -> None:
-        self._pieces.append(data)
-
-    def end(self) -> None:
-        self._side.hand_over(b"".join(self._pieces))
-
-    def drop(self) -> None:
-        self._pieces.clear()
-
-
 class HttpSide:
-    """Reads requests until the connection ends, or speaks frames."""
+    """Reads requests until the connection ends, or speaks frames.
+
+    Attributes:
+        speaks_messages: What came last is the message of a JSON or XML socket.
+    """
 
     __slots__ = (
         "_begun",
@@ -80,6 +54,7 @@ class HttpSide:
         "_routes",
         "_sink",
         "_turns",
+        "speaks_messages",
     )
 
     def __init__(self, connection: BrowserConnection, routes: Routes[Entry], limits: Limits) -> None:
@@ -94,6 +69,7 @@ class HttpSide:
         self._begun = False
         self._pattern = b""
         self._entry: Entry | None = None
+        self.speaks_messages = False
         # Of the first request.
         self._own: Own = _CREDITS if connection.outgoing.flow_control else ()
 
@@ -127,6 +103,8 @@ class HttpSide:
             self._wait_turns(_MAX_WAITING)
             if not outgoing.ending:
                 self._take(reader.resume())
+        if self._sink is not None and not outgoing.ending:
+            self._sink.pause()
         if not outgoing.ending and self._connection.side is self:
             self._set_deadline(was_idle, len(data))
             self._wait_turns(_MAX_WAITING)
@@ -138,21 +116,33 @@ class HttpSide:
     def expire(self) -> None:
         """Answer 408 where a client has begun to ask; one that never asked is ended without a word."""
         connection = self._connection
-        if self._turns:
+        if self._due:
             # The answer must not be overtaken: look again.
             connection.patience.postpone(connection.patience.times.head)
         elif self._reader.idle:
             connection.abort()
         else:
-            connection.refuse(408, "the request did not come in time")
+            self._refuse(408, "the request did not come in time")
 
-    def close(self) -> None:
+    def grant(self, count: int) -> None:
+        """Hand on more of the body in hand."""
+        if self._sink is not None:
+            self._sink.grant(count)
+
+    def drop(self) -> None:
         """Drop the body in hand."""
         if self._sink is not None:
             self._sink.drop()
 
+    def close(self) -> None:
+        """Drop the body in hand, and wait until nothing is left of it."""
+        if self._sink is not None:
+            self._sink.close()
+
+    # -- for sinks: the request that is being read ---------------------------------------------------------------------
+
     def hand_over(self, body: bytes) -> None:
-        """Hand the request on that is being read; blocks this greenlet while no handler has room for it."""
+        """Hand it on with its whole body."""
         head, entry, connection = self._head, self._entry, self._connection
         assert head is not None and entry is not None
         self._head = self._sink = None
@@ -165,10 +155,58 @@ class HttpSide:
         address = connection.address.encode()
         message = entry.messages.request(connection.conn_id, head, self._pattern, address, body, self._own)
         self._own = ()
+        self.speaks_messages = False
         self._turns.asked(head.method)
         if not connection.send(entry, message):
             self._turns.withdraw()
             self._refuse(503, "no handler is there", head_only=head.method == b"HEAD")
+
+    def announce(self, body: bytes, *, streamed: bool) -> bool:
+        """Hand on its head, and what there is of its body; False where no handler is there: then it has failed."""
+        head, entry, connection = self._head, self._entry, self._connection
+        assert head is not None and entry is not None
+        connection.register()
+        build = entry.messages.stream if streamed else entry.messages.request
+        address = connection.address.encode()
+        message = build(connection.conn_id, head, self._pattern, address, body, self._own)
+        self.speaks_messages = False
+        self._turns.asked(head.method)
+        return self._tell(message)
+
+    def hand_piece(self, piece: Piece) -> bool:
+        """Hand on more of its body; returns as :meth:`announce`."""
+        head, entry = self._head, self._entry
+        assert head is not None and entry is not None
+        path = head.target.partition(b"?")[0]
+        return self._tell(
+            entry.messages.piece(self._connection.conn_id, path, piece.offset, piece.data, last=piece.last)
+        )
+
+    def conclude(self) -> bool:
+        """Hand on its head again: the body is stored; returns as :meth:`announce`."""
+        head, entry, connection = self._head, self._entry, self._connection
+        assert head is not None and entry is not None
+        address = connection.address.encode()
+        message = entry.messages.request(connection.conn_id, head, self._pattern, address, b"", self._own)
+        return self._tell(message)
+
+    def fail(self, status: int, reason: str) -> None:
+        """Answer this where no answer of a handler has begun, and end the connection."""
+        self._refuse(status, reason)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _tell(self, message: bytes) -> bool:
+        assert self._entry is not None
+        if self._connection.send(self._entry, message):
+            return True
+        self._refuse(503, "no handler is there")
+        return False
+
+    @property
+    def _due(self) -> int:
+        """How many answers are due before that to the request which is being read."""
+        return max(0, len(self._turns) - (self._sink is not None and self._sink.announced))
 
     def _take(self, events: list[Event]) -> None:
         ended = 0
@@ -181,13 +219,20 @@ class HttpSide:
                     return
             elif isinstance(event, Body):
                 if self._sink is None:
-                    self._sink = _Whole(self)
+                    self._sink = WholeSink(self)
                 self._sink.add(event.data)
             elif isinstance(event, End):
                 if self._sink is None:
                     self.hand_over(b"")
                 else:
                     self._sink.end()
+                    self._head = self._sink = None
+                    self._begun = False
+                    self._own = ()
+                ended += 1
+                self._connection.incoming.give_way(ended)
+            elif isinstance(event, Message):
+                self._take_message(event)
                 ended += 1
                 self._connection.incoming.give_way(ended)
             elif isinstance(event, Refused):
@@ -209,7 +254,41 @@ class HttpSide:
             # Behind the answers before it.
             self._wait_turns(1)
             self._connection.outgoing.add(CONTINUE)
+        if self._limits.uploads.largest:
+            self._choose_sink(head)
         return True
+
+    def _choose_sink(self, head: Head) -> None:
+        """Say where a large body goes; chunked ones may be."""
+        limits = self._limits
+        uploads = limits.uploads
+        if head.chunked or (head.content_length or 0) > limits.content_length:
+            if uploads.stream:
+                self._sink = StreamedSink(self, self._connection, head, limits.buffer_size)
+            else:
+                self._sink = StoredSink(self, head, uploads, limits.content_length)
+
+    def _take_message(self, message: Message) -> None:
+        """Hand on what a JSON or XML socket says."""
+        connection = self._connection
+        self._begun = False
+        if asks_for_policy(message):
+            self._wait_turns(1)
+            connection.outgoing.add(POLICY)
+            connection.end()
+            return
+        found = self._routes.match(message.path)
+        if found is None:
+            self._refuse(404, "nothing is served there")
+            return
+        if is_ping(message):
+            return
+        pattern, entry = found
+        connection.register()
+        self.speaks_messages = True
+        address = connection.address.encode()
+        if not connection.send(entry, entry.messages.message(connection.conn_id, message, pattern, address)):
+            self._refuse(503, "no handler is there")
 
     def _open_websocket(self, head: Head, entry: Entry) -> None:
         connection = self._connection
@@ -245,6 +324,15 @@ class HttpSide:
 
     def _refuse(self, status: int, reason: str, *, head_only: bool = False) -> None:
         """Answer behind the answers that are due before, and end."""
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.drop()
+            if sink.announced:
+                # It is the last one that an answer is due to; there are not two to one request.
+                if not self._turns or (self._turns.begun and len(self._turns) == 1):
+                    self._connection.end()
+                    return
+                self._turns.withdraw()
         self._wait_turns(1)
         self._connection.refuse(status, reason, head_only=head_only)
 

@@ -8,12 +8,13 @@ and XML but where a message ends: at the first NUL behind a ``}`` or a ``>``.
 
 from __future__ import annotations
 
+import base64
 import re
 
 from ...errors import RemoteProtocolError
 from .events import Message
 
-__all__ = ["POLICY", "STARTS", "MessageReader", "asks_for_policy", "is_ping"]
+__all__ = ["POLICY", "STARTS", "MessageReader", "asks_for_policy", "in_base64", "is_ping"]
 
 #: The first byte of a message; no request begins with one.
 STARTS = (b"@", b"<")
@@ -103,6 +104,14 @@ class MessageReader:
         # Behind " {", or what ends the name, it may end at once.
         self._scanned += 2 if is_json else 1
         return True
+
+
+def in_base64(text: bytes) -> bytes:
+    """Return what a client gets of a reply *text* without ``raw_payload``; of a NUL alone nothing is left: a close.
+
+    Neither has a terminator (probed).
+    """
+    return base64.b64encode(text.removesuffix(b"\0"))
 
 
 def is_ping(message: Message) -> bool:

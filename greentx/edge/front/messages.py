@@ -55,9 +55,9 @@ class MessageBuilder:
         """
         return self._message(conn_id, head, head.method, pattern, address, own=own) + b"%d:%b," % (len(body), body)
 
-    def stream(self, conn_id: int, head: Head, pattern: bytes, address: bytes, body: bytes) -> bytes:
+    def stream(self, conn_id: int, head: Head, pattern: bytes, address: bytes, body: bytes, own: Own = ()) -> bytes:
         """Build the first message of a body that is streamed: as :meth:`request`, with what there is of it."""
-        own = ((b"UPLOAD_STREAM", b"0"),)
+        own = (*own, (b"UPLOAD_STREAM", b"0"))
         return self._message(conn_id, head, head.method, pattern, address, own=own) + b"%d:%b," % (len(body), body)
 
     def piece(self, conn_id: int, path: bytes, offset: int, body: bytes, *, last: bool) -> bytes:
@@ -78,20 +78,22 @@ class MessageBuilder:
 
     def message(self, conn_id: int, message: Message, pattern: bytes, address: bytes) -> bytes:
         """Build what a JSON or XML socket has sent."""
-        pairs: list[tuple[bytes, bytes]] = [
-            (b"REMOTE_ADDR", address),
-            (b"METHOD", message.method),
-            (b"URL_SCHEME", self._scheme),
-            (b"PATTERN", pattern),
-            (b"PATH", message.path),
-        ]
+        scheme = self._scheme
         if self._is_json:
-            pairs.reverse()
-            pairs.insert(1, (_FORWARDED, address))
-            text = b"{%b}" % b",".join([b"%b:%b" % (_quoted(name), _quoted(value)) for name, value in pairs])
+            text = (
+                b'{"PATH":%b,"x-forwarded-for":%b,"METHOD":%b,"PATTERN":%b,"URL_SCHEME":%b,"REMOTE_ADDR":%b}'
+                % tuple(map(_quoted, (message.path, address, message.method, pattern, scheme, address)))
+            )
             headers = b"%d:%b," % (len(text), text)
         else:
-            pairs.append((_FORWARDED, address))
+            pairs = (
+                (b"REMOTE_ADDR", address),
+                (b"METHOD", message.method),
+                (b"URL_SCHEME", scheme),
+                (b"PATTERN", pattern),
+                (b"PATH", message.path),
+                (_FORWARDED, address),
+            )
             text = b"".join([b"%d:%b,%d:%b," % (len(name), name, len(value), value) for name, value in pairs])
             headers = b"%d:%b}" % (len(text), text)
         body = message.body

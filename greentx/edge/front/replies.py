@@ -10,6 +10,7 @@ from ...protocol.fields import MAX_CONN_IDS
 from ...protocol.replies import parse_reply
 from .connection import BrowserConnection
 from .entry import Entry
+from .message_sockets import in_base64
 
 __all__ = ["Replies"]
 
@@ -21,7 +22,7 @@ _ID_MASK = 0xFFFFFFFF
 _TELLING_DIGITS = 32
 
 # What may be asked for by `ctl`. Mongrel2 ignores other words, and so do we.
-_CANCEL, _KEEP_ALIVE = b"cancel", b"keep-alive"
+_CANCEL, _KEEP_ALIVE, _CREDITS = b"cancel", b"keep-alive", b"credits"
 
 
 class Replies:
@@ -66,13 +67,16 @@ class Replies:
             self._extended(entry, reply.conn_ids, *reply.extended)
             return
         body = reply.body
+        encoded = body if entry.raw else in_base64(body)
         for text in reply.conn_ids:
             conn_id = _number(text)
             connection = self._connections.get(conn_id)
             if connection is None:
                 entry.notify(entry.messages.disconnect(conn_id))
-            elif body:
-                connection.write(body)
+                continue
+            data = encoded if connection.side.speaks_messages else body
+            if data:
+                connection.write(data)
             else:
                 connection.close()
 
@@ -94,8 +98,12 @@ class Replies:
                     entry.notify(entry.messages.disconnect(conn_id))
             elif words is None or _CANCEL in words:
                 connection.cancel()
-            elif _KEEP_ALIVE in words:
-                connection.keep_alive()
+            else:
+                if _KEEP_ALIVE in words:
+                    connection.keep_alive()
+                count = words.get(_CREDITS)
+                if isinstance(count, int):
+                    connection.grant(count)
 
 
 def _number(text: str) -> int:

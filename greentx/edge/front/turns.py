@@ -31,6 +31,11 @@ class Turns:
         """How many requests wait for the end of their answers."""
         return len(self._methods)
 
+    @property
+    def begun(self) -> bool:
+        """True while a part of an answer was written, and its rest was not."""
+        return self._tracker is not None
+
     def asked(self, method: bytes) -> None:
         """A request was handed to a handler."""
         self._methods.append(method)

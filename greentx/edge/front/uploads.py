@@ -1,4 +1,4 @@
-"""Large bodies: what the settings say of them, and the file that one is stored in (``upload.temp_store``).
+"""The file that a large body is stored in (``upload.temp_store``).
 
 A disk may take its time, and other connections must not wait for it, so all that touches a file is done by threads of
 the hub's pool; the greenlet of the one connection waits for them.
@@ -11,76 +11,25 @@ import errno
 import logging
 import os
 import random
-import re
 import string
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TypeVar
 
 from gevent import get_hub
 from gevent.event import Event
 
-from ...errors import LocalProtocolError
-
-__all__ = ["LARGEST", "UploadFile", "UploadSettings"]
+__all__ = ["UploadFile"]
 
 T = TypeVar("T")
 
 log = logging.getLogger("greentx.edge.front")
 
-#: Bytes of the largest body. Mongrel2 reads a length as an int, and so do handlers: a larger one is none (probed).
-LARGEST = 2**31 - 1
-
 # As mkstemp(3) has it.
 _FILLED_IN = string.ascii_letters + string.digits
 _ATTEMPTS = 100
 _random = random.SystemRandom()
-# What strtoul(3) reads.
-_MODE = re.compile(r"0x(?P<hex>[0-9a-fA-F]{1,4})|0(?P<octal>[0-7]{1,5})|(?P<decimal>[1-9][0-9]{0,4})")
 # One hop to a thread for so many bytes.
 _WRITE_SIZE = 65536
-
-
-@dataclass(frozen=True)
-class UploadSettings:
-    """What becomes of bodies over ``limits.content_length``; with neither the answer is 413.
-
-    Attributes:
-        store: ``upload.temp_store``: where they are stored, a path that ends in ``XXXXXX``; ``None`` for nowhere.
-        mode: ``upload.temp_store_mode``: of the files.
-        stream: ``upload.stream``: they go to handlers in pieces, chunked ones of any size; not stored then.
-    """
-
-    store: str | None = None
-    mode: int = 0o600
-    stream: bool = False
-
-    @classmethod
-    def of(cls, settings: Mapping[str, int | str]) -> UploadSettings:
-        """Return what these settings of Mongrel2 say; others are ignored.
-
-        Raises:
-            LocalProtocolError: A value means nothing.
-        """
-        store = settings.get("upload.temp_store")
-        if store is not None and not (isinstance(store, str) and store.endswith("XXXXXX") and store.isprintable()):
-            raise LocalProtocolError(f"setting upload.temp_store is {store!r}: it has to be a path that ends in XXXXXX")
-        mode = settings.get("upload.temp_store_mode", "0600")
-        found = _MODE.fullmatch(str(mode))
-        if found is None:
-            raise LocalProtocolError(f"setting upload.temp_store_mode is {mode!r}: write it in octal, as '0600'")
-        bits = int(found["hex"] or "0", 16) or int(found["octal"] or "0", 8) or int(found["decimal"] or 0)
-        if not 0 < bits <= 0o777:
-            raise LocalProtocolError(f"setting upload.temp_store_mode is {mode!r}, which is not a mode of files")
-        stream = settings.get("upload.stream", 0)
-        if str(stream) not in ("0", "1"):
-            raise LocalProtocolError(f"setting upload.stream is {stream!r}: write 1 or 0")
-        return cls(store, bits, str(stream) == "1")
-
-    @property
-    def largest(self) -> int:
-        """Bytes of the largest body; 0 where those over ``limits.content_length`` are refused."""
-        return LARGEST if self.stream or self.store is not None else 0
 
 
 class UploadFile:

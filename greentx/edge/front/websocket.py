@@ -33,6 +33,8 @@ class WebSocketSide:
 
     __slots__ = ("_accepted", "_assembler", "_closing", "_connection", "_entry", "_messages", "_parser", "_text")
 
+    speaks_messages = False
+
     def __init__(self, connection: BrowserConnection, entry: Entry, messages: FrameMessages, max_size: int) -> None:
         self._connection = connection
         self._entry = entry
@@ -88,6 +90,12 @@ class WebSocketSide:
     def expire(self) -> None:
         """It is silent."""
         self._connection.abort()
+
+    def grant(self, count: int) -> None:
+        """Frames are handed on as they come."""
+
+    def drop(self) -> None:
+        """Nothing is kept elsewhere."""
 
     def close(self) -> None:
         """Nothing is kept elsewhere."""
