@@ -1,7 +1,8 @@
 """The command ``greentx``: arguments turned into one call.
 
-``greentx serve MODULE:APP`` serves a WSGI application; ``greentx keys NAME`` makes CURVE keys. This is the only place
-in the package that monkey-patches: before the application is imported, in the process that runs it.
+``greentx serve MODULE:APP`` serves a WSGI application; ``greentx edge`` is a front end for handlers; ``greentx demo``
+is a chat to look at; ``greentx keys NAME`` makes CURVE keys. This is the only place in the package that monkey-patches:
+before the application is imported, in the process that runs it.
 
 :mod:`greentx.cli.options` says how options, variables of the environment and ``--env-file`` go together,
 :mod:`greentx.cli.logs` what is logged where.

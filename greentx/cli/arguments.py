@@ -7,6 +7,7 @@ import contextlib
 import errno
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import BindError, GreentxError
@@ -20,11 +21,13 @@ __all__ = [
     "count",
     "endpoint",
     "errors_as_one_line",
+    "handler",
     "methods",
     "origins",
     "peer",
     "port",
     "proxies",
+    "route",
     "seconds",
     "setting",
     "size",
@@ -117,6 +120,29 @@ def endpoint(text: str) -> str:
 def peer(text: str) -> str:
     """Return *text*, which has to be where ZeroMQ may connect: ``HOST:PORT``, ``ipc://PATH``."""
     return _checked(text, connect_endpoint)
+
+
+def handler(text: str) -> Any:
+    """Return the ``Handler`` that ``NAME=PUSH,SUB`` or ``NAME=PUSH,SUB,json`` means."""
+    from ..edge import Handler  # it imports much, which only a server needs
+
+    name, _, rest = text.partition("=")
+    specs = rest.split(",")
+    protocol = specs.pop() if len(specs) == 3 else "tnetstring"
+    if not name or len(specs) != 2:
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=PUSH,SUB, such as echo=127.0.0.1:9999,127.0.0.1:9998")
+    try:
+        return Handler(name, bind_endpoint(specs[0]), bind_endpoint(specs[1]), protocol=protocol)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def route(text: str) -> tuple[str, str]:
+    """Return the path and the name of ``PATH=NAME``."""
+    path, equals, name = text.rpartition("=")
+    if not (equals and name and (path == "*" or path.startswith(("/", "@", "<")))):
+        raise argparse.ArgumentTypeError(f"{text} is not PATH=NAME, such as /chat=chat: a path begins with / @ or <")
+    return path, name
 
 
 def methods(text: str) -> list[str]:

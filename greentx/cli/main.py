@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ..version import __version__
-from . import demo, keys, node, relay, serve
+from . import demo, edge, keys, node, relay, serve
 from .arguments import Failure
 
 __all__ = ["build_parser", "main"]
@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_parser(commands)
     relay.add_parser(commands)
     node.add_parser(commands)
+    edge.add_parser(commands)
     keys.add_parser(commands)
     demo.add_parser(commands)
     return parser

@@ -212,7 +212,7 @@ def run(host: str = "127.0.0.1", port: int = 0, *, front_end: str = "edge") -> N
     Raises: What :meth:`greentx.edge.Mongrel2.start` raises.
     """
     # With flow control a browser that does not read slows its own greenlet, and is never disconnected for it.
-    settings = {} if front_end == "edge" else {"download.flow_control": 1}
+    settings = {"download.flow_control": 1}
     server = make_front_end(front_end, {"/": Handler("chat")}, bind_addr=host, port=port, settings=settings)
     # Should it end by itself, the keeper starts it again, and the pages connect once more.
     with server, Keeper(server):

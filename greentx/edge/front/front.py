@@ -106,10 +106,11 @@ class Edge:
         if not self._handlers:
             raise LocalProtocolError("routes is empty: a server without a handler cannot answer")
         Routes(self._handlers)
+        # It knows what was meant by a name that is mistyped.
+        checked = checked_settings(settings)
         # Those that every server is started with say how Mongrel2 works, and what holds here in any case.
         for name in (settings or {}).keys() - _SETTINGS - DEFAULT_SETTINGS.keys():
             raise LocalProtocolError(f"setting {name!r} means nothing to the embedded front end")
-        checked = checked_settings(settings)
         # Those that no limit or time is made of.
         self._flow_control = _number(checked, "download.flow_control", 0) != 0
         self._max_ids = _number(checked, "limits.handler_targets", MAX_CONN_IDS)
