@@ -173,7 +173,18 @@ BODIES: dict[str, tuple[bytes, int]] = {
     "a trailer that ends with LF": (chunks(b"0\r\nA: b\nC: d\r\n\r\n"), 400),
 }
 
-INVALID = {**LINES, **FIELDS, **BODIES}
+WEBSOCKET = (b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Key: k", b"Sec-WebSocket-Version: 13")
+
+HANDSHAKES: dict[str, tuple[bytes, int]] = {
+    **{
+        f"a handshake by {method.decode()}": (request(*WEBSOCKET, line=method + b" / HTTP/1.1"), 400)
+        for method in (b"POST", b"HEAD", b"DELETE")
+    },
+    "a handshake with a body": (request(*WEBSOCKET, b"Content-Length: 1", body=b"a"), 400),
+    "a handshake with a chunked body": (request(*WEBSOCKET, CHUNKED, body=b"0\r\n\r\n"), 400),
+}
+
+INVALID = {**LINES, **FIELDS, **BODIES, **HANDSHAKES}
 
 
 @pytest.mark.parametrize("case", INVALID)

@@ -252,15 +252,14 @@ def test_a_request_that_is_not_upgraded_is_one():
 @pytest.mark.parametrize(
     ("line", "fields"),
     [
-        (b"POST / HTTP/1.1", WEBSOCKET),
         (b"GET / HTTP/1.0", (*WEBSOCKET, b"Connection: keep-alive")),
         (b"GET / HTTP/1.1", (*WEBSOCKET[1:], b"Upgrade: h2c")),
         (b"GET / HTTP/1.1", (WEBSOCKET[0], b"Connection: no-upgrade", *WEBSOCKET[2:])),
         (b"GET / HTTP/1.1", WEBSOCKET[1:]),
         (b"GET / HTTP/1.1", WEBSOCKET[:3]),
         (b"GET / HTTP/1.1", (*WEBSOCKET[:2], WEBSOCKET[3])),
-        (b"GET / HTTP/1.1", (*WEBSOCKET, CHUNKED)),
-        (b"GET / HTTP/1.1", (*WEBSOCKET, b"Content-Length: 5")),
+        (b"POST / HTTP/1.1", (*WEBSOCKET[:3], b"Content-Length: 5")),
+        (b"POST / HTTP/1.1", (*WEBSOCKET[1:], CHUNKED)),
     ],
 )
 def test_what_is_not_a_handshake_is_an_ordinary_request(line, fields):

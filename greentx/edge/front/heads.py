@@ -267,17 +267,20 @@ class HeadParser:
             self._parser = None
         request.keep_alive = not close and (request.version == _HTTP11 or "keep-alive" in options)
         if "upgrade" in options and _UPGRADE in known:
-            # By what Mongrel2 knows one by, and where no body could be mistaken for frames, nor a method be lost. What
-            # is not one is an ordinary request, as anybody may answer who does not upgrade (RFC 9110, section 7.8).
+            # By what Mongrel2 knows one by. What is not one is an ordinary request, as anybody may answer who does not
+            # upgrade (RFC 9110, section 7.8), and HTTP/1.0 has no upgrades.
             request.upgrade = (
-                request.method == b"GET"
-                and request.version == _HTTP11
+                request.version == _HTTP11
                 and "websocket" in connection_options(known[_UPGRADE])
                 and _KEY in known
                 and _WEBSOCKET_VERSION in known
-                and not request.content_length
-                and not request.chunked
             )
+        if request.upgrade:
+            # Mongrel2 takes the bytes of a body for frames, and does not tell the method (probed).
+            if request.method != b"GET":
+                raise RemoteProtocolError("the opening handshake of a WebSocket is a GET request")
+            if request.content_length or request.chunked:
+                raise RemoteProtocolError("the opening handshake of a WebSocket has no body")
 
 
 def _is_host(host: bytes) -> bool:
