@@ -10,15 +10,17 @@ A handler is tested through the wire, without a Mongrel2 and without fixed ports
 
 ``transceiver`` is running and connected to ``server``, a stand-in for Mongrel2; its end also ends ``serve`` and
 ``recv``. A test that asks for ``mongrel2`` too has a real one in front of the same ``transceiver``, at
-``mongrel2.url``. Their arguments are the fixtures ``transceiver_options``, ``server_options`` and ``mongrel2_options``,
-dicts which a ``conftest.py``, a module or a class may define anew.
+``mongrel2.url``; one that asks for ``edge`` has the embedded front end there, at ``edge.url``, which is part of the same
+process and needs nothing installed but the extra ``edge``. Their arguments are the fixtures ``transceiver_options``,
+``server_options``, ``mongrel2_options`` and ``edge_options``, dicts which a ``conftest.py``, a module or a class may
+define anew.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,7 +29,12 @@ from .errors import Mongrel2NotFound
 from .handler.transceiver import Transceiver
 from .standin.server import Server
 
+if TYPE_CHECKING:
+    from .edge import Edge
+
 __all__ = [
+    "edge",
+    "edge_options",
     "mongrel2",
     "mongrel2_options",
     "server",
@@ -39,7 +46,9 @@ __all__ = [
 # Seconds for a connection within this machine to stand; met in milliseconds, unless the machine is very busy.
 _READY_SECONDS = 10.0
 
+# Other senders than the stand-in's: all are in front of one Transceiver, which tells servers apart by them.
 _MONGREL2_SENDER = "mongrel2"
+_EDGE_SENDER = "edge"
 
 
 @pytest.fixture
@@ -86,11 +95,11 @@ def transceiver(server: Server, transceiver_options: dict[str, Any]) -> Iterator
 
 @pytest.fixture
 def mongrel2(transceiver: Transceiver, mongrel2_options: dict[str, Any]) -> Iterator[Mongrel2]:
-    """A real, started ``mongrel2`` in front of ``transceiver``, on a free port. It never skips silently.
+    """A real, started ``mongrel2`` in front of ``transceiver``, on a free port.
 
-    Where it is not installed the test fails, unless ``GREENTX_WITHOUT_MONGREL2=1`` says that this is meant.
+    It never skips silently, and nothing else takes its place: where it is not installed the test fails, unless
+    ``GREENTX_WITHOUT_MONGREL2=1`` says that this is meant.
     """
-    # Another sender than the stand-in's: both are in front of one Transceiver, which tells servers apart by it.
     real = Mongrel2(**{"routes": {"/": Handler(_MONGREL2_SENDER)}, **mongrel2_options})
     try:
         real.start()
@@ -100,12 +109,39 @@ def mongrel2(transceiver: Transceiver, mongrel2_options: dict[str, Any]) -> Iter
             pytest.skip("no mongrel2, and GREENTX_WITHOUT_MONGREL2=1 is set")
         pytest.fail(f"{error} (or set GREENTX_WITHOUT_MONGREL2=1 to go without)", pytrace=False)
     try:
-        for handler in real.handlers:
-            assert handler.send_spec is not None and handler.recv_spec is not None
-            # Known once it was started: endpoints that were left open are chosen then.
-            transceiver.add_connection(handler.sender, handler.send_spec, handler.recv_spec)
-        # Mongrel2 pushes from its start on, but hears replies only once its SUB is connected.
-        transceiver.wait_ready(_READY_SECONDS)
+        _serve(transceiver, real.handlers)
         yield real
     finally:
         real.stop()
+
+
+@pytest.fixture
+def edge_options() -> dict[str, Any]:
+    """Keyword arguments for :class:`~greentx.edge.Edge`; none by default. ``routes`` as for ``mongrel2_options``."""
+    return {}
+
+
+@pytest.fixture
+def edge(transceiver: Transceiver, edge_options: dict[str, Any]) -> Iterator[Edge]:
+    """A started :class:`~greentx.edge.Edge` in front of ``transceiver``, on a free port.
+
+    Where httptools is not installed the test fails, with what to install.
+    """
+    # Not at the top: what it is made of comes with an extra.
+    from .edge import Edge
+
+    with Edge(**{"routes": {"/": Handler(_EDGE_SENDER)}, **edge_options}) as front_end:
+        try:
+            _serve(transceiver, front_end.handlers)
+            yield front_end
+        finally:
+            front_end.stop(0)
+
+
+def _serve(transceiver: Transceiver, handlers: tuple[Handler, ...]) -> None:
+    for handler in handlers:
+        # Known once it was started: endpoints that were left open are chosen then.
+        assert handler.send_spec is not None and handler.recv_spec is not None
+        transceiver.add_connection(handler.sender, handler.send_spec, handler.recv_spec)
+    # A server pushes from its start on, but hears replies only once its SUB is connected.
+    transceiver.wait_ready(_READY_SECONDS)

@@ -67,6 +67,16 @@ def test_the_same_handler_is_tested_behind_mongrel2(transceiver, server, mongrel
     assert client.recv().body == b"you asked for /pretended"
 
 
+def test_the_same_handler_is_tested_behind_the_embedded_front_end(transceiver, server, edge):
+    """Nothing else has to be installed for it."""
+    gevent.spawn(transceiver.serve, application)
+    body = gevent.get_hub().threadpool.apply(lambda: urllib.request.urlopen(edge.url + "real").read())
+    assert body == b"you asked for /real"
+    client = server.client("http")
+    client.send("/pretended")
+    assert client.recv().body == b"you asked for /pretended"
+
+
 class TestOptions:
     """The arguments of the fixtures, for the tests of one class."""
 
@@ -85,6 +95,11 @@ class TestOptions:
         """Two routes, two entries."""
         return {"routes": {"/": Handler("one"), "/two": Handler("two", protocol="json")}}
 
+    @pytest.fixture
+    def edge_options(self):
+        """One route, one entry."""
+        return {"routes": {"/one": Handler("three", protocol="json")}}
+
     def test_options_reach_their_objects(self, transceiver, server):
         """They are keyword arguments."""
         assert isinstance(transceiver, Transceiver)
@@ -93,6 +108,13 @@ class TestOptions:
         client = server.client("websocket")
         client.handshake("/", subprotocols=["chat"])
         assert client.subprotocol == "chat"
+
+    def test_the_embedded_front_end_has_its_routes(self, transceiver, edge):
+        """They lead to the one transceiver."""
+        gevent.spawn(transceiver.serve, application)
+        body = gevent.get_hub().threadpool.apply(lambda: urllib.request.urlopen(edge.url + "one").read())
+        assert body == b"you asked for /one"
+        assert [handler.sender for handler in edge.handlers] == ["three"]
 
     @pytest.mark.mongrel2
     def test_every_entry_of_mongrel2_is_served(self, transceiver, mongrel2):
