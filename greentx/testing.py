@@ -10,8 +10,8 @@ A handler is tested through the wire, without a Mongrel2 and without fixed ports
 
 ``transceiver`` is running and connected to ``server``, a stand-in for Mongrel2; its end also ends ``serve`` and
 ``recv``. A test that asks for ``mongrel2`` too has a real one in front of the same ``transceiver``, at
-``mongrel2.url``; one that asks for ``edge`` has the embedded front end there, at ``edge.url``, which is part of the same
-process and needs nothing installed but the extra ``edge``. Their arguments are the fixtures ``transceiver_options``,
+``mongrel2.url``; one that asks for ``edge`` has the embedded front end there, at ``edge.url``, which is part of the
+same process and needs nothing but the extra ``edge``. Their arguments are the fixtures ``transceiver_options``,
 ``server_options``, ``mongrel2_options`` and ``edge_options``, dicts which a ``conftest.py``, a module or a class may
 define anew.
 """

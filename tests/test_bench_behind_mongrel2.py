@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import needs
 import pytest
 from gevent.server import StreamServer
 
@@ -25,7 +26,7 @@ import _traffic  # noqa: E402 - found by the path set above
 import bench_behind_mongrel2 as bench  # noqa: E402 - found by the path set above
 from _wrk import Wrk, find_wrk  # noqa: E402 - found by the path set above
 
-needs_wrk = pytest.mark.skipif(not find_wrk(), reason="there is no wrk (Debian, Ubuntu: apt-get install wrk)")
+needs_wrk = pytest.mark.skipif(not find_wrk(), reason=needs.skipped("wrk"))
 
 
 def start(folder, *options):

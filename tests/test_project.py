@@ -188,10 +188,22 @@ def test_without_wrk_one_line_says_so_and_make_goes_on(tmp_path):
     assert "apt-get install wrk" in done.stderr
 
 
-def test_going_without_mongrel2_has_to_be_said(tmp_path):
-    """GREENTX_WITHOUT_MONGREL2=1 lets make go on."""
-    done = make("mongrel2", tmp_path, GREENTX_WITHOUT_MONGREL2="1")
+@pytest.mark.parametrize("target", ["mongrel2", "mongrel2-if-possible"])
+def test_going_without_mongrel2_can_be_said(tmp_path, target):
+    """GREENTX_WITHOUT_MONGREL2=1 lets make go on, in CI too, and nothing is said of it."""
+    done = make(target, tmp_path, GREENTX_WITHOUT_MONGREL2="1", CI="true")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("target", ["mongrel2-if-possible", "chromium", "redis"])
+def test_tests_are_run_without_what_is_missing_but_not_in_ci(tmp_path, target):
+    """One line says what is missing, as pytest's last lines do of the tests."""
+    done = make(target, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (0, "", 1)
+    assert "is missing (what needs it is left out): install it" in done.stderr
+    for name in os.listdir(tmp_path):
+        os.unlink(tmp_path / name)
+    assert make(target, tmp_path, CI="true").returncode != 0
 
 
 def test_apt_installs_mongrel2_where_it_may(tmp_path):

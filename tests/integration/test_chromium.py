@@ -18,6 +18,7 @@ from typing import Any
 import gevent
 import pytest
 from front_ends import started
+from needs import go_without
 from websocket_rig import in_thread
 
 from greentx import Transceiver
@@ -45,13 +46,7 @@ def browser() -> Iterator[Browser]:
     driver = shutil.which("chromedriver")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if driver is None or chromium is None:
-        if os.environ.get("GREENTX_WITHOUT_CHROMIUM") == "1":
-            pytest.skip("no chromium, and GREENTX_WITHOUT_CHROMIUM=1 is set")
-        pytest.fail(
-            "chromium or chromedriver is missing: install them (Debian: apt-get install chromium chromium-driver), "
-            "or set GREENTX_WITHOUT_CHROMIUM=1 to go without",
-            pytrace=False,
-        )
+        go_without("chromium", "chromium chromium-driver", "GREENTX_WITHOUT_CHROMIUM")
     with tempfile.TemporaryDirectory(prefix="gt-chromium-", ignore_cleanup_errors=True) as folder:
         process, port = start_driver(driver)
         try:
