@@ -247,6 +247,8 @@ class TcpListener(Listener):
             settings={**SETTINGS, **(settings or {})},
             certfile=certfile,
             keyfile=keyfile,
+            # Mongrel2 has no such limit.
+            **({"max_message_size": options.max_message_size} if self.front_end == "edge" else {}),
         )
         self._keeper = Keeper(self.process)
         self._new()  # checked now, not when the server starts

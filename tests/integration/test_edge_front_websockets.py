@@ -9,7 +9,9 @@ from typing import Any
 import gevent.event
 import pytest
 from http_rig import SENDER, Browser, serving, transceiver, wait_until
-from websocket_peer import MASK, Peer
+from websocket_peer import HEAD, MASK, Peer
+from wire_rig import SENDER as RAW_SENDER
+from wire_rig import raw_handler
 
 from greentx.edge import Edge, Handler
 from greentx.protocol.websocket.frames import Opcode, build_frame
@@ -78,7 +80,18 @@ BROKEN = {
     "a continuation of nothing": (build_frame(b"x", Opcode.CONT, mask=MASK), 1002),
     "an opcode that means nothing": (b"\x83\x80abcd", 1002),
     "a control frame in fragments": (b"\x09\x80abcd", 1002),
-    "more than a body may have": (b"\x82\xff" + (1 << 40).to_bytes(8, "big") + MASK, 1009),
+    "a control frame that is too long": (b"\x89\xfe\x00\x7e" + MASK + bytes(126), 1002),
+    "a length that is not in its shortest form": (b"\x82\xfe\x00\x01" + MASK + b"x", 1002),
+    "a length of 64 bits": (b"\x82\xff" + (1 << 63).to_bytes(8, "big") + MASK, 1002),
+    "a reserved bit on a continuation": (
+        build_frame(b"x", Opcode.BINARY, fin=False, mask=MASK) + build_frame(b"x", Opcode.CONT, 4, mask=MASK),
+        1002,
+    ),
+    "a message inside another": (
+        build_frame(b"x", Opcode.BINARY, fin=False, mask=MASK) + build_frame(b"x", Opcode.BINARY, mask=MASK),
+        1002,
+    ),
+    "more than a message may have": (b"\x82\xff" + (1 << 40).to_bytes(8, "big") + MASK, 1009),
     "a message in fragments that is too large": (
         build_frame(bytes(700_000), Opcode.BINARY, fin=False, mask=MASK)
         + build_frame(bytes(700_000), Opcode.CONT, mask=MASK),
@@ -100,6 +113,7 @@ def test_a_frame_that_breaks_the_rules_ends_the_websocket(sent, code):
     with served(wait) as edge, joined(edge) as peer:
         peer.sock.sendall(sent)
         assert peer.closed()[0] == code
+        peer.sock.close()
         assert ended.wait(10)
         wait_until(lambda: not edge.connections)
 
@@ -110,6 +124,48 @@ def test_answers_to_good_messages_go_out_before_a_bad_one_ends_the_websocket():
         peer.sock.sendall(build_frame(b"good", Opcode.TEXT, mask=MASK) + build_frame(b"x", Opcode.CONT, mask=MASK))
         assert peer.message() == "good"
         assert peer.closed()[0] == 1002
+
+
+def test_the_bound_on_messages_is_not_the_one_on_bodies():
+    """As in Mongrel2; a frame that announces more is refused before it comes."""
+    routes = {"/": Handler(SENDER)}
+    settings = {"limits.buffer_size": 4096, "limits.content_length": 4096}
+    with served(edge=Edge(routes, settings=settings)) as edge, joined(edge) as peer:
+        peer.send(b"x" * 500_000)
+        assert peer.message() == b"x" * 500_000
+    with served(edge=Edge(routes, max_message_size=1000)) as edge, joined(edge) as peer:
+        peer.send(b"x" * 1000)
+        assert peer.message() == b"x" * 1000
+        peer.sock.sendall(b"\x82\xfe" + (1100).to_bytes(2, "big") + MASK)
+        assert peer.closed()[0] == 1009
+
+
+def test_frames_may_come_before_the_answer_to_the_handshake():
+    """What a client sends before it is let in goes to the handler, and is refused behind what lets it in."""
+    with Edge({"/": Handler(RAW_SENDER)}) as edge, raw_handler(edge) as handler:
+        peer = Peer(edge.port)
+        peer.sock.sendall(build_frame(b"early", Opcode.TEXT, mask=MASK) + build_frame(b"not masked", Opcode.TEXT))
+        conn_id = handler.request().conn_id
+        assert handler.request().body == b"early"
+        handler.reply(conn_id, HEAD + build_frame(b"hi", Opcode.TEXT))
+        assert peer.head() == HEAD
+        assert peer.message() == "hi"
+        assert peer.closed()[0] == 1002
+        peer.sock.close()
+        assert handler.receive().body == b'{"type":"disconnect"}'
+
+
+def test_after_a_handshake_that_is_refused_no_request_is_read():
+    """Whatever its answer says, as in Mongrel2; a client that speaks HTTP is not sent a frame."""
+    with Edge({"/": Handler(RAW_SENDER)}) as edge, raw_handler(edge) as handler:
+        peer = Peer(edge.port)
+        refusal = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
+        handler.reply(handler.request().conn_id, refusal)
+        assert peer.head() == refusal
+        peer.sock.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert peer.rest() == b""
+        peer.sock.close()
+        assert handler.receive().body == b'{"type":"disconnect"}'
 
 
 @pytest.mark.parametrize(

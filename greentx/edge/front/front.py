@@ -83,6 +83,8 @@ class Edge:
         max_per_address: Of one client address; ``None`` is as many as there may be in all.
         max_upload: Bytes of a body that is stored or streamed; beyond it the answer is 413. ``None`` is 2 GiB less one
             byte, since Mongrel2 and handlers know no larger ones.
+        max_message_size: Bytes of a WebSocket message as it travels; a larger one ends its WebSocket (1009). It is what
+            a Transceiver takes by default, inflated; ``None`` sets no limit, as in Mongrel2.
 
     Raises:
         LocalProtocolError: (a ``ValueError``) a value that cannot be used; the message names it.
@@ -101,6 +103,7 @@ class Edge:
         max_connections: int = 10_000,
         max_per_address: int | None = None,
         max_upload: int | None = None,
+        max_message_size: int | None = 1024 * 1024,
     ) -> None:
         self._handlers = dict({"/": Handler(SERVER_UUID)} if routes is None else routes)
         if not self._handlers:
@@ -114,7 +117,7 @@ class Edge:
         # Those that no limit or time is made of.
         self._flow_control = _number(checked, "download.flow_control", 0) != 0
         self._max_ids = _number(checked, "limits.handler_targets", MAX_CONN_IDS)
-        self._limits = Limits.of(checked, max_upload=max_upload)
+        self._limits = Limits.of(checked, max_upload=max_upload, message_size=max_message_size)
         self._times = Times(
             no_handler=no_handler_timeout,
             head=request_timeout,

@@ -309,7 +309,7 @@ class HttpSide:
             self._refuse(503, "no handler is there")
             return
         messages = entry.messages.frames(connection.conn_id, head, self._pattern, address, own)
-        connection.side = WebSocketSide(connection, entry, messages, self._limits.content_length)
+        connection.side = WebSocketSide(connection, entry, messages, self._limits.message_size)
         self._take(self._reader.upgrade())
 
     def _set_deadline(self, was_idle: bool, size: int) -> None:

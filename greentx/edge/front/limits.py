@@ -80,6 +80,8 @@ class Limits:
         header_count: Fields of a head, or of the trailers; beyond it 431.
         content_length: Bytes of a body that is handed on with its request.
         uploads: What becomes of larger ones.
+        message_size: Bytes of a WebSocket message as it travels, and so of a frame; beyond it the WebSocket is closed
+            with 1009, before any of a frame that is larger is read. ``None`` is no limit.
 
     Raises:
         LocalProtocolError: A limit is not a whole number, or too small for any request.
@@ -93,10 +95,13 @@ class Limits:
     header_count: int = 1280
     content_length: int = int(DEFAULT_SETTINGS["limits.content_length"])
     uploads: UploadSettings = UploadSettings()
+    message_size: int | None = 1024 * 1024
 
     def __post_init__(self) -> None:
         # The shortest request line, "A / HTTP/1.1", and the empty lines behind it.
         minima = {"buffer_size": 16, "line_size": 12, "header_count": 1, "content_length": 0}
+        if self.message_size is not None:
+            minima["message_size"] = 0
         for name, least in minima.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
@@ -108,11 +113,18 @@ class Limits:
         return max(self.content_length, self.uploads.largest)
 
     @classmethod
-    def of(cls, settings: Mapping[str, int | str], *, max_upload: int | None = None) -> Limits:
+    def of(
+        cls,
+        settings: Mapping[str, int | str],
+        *,
+        max_upload: int | None = None,
+        message_size: int | None = 1024 * 1024,
+    ) -> Limits:
         """Return the limits that settings of Mongrel2 say (``limits.content_length``); others are ignored.
 
         Args:
             max_upload: See :meth:`UploadSettings.of`.
+            message_size: No setting of Mongrel2's says it.
 
         Raises:
             LocalProtocolError: One of them is not a whole number, or too small.
@@ -126,5 +138,7 @@ class Limits:
             if not str(value).isdecimal():
                 raise LocalProtocolError(f"setting limits.{name} is {value!r}, which is not a whole number")
         return cls(
-            **{name: int(value) for name, value in values.items()}, uploads=UploadSettings.of(settings, max_upload)
+            **{name: int(value) for name, value in values.items()},
+            uploads=UploadSettings.of(settings, max_upload),
+            message_size=message_size,
         )

@@ -28,22 +28,28 @@ class WebSocketSide:
     Args:
         entry: Who gets the messages.
         messages: Builds them.
-        max_size: Bytes of a message, and so of a frame.
+        max_size: Bytes of a message, and so of a frame; ``None`` is no limit. What is compressed, and cannot be made
+            smaller, may be a little larger.
     """
 
     __slots__ = ("_accepted", "_assembler", "_closing", "_connection", "_entry", "_messages", "_parser", "_text")
 
     speaks_messages = False
 
-    def __init__(self, connection: BrowserConnection, entry: Entry, messages: FrameMessages, max_size: int) -> None:
+    def __init__(
+        self, connection: BrowserConnection, entry: Entry, messages: FrameMessages, max_size: int | None
+    ) -> None:
         self._connection = connection
         self._entry = entry
         self._messages = messages
+        if max_size is not None:
+            # Five bytes for each block of up to 64 KiB (RFC 1951, section 3.2.4); some write smaller ones.
+            max_size += max_size // 1024 + 64
         self._parser = FrameParser(require_mask=True, max_size=max_size)
         self._assembler = MessageAssembler(max_size=max_size)
         self._text = TextCheck()
-        # A handler has let it in: its client understands a close frame.
-        self._accepted = False
+        # Whether a handler has let it in, and its client understands a close frame; `None` before it has answered.
+        self._accepted: bool | None = None
         # It has sent one.
         self._closing = False
 
@@ -59,8 +65,9 @@ class WebSocketSide:
 
     def wrote(self, data: bytes) -> None:
         """See whether it was let in."""
-        if not self._accepted:
+        if self._accepted is None:
             self._accepted = data.startswith(b"HTTP/1.1 101")
+            self._connection.moved()
 
     def feed(self, data: bytes) -> None:
         """Hand on the messages that are whole."""
@@ -102,6 +109,7 @@ class WebSocketSide:
 
     def _fail(self, error: RemoteProtocolError) -> None:
         connection = self._connection
+        connection.wait(lambda: self._accepted is not None)
         self._settle()
         if not connection.outgoing.ending:
             if self._accepted:
