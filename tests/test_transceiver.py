@@ -1,4 +1,4 @@
-"""The handler side as a whole, behind a real mongrel2: readiness, running, connection sets, stopping, idleness."""
+"""The handler side as a whole, behind both front ends: readiness, running, connection sets, stopping, idleness."""
 
 from __future__ import annotations
 
@@ -18,24 +18,21 @@ from gevent.event import Event
 from plain_server import PlainServer, until
 
 from greentx import Transceiver
-from greentx.edge import Handler, Mongrel2
+from greentx.edge import Handler
 from greentx.errors import BindError, ConnectTimeout, LocalProtocolError, SendTimeout, TransportError
 from greentx.handler import link as connection_module
 from greentx.protocol.requests import build_request
 from greentx.transport.teardown import guarded
 
-pytestmark = pytest.mark.mongrel2
-
 NOWHERE = ("ipc:///nowhere/push", "ipc:///nowhere/sub")
 
 
 @pytest.fixture(scope="module")
-def mongrel2():
-    """One for the module: it takes its first request half a second after its start."""
-    server = Mongrel2({"/": Handler("one"), "/two/": Handler("two"), "/named/": Handler("three", recv_ident="other")})
-    server.start()
-    yield server
-    server.stop(0)
+def front(front_end):
+    """One for the module: a Mongrel2 takes its first request half a second after its start."""
+    entries = {"/": Handler("one"), "/two/": Handler("two"), "/named/": Handler("three", recv_ident="other")}
+    with front_end.started(entries) as server:
+        yield server
 
 
 def entry(server, sender="one"):
@@ -111,25 +108,25 @@ def serving():
 # -- readiness -------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_reply_after_a_start_is_never_lost(mongrel2, serving):
+def test_the_first_reply_after_a_start_is_never_lost(front, serving):
     """Fifty starts, each with a request that waits in the server already."""
-    with Browser(mongrel2) as browser:
+    with Browser(front) as browser:
         for number in range(50):
             browser.ask(f"/{number}")
-            with transceiver(mongrel2) as trans:
+            with transceiver(front) as trans:
                 serving(trans)
                 assert browser.answer() == b"/%d" % number
                 trans.stop()
             gevent.sleep(0.02)  # until the server has seen it, it would push to nobody
 
 
-def test_requests_that_waited_for_a_handler_are_answered(mongrel2, serving):
+def test_requests_that_waited_for_a_handler_are_answered(front, serving):
     """The server keeps them until somebody pulls."""
-    browsers = [Browser(mongrel2) for _ in range(20)]
+    browsers = [Browser(front) for _ in range(20)]
     for number, browser in enumerate(browsers):
         browser.ask(f"/{number}")
     gevent.sleep(0.1)  # the bytes get to the other side, which tells nobody
-    with transceiver(mongrel2) as trans:
+    with transceiver(front) as trans:
         serving(trans)
         for number, browser in enumerate(browsers):
             assert browser.answer() == b"/%d" % number
@@ -147,9 +144,9 @@ def test_nothing_is_pulled_before_the_subscription_was_seen():
             assert not trans.connections["plain"].ready
 
 
-def test_a_server_that_listens_to_its_own_name_is_answered(mongrel2, serving):
+def test_a_server_that_listens_to_its_own_name_is_answered(front, serving):
     """The request's sender is not what replies must begin with, where recv_ident is set."""
-    with transceiver(mongrel2, "three") as trans, Browser(mongrel2) as browser:
+    with transceiver(front, "three") as trans, Browser(front) as browser:
         serving(trans)
         assert browser.get("/named/1") == b"/named/1"
         trans.stop()
@@ -259,12 +256,12 @@ def test_a_control_port_in_use_is_an_error_that_names_it():
         assert second.started
 
 
-def test_a_sender_used_twice_is_refused_at_once(mongrel2, serving):
+def test_a_sender_used_twice_is_refused_at_once(front, serving):
     """The first goes on as if nothing had happened."""
-    with transceiver(mongrel2) as trans, Browser(mongrel2) as browser:
+    with transceiver(front) as trans, Browser(front) as browser:
         serving(trans)
         with pytest.raises(ValueError, match="remove that connection first"):
-            trans.add_connection(*entry(mongrel2))
+            trans.add_connection(*entry(front))
         with pytest.raises(LocalProtocolError):
             trans.add_connection("a_b", *NOWHERE)
         assert browser.get() == b"/"
@@ -297,10 +294,10 @@ def test_what_processes_that_share_an_entry_cannot_keep_is_said_at_the_start(sha
     assert all("may be out of order or mixed into each other" in text for text in said)
 
 
-def test_two_connection_sets_are_served_at_once(mongrel2, serving):
+def test_two_connection_sets_are_served_at_once(front, serving):
     """By one loop, each answered on its own socket."""
-    with transceiver(mongrel2) as trans, Browser(mongrel2) as one, Browser(mongrel2) as two:
-        trans.add_connection(*entry(mongrel2, "two"))
+    with transceiver(front) as trans, Browser(front) as one, Browser(front) as two:
+        trans.add_connection(*entry(front, "two"))
         serving(trans)
         for number in range(20):
             assert one.get(f"/{number}") == b"/%d" % number
@@ -309,9 +306,9 @@ def test_two_connection_sets_are_served_at_once(mongrel2, serving):
         trans.stop()
 
 
-def test_connection_sets_come_and_go_under_load(mongrel2, serving):
+def test_connection_sets_come_and_go_under_load(front, serving):
     """Thirty times, while another one answers without a break, and their own requests wait for the next time."""
-    with transceiver(mongrel2, send_timeout=5) as trans, Browser(mongrel2) as one, Browser(mongrel2) as two:
+    with transceiver(front, send_timeout=5) as trans, Browser(front) as one, Browser(front) as two:
         serving(trans)
         answered = []
         ending = Event()
@@ -324,7 +321,7 @@ def test_connection_sets_come_and_go_under_load(mongrel2, serving):
         loading = gevent.spawn(load)
         for number in range(30):
             two.ask(f"/two/{number}")
-            trans.add_connection(*entry(mongrel2, "two"))
+            trans.add_connection(*entry(front, "two"))
             before = len(answered)
             assert two.answer() == b"/two/%d" % number
             until(lambda before=before: len(answered) > before)
@@ -338,10 +335,10 @@ def test_connection_sets_come_and_go_under_load(mongrel2, serving):
         trans.stop()
 
 
-def test_another_thread_may_add_remove_reply_and_stop(mongrel2):
+def test_another_thread_may_add_remove_reply_and_stop(front):
     """All is handed over to the hub's thread; a native thread blocks meanwhile, greenlets do not."""
     results = []
-    with transceiver(mongrel2) as trans, Browser(mongrel2) as browser:
+    with transceiver(front) as trans, Browser(front) as browser:
         events = trans.recv(timeout=5)
         browser.ask("/two/x")
         thread_is_done = gevent.get_hub().loop.async_()
@@ -349,7 +346,7 @@ def test_another_thread_may_add_remove_reply_and_stop(mongrel2):
         thread_is_done.start(woken.set)
 
         def in_thread():
-            trans.add_connection(*entry(mongrel2, "two"))
+            trans.add_connection(*entry(front, "two"))
             until_here.wait(5)
             conn, req = results[0]
             conn.reply_http(req, b"from a thread")
@@ -372,11 +369,11 @@ def test_another_thread_may_add_remove_reply_and_stop(mongrel2):
     assert list(results[1]) == ["one"]
 
 
-def test_many_threads_reply_at_once(mongrel2):
+def test_many_threads_reply_at_once(front):
     """Each answers its own request; none is lost or mixed up."""
-    browsers = [Browser(mongrel2) for _ in range(8)]
+    browsers = [Browser(front) for _ in range(8)]
     pool = gevent.get_hub().threadpool
-    with transceiver(mongrel2) as trans:
+    with transceiver(front) as trans:
         for number, browser in enumerate(browsers):
             browser.ask(f"/{number}")
         events = trans.recv()
@@ -394,9 +391,9 @@ def test_many_threads_reply_at_once(mongrel2):
 
 
 @pytest.mark.parametrize("how", ["one greenlet", "many greenlets", "flow control"])
-def test_a_thousand_small_pieces_reach_one_connection(mongrel2, start_mongrel2, how):
+def test_a_thousand_small_pieces_reach_one_connection(front, start_front_end, how):
     """Mongrel2 would end a connection for which 17 messages wait."""
-    server = start_mongrel2(settings={"download.flow_control": 1}) if how == "flow control" else mongrel2
+    server = start_front_end(settings={"download.flow_control": 1}) if how == "flow control" else front
     pieces = [b"%4d;" % number for number in range(1000)]
     sender = "greentx" if how == "flow control" else "one"
     with transceiver(server, sender) as trans, Browser(server) as browser:
@@ -411,32 +408,32 @@ def test_a_thousand_small_pieces_reach_one_connection(mongrel2, start_mongrel2, 
         assert browser.answer() == b"".join(pieces)
 
 
-def test_a_steady_stream_survives_a_server_that_stands_still(mongrel2):
+def test_a_steady_stream_survives_a_server_that_stands_still(front):
     """Stopped for a moment, as on a busy machine, it finds no more messages than it can queue."""
-    with transceiver(mongrel2) as trans, Browser(mongrel2) as browser:
+    with transceiver(front) as trans, Browser(front) as browser:
         browser.ask()
         _sid, conn, req = next(trans.recv())
         conn.reply(req, b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n")
         # One that stood still before its first receipt, for a second, would be held for one that gives none.
         conn.link.writer.receipts.ask_behind()
         until(lambda: conn.link.writer.receipts.known)
-        os.kill(mongrel2.pid, signal.SIGSTOP)
+        os.kill(front.pid, signal.SIGSTOP)
         try:
             for _ in range(200):
                 conn.reply(req, b"0123456789")
                 gevent.sleep(0.002)  # the pace of the parts
         finally:
-            os.kill(mongrel2.pid, signal.SIGCONT)
+            os.kill(front.pid, signal.SIGCONT)
         assert browser.answer() == b"0123456789" * 200
 
 
-def test_a_reader_that_is_stuck_delays_nobody_else(mongrel2, serving):
+def test_a_reader_that_is_stuck_delays_nobody_else(front, serving):
     """Megabytes wait for one, the others are answered at once."""
 
     def handler(conn, req):
         conn.reply_http(req, bytes(20_000_000) if req.path == "/large" else req.path)
 
-    with transceiver(mongrel2) as trans, Browser(mongrel2) as stuck, Browser(mongrel2) as browser:
+    with transceiver(front) as trans, Browser(front) as stuck, Browser(front) as browser:
         serving(trans, handler)
         stuck.ask("/large")
         gevent.sleep(0.1)  # the bytes get to the other side, which tells nobody
@@ -450,9 +447,9 @@ def test_a_reader_that_is_stuck_delays_nobody_else(mongrel2, serving):
 # -- back-pressure ---------------------------------------------------------------------------------------------------
 
 
-def test_a_stopped_server_blocks_who_sends_then_all_arrives(start_mongrel2, serving):
+def test_a_stopped_server_blocks_who_sends_then_all_arrives(start_front_end, serving):
     """SIGSTOP: senders wait, the rest of the program goes on; SIGCONT: everything arrives, once."""
-    server = start_mongrel2({"/": Handler("one")})
+    server = start_front_end({"/": Handler("one")}, process=True)
     size = 50_000
     browsers = [Browser(server) for _ in range(100)]
     with transceiver(server, send_timeout=None) as trans:
@@ -484,9 +481,9 @@ def test_a_stopped_server_blocks_who_sends_then_all_arrives(start_mongrel2, serv
         browser.close()
 
 
-def test_a_sender_gives_up_after_send_timeout(start_mongrel2):
+def test_a_sender_gives_up_after_send_timeout(start_front_end):
     """The message is not sent, the error names the address, and the server is served when it goes on."""
-    server = start_mongrel2({"/": Handler("one")})
+    server = start_front_end({"/": Handler("one")}, process=True)
     with transceiver(server, send_timeout=0.2, linger=0.2) as trans, Browser(server) as browser:
         browser.ask("/1")
         events = trans.recv()
@@ -517,9 +514,9 @@ def cpu_of(seconds):
     return (time.process_time() - before) / seconds
 
 
-def test_an_idle_transceiver_costs_nothing(mongrel2, serving):
+def test_an_idle_transceiver_costs_nothing(front, serving):
     """0 % of a CPU, with a server and without one."""
-    with transceiver(mongrel2, rep_port=0) as trans, Browser(mongrel2) as browser:
+    with transceiver(front, rep_port=0) as trans, Browser(front) as browser:
         serving(trans)
         assert browser.get() == b"/"
         assert cpu_of(1.0) < 0.1
@@ -528,9 +525,9 @@ def test_an_idle_transceiver_costs_nothing(mongrel2, serving):
         assert cpu_of(0.5) < 0.1
 
 
-def test_a_full_inbox_costs_nothing_and_loses_nothing(mongrel2):
+def test_a_full_inbox_costs_nothing_and_loses_nothing(front):
     """The receiver waits, the server keeps the rest; a consumer that comes back gets it all."""
-    with transceiver(mongrel2, max_pending=5) as trans, Browser(mongrel2) as browser:
+    with transceiver(front, max_pending=5) as trans, Browser(front) as browser:
         browser.sock.sendall(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200)
         conn = trans.connections["one"]
         until(lambda: conn.status()["requests"] >= 5)
@@ -543,9 +540,9 @@ def test_a_full_inbox_costs_nothing_and_loses_nothing(mongrel2):
             assert browser.answer() == b"y"
 
 
-def test_no_message_is_missed_between_sends(mongrel2, serving):
+def test_no_message_is_missed_between_sends(front, serving):
     """Two thousand requests, one after the other: each is a message in and one out, at changing moments."""
-    with transceiver(mongrel2) as trans, Browser(mongrel2) as browser:
+    with transceiver(front) as trans, Browser(front) as browser:
         serving(trans)
         for number in range(2000):
             assert browser.get("/p") == b"/p"
@@ -557,13 +554,13 @@ def test_no_message_is_missed_between_sends(mongrel2, serving):
 # -- coming and going ------------------------------------------------------------------------------------------------
 
 
-def test_hundreds_of_with_blocks_leave_nothing_behind(mongrel2):
+def test_hundreds_of_with_blocks_leave_nothing_behind(front):
     """No descriptor, thread or greenlet, and none takes long."""
     times = []
 
     def come_and_go():
         started = time.perf_counter()
-        with transceiver(mongrel2, rep_port=0) as trans:
+        with transceiver(front, rep_port=0) as trans:
             trans.wait_ready(5)
         times.append(time.perf_counter() - started)
 

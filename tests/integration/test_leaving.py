@@ -15,9 +15,7 @@ import pytest
 from gevent import socket, subprocess
 from websocket_rig import RawClient, until
 
-from greentx.edge import Handler, Mongrel2
-
-pytestmark = pytest.mark.mongrel2
+from greentx.edge import Handler
 
 LINGER = 0.5
 
@@ -362,9 +360,9 @@ left()
 
 
 @pytest.fixture(scope="module")
-def server():
+def server(front_end):
     """One for all: it takes its first request half a second after its start."""
-    with Mongrel2({"/": Handler("one")}) as one:
+    with front_end.started({"/": Handler("one")}) as one:
         yield one
 
 
@@ -531,7 +529,7 @@ def ask_pipelined(port, count):
 
 @pytest.mark.parametrize("patched", [False, True], ids=["plain", "patched"])
 @pytest.mark.parametrize("stopped", ["server", "handler"])
-def test_leaving_is_bounded_whatever_stands_still(stopped, patched):
+def test_leaving_is_bounded_whatever_stands_still(front_end, stopped, patched):
     """The server is stopped with a full pipe and handlers are blocked in it, or they never end."""
     program = """
 def handler(conn, req):
@@ -559,7 +557,7 @@ except KeyboardInterrupt:
     say("took", time.monotonic() - started[0])
 left()
 """
-    with Mongrel2({"/": Handler("one")}) as server, Program(server, program, patched) as running:
+    with front_end.started({"/": Handler("one")}) as server, Program(server, program, patched) as running:
         with RawClient(server.port) as client, socket.create_connection(("127.0.0.1", server.port)) as sock:
             running.wait_for("connected")
             try:
@@ -581,7 +579,7 @@ left()
 
 
 @pytest.mark.parametrize("server", ["transceiver", "wsgi"])
-def test_an_exit_in_a_handler_ends_the_program_whatever_stands_still(server):
+def test_an_exit_in_a_handler_ends_the_program_whatever_stands_still(front_end, server):
     """The pipe is full, so that nobody can be answered: neither its own client, nor those whose answer has begun or who
     wait for a handler."""
     program = """
@@ -626,10 +624,10 @@ finally:
     say("took", time.monotonic() - exiting[0])
 """.replace("SERVER", server)
     with (
-        Mongrel2({"/": Handler("one")}) as mongrel2,
-        Program(mongrel2, "import gevent.event\n" + program, True) as running,
+        front_end.started({"/": Handler("one")}) as front,
+        Program(front, "import gevent.event\n" + program, True) as running,
     ):
-        socks = [socket.create_connection(("127.0.0.1", mongrel2.port)) for _ in range(5)]
+        socks = [socket.create_connection(("127.0.0.1", front.port)) for _ in range(5)]
         try:
             socks[0].sendall(b"GET /begun HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b"begun" in socks[0].recv(1000)
@@ -638,12 +636,12 @@ finally:
             for sock in socks[2:]:
                 sock.sendall(b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
             gevent.sleep(0.2)  # until they wait there, which nobody is told
-            os.kill(mongrel2.pid, signal.SIGSTOP)
+            os.kill(front.pid, signal.SIGSTOP)
             gevent.sleep(0.5)  # what fills the pipe backs up, which nobody is told
             os.kill(running.process.pid, signal.SIGUSR1)
             assert running.end() == 3, running.errors
         finally:
-            os.kill(mongrel2.pid, signal.SIGCONT)
+            os.kill(front.pid, signal.SIGCONT)
             for sock in socks:
                 sock.close()
         took = float(next(line for line in running.lines if line.startswith("took")).split()[1])
@@ -651,7 +649,7 @@ finally:
         assert took < (LINGER + 5 if server == "transceiver" else 7)
 
 
-def test_a_second_interrupt_ends_at_once():
+def test_a_second_interrupt_ends_at_once(front_end):
     """Ctrl-C while it waits for handlers: the graceful end is cut short, and still nothing is left."""
     program = """
 main = gevent.getcurrent()
@@ -671,7 +669,7 @@ except KeyboardInterrupt:
 serving.join(1)
 left()
 """
-    with Mongrel2({"/": Handler("one")}) as server, Program(server, program) as running:
+    with front_end.started({"/": Handler("one")}) as server, Program(server, program) as running:
         with RawClient(server.port) as client:
             running.wait_for("connected")
             started = time.monotonic()

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import gevent
 import pytest
-from front_ends import started
+from front_ends import FrontEnd
 from http_rig import Browser
 from websocket_rig import RawClient, until
 
 from greentx import Transceiver
-from greentx.edge import Handler, Mongrel2
+from greentx.edge import Handler
 from greentx.errors import LocalProtocolError
 from greentx.protocol.websocket.frames import Opcode
 
-pytestmark = pytest.mark.mongrel2
-
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[list[Mongrel2]]:
+def servers(front_end: FrontEnd) -> Iterator[list[Any]]:
     """Two that know nothing of each other; their ids begin at 1 both."""
-    with started(Mongrel2({"/": Handler("same")})) as one, started(Mongrel2({"/": Handler("same")})) as two:
+    with front_end.started({"/": Handler("same")}) as one, front_end.started({"/": Handler("same")}) as two:
         yield [one, two]
 
 
-def addresses(server: Mongrel2) -> tuple[str, str]:
+def addresses(server: Any) -> tuple[str, str]:
     entry = server.handlers[0]
     assert entry.send_spec is not None and entry.recv_spec is not None
     return entry.send_spec, entry.recv_spec
@@ -43,7 +42,7 @@ def say_where(trans: Transceiver) -> None:
 
 
 @pytest.fixture
-def trans(servers: list[Mongrel2]) -> Iterator[Transceiver]:
+def trans(servers: list[Any]) -> Iterator[Transceiver]:
     """It knows the first one as "one"; the second one is to be added by the test."""
     with Transceiver("one", *addresses(servers[0]), rep_port=False, ping_timeout=0.3) as one:
         answering = gevent.spawn(say_where, one)
@@ -54,7 +53,7 @@ def trans(servers: list[Mongrel2]) -> Iterator[Transceiver]:
 
 
 def test_the_second_one_is_refused_and_named_and_the_first_one_s_browsers_get_their_own_answers(
-    servers: list[Mongrel2], trans: Transceiver, caplog: pytest.LogCaptureFixture
+    servers: list[Any], trans: Transceiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A WebSocket of each, by any number: the first is served, the second is told 503, and a warning says why."""
     with RawClient(servers[0].port) as first:
@@ -95,7 +94,7 @@ def test_the_second_one_is_refused_and_named_and_the_first_one_s_browsers_get_th
         assert len(trans.websockets) == 1
 
 
-def test_the_name_of_a_set_is_its_server_s_whoever_spoke_first(servers: list[Mongrel2], trans: Transceiver) -> None:
+def test_the_name_of_a_set_is_its_server_s_whoever_spoke_first(servers: list[Any], trans: Transceiver) -> None:
     """A set that is called as the messages of another one's are: it cannot be added while that one is served."""
     with Browser(servers[0]) as browser, Browser(servers[1]) as other:
         assert browser.get().body == b"one"

@@ -1,4 +1,4 @@
-"""A real mongrel2, killed and started again under load: ids dropped, served again, no stranger gets an answer."""
+"""A front end, killed and started again under load: ids dropped, served again, no stranger gets an answer."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from gevent.event import Event
 from websocket_rig import RawClient, until
 
 from greentx import Transceiver
-from greentx.edge import Handler, Mongrel2
-
-pytestmark = pytest.mark.mongrel2
+from greentx.edge import Handler
 
 
 @pytest.fixture(params=["ipc", "tcp"])
-def server(request):
+def server(front_end, request):
     """A server of its own for each test, over both kinds of sockets."""
-    with Mongrel2({"/": Handler("one")}, transport=request.param) as one:
+    with front_end.started({"/": Handler("one")}, transport=request.param) as one:
         yield one
 
 
@@ -215,9 +213,9 @@ def strangers_answers(server, letter):
 
 
 @pytest.mark.parametrize("flow_control", [0, 1])
-def test_no_stranger_gets_an_answer_that_waited_while_the_server_restarted(flow_control):
+def test_no_stranger_gets_an_answer_that_waited_while_the_server_restarted(front_end, flow_control):
     """Large ones, for browsers that do not read; the first browsers of each next server have their numbers."""
-    with Mongrel2({"/": Handler("one")}, settings={"download.flow_control": flow_control}) as server:
+    with front_end.started({"/": Handler("one")}, settings={"download.flow_control": flow_control}) as server:
         entry = server.handlers[0]
         with Transceiver(entry.sender, entry.send_spec, entry.recv_spec, rep_port=False, connect_timeout=5) as trans:
             serving = gevent.spawn(trans.serve, say_whose)
@@ -236,9 +234,9 @@ def test_no_stranger_gets_an_answer_that_waited_while_the_server_restarted(flow_
 
 
 @pytest.mark.parametrize("flow_control", [0, 1])
-def test_no_stranger_gets_an_answer_of_a_handler_that_computed_while_the_server_restarted(flow_control):
+def test_no_stranger_gets_an_answer_of_a_handler_that_computed_while_the_server_restarted(front_end, flow_control):
     """Nobody here had a chance to hear of it, and ZeroMQ has connected to the next server already."""
-    with Mongrel2({"/": Handler("one")}, settings={"download.flow_control": flow_control}) as server:
+    with front_end.started({"/": Handler("one")}, settings={"download.flow_control": flow_control}) as server:
         entry = server.handlers[0]
         with Transceiver(entry.sender, entry.send_spec, entry.recv_spec, rep_port=False, connect_timeout=5) as trans:
             old = connect(server)

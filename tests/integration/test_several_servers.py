@@ -11,17 +11,15 @@ from typing import Any
 
 import gevent
 import pytest
-from front_ends import started
+from front_ends import FrontEnd, StartFrontEnd
 from http_rig import Browser, wait_until
 from websocket_rig import RawClient
 
 from greentx import Transceiver
-from greentx.edge import Handler, Mongrel2
+from greentx.edge import Handler
 from greentx.errors import ConnectTimeout, SendTimeout
 from greentx.protocol.websocket.frames import Frame, Opcode
 from greentx.wsgi import WSGIServer
-
-pytestmark = pytest.mark.mongrel2
 
 #: Far below ``send_timeout``, for which whoever sends to a server that stands still would wait.
 SOON = 10.0
@@ -31,12 +29,12 @@ NOBODY = 1_500_000_000
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[list[Mongrel2]]:
-    with started(Mongrel2({"/": Handler("one")})) as one, started(Mongrel2({"/": Handler("two")})) as two:
+def servers(front_end: FrontEnd) -> Iterator[list[Any]]:
+    with front_end.started({"/": Handler("one")}) as one, front_end.started({"/": Handler("two")}) as two:
         yield [one, two]
 
 
-def entry(server: Mongrel2) -> tuple[str, str, str]:
+def entry(server: Any) -> tuple[str, str, str]:
     """Return sender, send_spec and recv_spec of its first handler."""
     handler = server.handlers[0]
     assert handler.send_spec is not None and handler.recv_spec is not None
@@ -44,7 +42,7 @@ def entry(server: Mongrel2) -> tuple[str, str, str]:
 
 
 @contextlib.contextmanager
-def transceiver(servers: list[Mongrel2], **options: Any) -> Iterator[Transceiver]:
+def transceiver(servers: list[Any], **options: Any) -> Iterator[Transceiver]:
     """One for all *servers*, which have subscribed."""
     with Transceiver(*entry(servers[0]), **{"rep_port": False, "ping_timeout": None, **options}) as trans:
         for server in servers[1:]:
@@ -66,7 +64,7 @@ def running(function: Callable[..., Any], *args: Any, **options: Any) -> Iterato
 
 
 @contextlib.contextmanager
-def standing_still(server: Mongrel2) -> Iterator[None]:
+def standing_still(server: Any) -> Iterator[None]:
     assert server.pid is not None
     os.kill(server.pid, signal.SIGSTOP)
     try:
@@ -75,13 +73,13 @@ def standing_still(server: Mongrel2) -> Iterator[None]:
         go_on(server)
 
 
-def go_on(server: Mongrel2) -> None:
+def go_on(server: Any) -> None:
     assert server.pid is not None
     os.kill(server.pid, signal.SIGCONT)
 
 
 @contextlib.contextmanager
-def pipe_full(trans: Transceiver, server: Mongrel2, *, beyond: bool = False) -> Iterator[None]:
+def pipe_full(trans: Transceiver, server: Any, *, beyond: bool = False) -> Iterator[None]:
     """Inside *server* stands still, and nothing more fits into the pipe to it; *beyond*: nor may more wait for it."""
     sender = entry(server)[0]
     conn = trans.connections[sender]
@@ -137,7 +135,7 @@ LOOPS = {"recv": answer_by_recv, "serve": answer_by_serve, "wsgi": answer_by_wsg
     ("loop", "beyond"), [("recv", False), ("serve", False), ("wsgi", False), ("serve", True), ("wsgi", True)]
 )
 def test_a_server_that_stands_still_delays_no_answer_of_another_one(
-    servers: list[Mongrel2], loop: str, beyond: bool
+    servers: list[Any], loop: str, beyond: bool
 ) -> None:
     """Its own requests are under way, more than the pool holds, and none of their answers can leave."""
     one, two = servers
@@ -159,7 +157,7 @@ def test_a_server_that_stands_still_delays_no_answer_of_another_one(
 
 
 @pytest.mark.parametrize("beyond", [False, True])
-def test_a_broadcast_reaches_the_websockets_of_other_servers_at_once(servers: list[Mongrel2], beyond: bool) -> None:
+def test_a_broadcast_reaches_the_websockets_of_other_servers_at_once(servers: list[Any], beyond: bool) -> None:
     """One stands still: whoever broadcasts goes on, and is told where no more may wait for it."""
     one, two = servers
     with transceiver(servers) as trans, running(trans.serve, websocket=lambda ws: list(ws)):
@@ -177,7 +175,7 @@ def test_a_broadcast_reaches_the_websockets_of_other_servers_at_once(servers: li
             trans.stop(timeout=SOON)
 
 
-def test_a_reader_is_told_soon_that_no_more_may_wait_for_a_server_that_stands_still(servers: list[Mongrel2]) -> None:
+def test_a_reader_is_told_soon_that_no_more_may_wait_for_a_server_that_stands_still(servers: list[Any]) -> None:
     """The loop over recv() gets SendTimeout for that server's answer, and goes on with the other one's."""
     one, two = servers
     with transceiver(servers) as trans, Browser(one) as stuck, Browser(two) as other:
@@ -198,7 +196,7 @@ def test_a_reader_is_told_soon_that_no_more_may_wait_for_a_server_that_stands_st
             trans.stop(timeout=0)
 
 
-def test_pings_go_on_at_other_servers(servers: list[Mongrel2]) -> None:
+def test_pings_go_on_at_other_servers(servers: list[Any]) -> None:
     """One stands still, its pipe full: at the other one who answers stays, who does not is dropped."""
     one, two = servers
     ended: list[tuple[str, int]] = []
@@ -222,7 +220,7 @@ def test_pings_go_on_at_other_servers(servers: list[Mongrel2]) -> None:
 
 
 @pytest.mark.parametrize("beyond", [False, True])
-def test_the_end_is_no_later_for_a_server_that_stands_still(servers: list[Mongrel2], beyond: bool) -> None:
+def test_the_end_is_no_later_for_a_server_that_stands_still(servers: list[Any], beyond: bool) -> None:
     """The WebSockets of both are told; those of the other server get their close frames."""
     one, two = servers
     with contextlib.ExitStack() as stack, transceiver(servers) as trans:
@@ -246,7 +244,7 @@ def test_the_end_is_no_later_for_a_server_that_stands_still(servers: list[Mongre
 
 
 @pytest.mark.parametrize("stands_still", [False, True])
-def test_a_set_that_is_removed_takes_its_websockets_along(servers: list[Mongrel2], stands_still: bool) -> None:
+def test_a_set_that_is_removed_takes_its_websockets_along(servers: list[Any], stands_still: bool) -> None:
     """Each is reported with 1001, whether the close frames can leave or not; other servers' stay."""
     one, two = servers
     with contextlib.ExitStack() as stack, transceiver(servers) as trans:
@@ -275,7 +273,7 @@ def test_a_set_that_is_removed_takes_its_websockets_along(servers: list[Mongrel2
         assert events.count(("WEBSOCKET_CLOSE", "two")) == 1
 
 
-def test_status_names_the_server_that_stands_still(servers: list[Mongrel2]) -> None:
+def test_status_names_the_server_that_stands_still(servers: list[Any]) -> None:
     """The other one is as it was; when the server goes on nothing is said any more."""
     one, _two = servers
     with transceiver(servers) as trans:
@@ -289,7 +287,7 @@ def test_status_names_the_server_that_stands_still(servers: list[Mongrel2]) -> N
         wait_until(lambda: trans.status()["ready"], SOON)
 
 
-def test_wait_ready_names_the_servers_that_are_away(servers: list[Mongrel2]) -> None:
+def test_wait_ready_names_the_servers_that_are_away(servers: list[Any]) -> None:
     """Of several it says which, and those that are there are served meanwhile."""
     with transceiver(servers[:1]) as trans, Browser(servers[0]) as browser, running(answer_by_recv, trans):
         nobody = "ipc:///nowhere/greentx-test"
@@ -307,7 +305,7 @@ def test_wait_ready_names_the_servers_that_are_away(servers: list[Mongrel2]) -> 
 
 
 @contextlib.contextmanager
-def asking(server: Mongrel2, expected: bytes) -> Iterator[list[int]]:
+def asking(server: Any, expected: bytes) -> Iterator[list[int]]:
     """A browser asks again and again; what it is answered is counted, and checked at the end of the block."""
     right = [0]
     ending: list[bool] = []
@@ -331,7 +329,7 @@ def more_of(right: list[int]) -> None:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_server_comes_and_goes_under_load_and_the_others_do_not_notice(servers: list[Mongrel2], loop: str) -> None:
+def test_a_server_comes_and_goes_under_load_and_the_others_do_not_notice(servers: list[Any], loop: str) -> None:
     """What its browser asks while it is away waits in the server, and is answered once it is back."""
     one, two = servers
     with transceiver([one]) as trans, running(LOOPS[loop], trans):
@@ -352,10 +350,10 @@ def test_a_server_comes_and_goes_under_load_and_the_others_do_not_notice(servers
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_server_is_killed_under_load_and_the_others_do_not_notice(
-    servers: list[Mongrel2], start_mongrel2: Callable[..., Mongrel2], loop: str
+    servers: list[Any], start_front_end: StartFrontEnd, loop: str
 ) -> None:
     """STATUS names it; started again it is served."""
-    one, two = servers[0], start_mongrel2({"/": Handler("killed")})
+    one, two = servers[0], start_front_end({"/": Handler("killed")}, process=True)
     with transceiver([one, two]) as trans, running(LOOPS[loop], trans):
         with asking(one, b"one") as right:
             with Browser(two) as browser:
@@ -374,10 +372,10 @@ def test_a_server_is_killed_under_load_and_the_others_do_not_notice(
 
 
 def test_the_websockets_of_a_killed_server_end_and_a_broadcast_reaches_all_others(
-    servers: list[Mongrel2], start_mongrel2: Callable[..., Mongrel2]
+    servers: list[Any], start_front_end: StartFrontEnd
 ) -> None:
     """Each of three servers has some; of one of them they are reported with 1006."""
-    killed = start_mongrel2({"/": Handler("killed")})
+    killed = start_front_end({"/": Handler("killed")}, process=True)
     everybody = [*servers, killed]
     ended: list[tuple[str, int]] = []
 
@@ -401,7 +399,7 @@ def test_the_websockets_of_a_killed_server_end_and_a_broadcast_reaches_all_other
         trans.stop(timeout=SOON)
 
 
-def test_a_burst_of_one_server_does_not_starve_the_others(servers: list[Mongrel2]) -> None:
+def test_a_burst_of_one_server_does_not_starve_the_others(servers: list[Any]) -> None:
     """The inbox is full of its events, and its server has more of them: another one's come in their turn."""
     one, two = servers
     handled: list[str] = []

@@ -1,4 +1,4 @@
-"""A real mongrel2, and browsers that do not read: nobody else waits, and they are ended."""
+"""Browsers that do not read: nobody else waits, and they are ended."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from gevent.hub import get_hub
 from http_rig import Browser, only_connection, routes, serving, transceiver, wait_until
 from websocket_rig import RawClient
 
-from greentx.edge import Mongrel2
 from greentx.errors import ConnectionClosed
 from greentx.wsgi import WSGIServer
-
-pytestmark = pytest.mark.mongrel2
 
 STUCK = 10
 PAGE = bytes(250_000)
@@ -26,9 +23,9 @@ LATE_SECONDS = 0.5
 
 
 @pytest.fixture(params=[0, 1], ids=["no flow control", "flow control"])
-def mongrel2(request):
+def server(front_end, request):
     """One of each kind."""
-    with Mongrel2(routes(), settings={"download.flow_control": request.param}) as one:
+    with front_end.started(routes(), settings={"download.flow_control": request.param}) as one:
         yield one
 
 
@@ -99,11 +96,11 @@ def p99(browser):
 
 
 @pytest.mark.parametrize("serve", [by_loop, by_serve, by_wsgi])
-def test_ten_browsers_that_never_read_delay_nobody(mongrel2, serve):
+def test_ten_browsers_that_never_read_delay_nobody(server, serve):
     """All ask for more than the kernel takes; one that reads is answered at once, hundreds of times."""
-    with serve(mongrel2), contextlib.ExitStack() as stack:
-        stuck = [stack.enter_context(Browser(mongrel2, receive_buffer=4096)) for _ in range(STUCK)]
-        reading = stack.enter_context(Browser(mongrel2))
+    with serve(server), contextlib.ExitStack() as stack:
+        stuck = [stack.enter_context(Browser(server, receive_buffer=4096)) for _ in range(STUCK)]
+        reading = stack.enter_context(Browser(server))
         assert reading.get().body == b"small"
         for browser in stuck:
             browser.ask("/large")
@@ -111,7 +108,7 @@ def test_ten_browsers_that_never_read_delay_nobody(mongrel2, serve):
         assert any(p99(reading) < LATE_SECONDS for _ in range(3))
 
 
-def test_a_browser_that_does_not_read_is_ended_and_whoever_waits_for_it_hears_of_it():
+def test_a_browser_that_does_not_read_is_ended_and_whoever_waits_for_it_hears_of_it(front_end):
     """Within twice send_timeout; one that reads slowly, but fast enough, gets all."""
     ended = []
 
@@ -123,7 +120,7 @@ def test_a_browser_that_does_not_read_is_ended_and_whoever_waits_for_it_hears_of
             raise
 
     with (
-        Mongrel2(routes(), settings={"download.flow_control": 1}) as server,
+        front_end.started(routes(), settings={"download.flow_control": 1}) as server,
         transceiver(server, send_timeout=1.0, min_rate=50_000) as trans,
         serving(trans, handle, pool=2),
         Browser(server, receive_buffer=4096) as stuck,
@@ -145,10 +142,10 @@ def test_a_browser_that_does_not_read_is_ended_and_whoever_waits_for_it_hears_of
 
 
 @pytest.mark.parametrize("flow_control", [0, 1])
-def test_a_loop_that_answers_too_much_to_one_browser_ends_that_one(flow_control):
+def test_a_loop_that_answers_too_much_to_one_browser_ends_that_one(front_end, flow_control):
     """It is told so by an event, and goes on."""
     with (
-        Mongrel2(routes(), settings={"download.flow_control": flow_control}) as server,
+        front_end.started(routes(), settings={"download.flow_control": flow_control}) as server,
         transceiver(server, max_outbox=1_000_000) as trans,
         Browser(server, receive_buffer=4096) as stuck,
         Browser(server) as other,
@@ -166,10 +163,10 @@ def test_a_loop_that_answers_too_much_to_one_browser_ends_that_one(flow_control)
 
 @pytest.mark.parametrize("sizes", [[400_000, 1], [20_000] * 30], ids=["400,000 and 1", "30 of 20,000"])
 @pytest.mark.parametrize("flow_control", [0, 1])
-def test_a_burst_of_broadcasts_ends_no_browser_that_reads(flow_control, sizes):
+def test_a_burst_of_broadcasts_ends_no_browser_that_reads(front_end, flow_control, sizes):
     """All of it comes, in its order."""
     with (
-        Mongrel2(routes(), settings={"download.flow_control": flow_control}) as server,
+        front_end.started(routes(), settings={"download.flow_control": flow_control}) as server,
         transceiver(server) as trans,
         contextlib.closing(RawClient(server.port)) as client,
     ):
@@ -182,10 +179,10 @@ def test_a_burst_of_broadcasts_ends_no_browser_that_reads(flow_control, sizes):
         assert len(trans.websockets) == 1
 
 
-def test_a_loop_in_another_thread_does_not_wait_for_a_browser_either():
+def test_a_loop_in_another_thread_does_not_wait_for_a_browser_either(front_end):
     """Its answers are handed over to greenlets of the hub's thread, which stand for it."""
     with (
-        Mongrel2(routes(), settings={"download.flow_control": 1}) as server,
+        front_end.started(routes(), settings={"download.flow_control": 1}) as server,
         transceiver(server) as trans,
         Browser(server, receive_buffer=4096) as stuck,
         Browser(server) as other,
