@@ -103,6 +103,25 @@ def test_with_flow_control_it_is_told_what_the_kernel_took_once_for_each_message
     assert told == [50_000] * (filled // 50_000) + [9]
 
 
+def test_with_flow_control_what_the_handler_was_told_of_does_not_count(pair):
+    """It may send as much again as soon as it is told, be it in the same turn of the loop."""
+    again: list[bool] = []
+
+    def send_again(size: int) -> None:
+        if len(again) < 5:
+            again.append(outgoing.write(bytes(size)))
+
+    outgoing = Outgoing(pair[0], lambda: None, send_again)
+    reading = gevent.spawn(read_all, pair[1])
+    assert outgoing.write(bytes(MAX_BYTES))
+    with gevent.Timeout(10):
+        while len(again) < 5:
+            later()
+    outgoing.end()
+    assert again == [True] * 5
+    assert len(reading.get(timeout=10)) == 6 * MAX_BYTES
+
+
 def test_what_is_dropped_does_not_get_out(pair):
     """Nobody is left over that writes it."""
     said: list[bool] = []

@@ -272,7 +272,6 @@ def test_a_response_may_last_until_the_close(any_server):
         assert browser.get().body == b"some"
 
 
-@ONLY_MONGREL2
 @pytest.mark.parametrize("flow_control", [0, 1])
 @pytest.mark.parametrize("slow", [False, True])
 def test_five_megabytes_arrive(start_front_end, monkeypatch, flow_control, slow):

@@ -503,7 +503,6 @@ def test_a_storm_of_notices_is_absorbed() -> None:
 # -- flow ------------------------------------------------------------------------------------------------------------
 
 
-@ONLY_MONGREL2
 @pytest.mark.parametrize("flow_control", [0, 1])
 def test_many_small_messages_at_once_all_arrive(flow_control: int) -> None:
     """Sixteen queued messages kill a connection; 2000 in a loop do not."""
@@ -518,7 +517,6 @@ def test_many_small_messages_at_once_all_arrive(flow_control: int) -> None:
         assert [raw.recv().payload for _ in range(count)] == [b"%d" % number for number in range(count)]
 
 
-@ONLY_MONGREL2
 def test_a_message_above_the_credits_goes_in_pieces() -> None:
     """With flow control one message of more than 102400 bytes would kill the connection."""
     message = bytes(range(256)) * 8192
@@ -529,7 +527,6 @@ def test_a_message_above_the_credits_goes_in_pieces() -> None:
             assert frame is not None and frame.payload == message
 
 
-@ONLY_MONGREL2
 def test_a_reader_that_stops_blocks_only_its_sender_and_goes_on_later() -> None:
     """Others are served meanwhile, and a broadcast to slow and fast readers gets to the fast ones at once."""
     sent = []
@@ -573,7 +570,6 @@ def test_a_reader_that_stops_blocks_only_its_sender_and_goes_on_later() -> None:
             assert len(sent) == count
 
 
-@ONLY_MONGREL2
 def test_a_sender_that_waits_for_its_reader_is_told_of_the_end() -> None:
     """``ConnectionClosed`` instead of a wait for ever."""
     failed = []

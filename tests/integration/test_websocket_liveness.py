@@ -154,7 +154,6 @@ def test_a_server_that_restarts_ends_all_and_new_clients_are_others() -> None:
             assert raw.recv().payload == b"still here"
 
 
-@ONLY_MONGREL2
 def test_a_reader_that_is_slow_but_goes_on_is_not_taken_for_dead() -> None:
     """Its pong comes late, behind megabytes; with flow control its progress is seen."""
     total = 64 << 20
@@ -191,7 +190,6 @@ def test_a_handler_that_left_replies_to_the_dead_behind_does_not_lock_its_succes
             trans.wait_ready(5)
 
 
-@ONLY_MONGREL2
 @pytest.mark.parametrize("flow_control", [0, 1])
 def test_a_server_that_stands_still_drops_nobody_and_the_silent_are_ended_all_the_same(flow_control: int) -> None:
     """Three times it is stopped for several intervals, in which no pong can come; before and after, pongs count."""

@@ -2,7 +2,8 @@
 
 Mongrel2 takes all messages that have come for a connection before it writes any of them, so its bounds are about those
 that come at once, too: the 17th of a burst kills the connection however fast its client reads (probed). What is written
-in one turn of the loop counts here as if it waited, so that a handler which works here works there.
+in one turn of the loop counts here as if it waited, so that a handler which works here works there. With
+``download.flow_control`` what was written counts until the handler is told of it, which is then free to send more.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Outgoing:
     Args:
         sock: Read and closed by others.
         on_idle: Called without arguments whenever all is written that had to wait, and once it is over. Must not block.
-        on_written: With ``download.flow_control``: called with the size of each message once the kernel took all of it.
-            Must not block.
+        on_written: With ``download.flow_control``: called with the size of each message, soon after the kernel took all
+            of it. Must not block.
 
     Attributes:
         ending: No message is taken any more.
@@ -47,6 +48,7 @@ class Outgoing:
         "_on_written",
         "_sock",
         "_turn",
+        "_untold",
         "_waiting",
         "_waiting_bytes",
         "ending",
@@ -68,6 +70,8 @@ class Outgoing:
         self._now: Callable[[], float] = gevent.get_hub().loop.now
         self._turn = 0.0
         self._at_once = 0
+        # Sizes of messages that were written at once, of which the handler is told in the next turn.
+        self._untold: list[int] = []
         self.ending = False
         self.over = False
         self.written = 0
@@ -91,12 +95,12 @@ class Outgoing:
         """
         if self.ending:
             return True
-        # The loop reads the clock once in a turn.
-        turn = self._now()
-        if turn != self._turn:
-            self._turn = turn
-            self._at_once = 0
         if self._on_written is None:
+            # The loop reads the clock once in a turn.
+            turn = self._now()
+            if turn != self._turn:
+                self._turn = turn
+                self._at_once = 0
             size, limit, waiting = 1, MAX_MESSAGES, len(self._waiting)
         else:
             size, limit, waiting = len(data), MAX_BYTES, self._waiting_bytes
@@ -105,7 +109,9 @@ class Outgoing:
         if self._put(data, len(data)):
             self._at_once += size
             if self._on_written is not None:
-                self._on_written(len(data))
+                if not self._untold:
+                    gevent.get_hub().loop.run_callback(self._tell)
+                self._untold.append(size)
         return True
 
     def add(self, data: bytes) -> None:
@@ -127,6 +133,13 @@ class Outgoing:
         if self._greenlet is not None:
             self._greenlet.kill(block=False)
         self._finish()
+
+    def _tell(self) -> None:
+        untold, self._untold = self._untold, []
+        self._at_once = 0
+        for size in untold:
+            if self._on_written is not None:
+                self._on_written(size)
 
     def _put(self, data: bytes, size: int) -> bool:
         """Write *data*, or let it wait, as *size* bytes; return whether the kernel took all of it."""
