@@ -895,6 +895,7 @@ FRONT = Target(
         FRONT_UPGRADE + b"\x81\x80abcd",
         FRONT_HEAD + b"Expect: 100-Continue\r\nContent-Length: 1\r\n\r\naOPTIONS * HTTP/1.9\r\nhost:\r\n\r\n",
         FRONT_HEAD + b"A: b\r\n c\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        b'@a/b%20 {"c":1}\0<d e="f">}\0</d>\0\r\n@* {"type":"ping"}\0' + FRONT_HEAD + b"\r\n@a:b {}\0",
     ],
     {
         "line": times,
@@ -914,6 +915,10 @@ FRONT = Target(
         "trailers": lambda piece, size: FRONT_CHUNKED + b"0\r\n" + times(b"A:" + piece + b"\r\n", size) + b"\r\n",
         "requests": lambda piece, size: times(b"GET /a HTTP/1.1\r\nHost:\r\n\r\n", size),
         "empty lines": lambda piece, size: times(b"\r\n", size),
+        "path of JSON": lambda piece, size: b"@" + times(piece, size) + b" {}\0",
+        "JSON": lambda piece, size: b"@a {" + times(b"}" + piece, size) + b"}\0",
+        "XML": lambda piece, size: b"<a " + times(b">" + piece, size) + b">\0",
+        "messages": lambda piece, size: times(b"@a {}\0", size),
     },
     factor=80,  # a request of 30 bytes is a head and some texts, three times; a server reads one after the other
 )
