@@ -279,6 +279,8 @@ LIMITS: dict[str, tuple[bytes, list[str]]] = {
     "a name that is longer by a byte": (request(b"x" * 50 + b":"), ["431"]),
     "all fields": (request(*[b"A:b"] * 5), ["GET /", "end"]),
     "a field more": (request(*[b"A:b"] * 6), ["431"]),
+    "fields that are wrong before they are too many": (request(b"A:b\n" * 8, *[b"A:b"] * 8), ["400"]),
+    "lines that are too many and wrong": (request(b"A:" + b"\n" * 20), ["400"]),
     "a whole body": (request(b"Content-Length: 10", body=b"x" * 10), ["GET /", "body xxxxxxxxxx", "end"]),
     "a body that is larger by a byte": (request(b"Content-Length: 11", body=b"x" * 11), ["413"]),
     "a body whose client waits": (request(b"Content-Length: 11", b"Expect: 100-continue"), ["413"]),

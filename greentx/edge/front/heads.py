@@ -208,7 +208,10 @@ class HeadParser:
         fields = self._fields
         limits = self._limits
         # Before any of them is kept; a field is four bytes at the least.
-        if len(lines) > 4 * limits.header_count and lines.count(b"\n") > limits.header_count + 1:
+        if len(lines) > 4 * limits.header_count and (count := lines.count(b"\r\n")) > limits.header_count + 1:
+            # Of a head that comes in pieces this is seen before.
+            if lines.count(b"\n") > count:
+                raise RemoteProtocolError("a line of the head ends without CR")
             raise RemoteProtocolError(f"there are over {limits.header_count} header fields", status=431)
         pairs: list[tuple[bytes, bytes]] = []
         fields.pairs = pairs
