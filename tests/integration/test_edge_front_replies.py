@@ -54,14 +54,29 @@ def test_a_reply_may_be_for_many_and_those_that_have_gone_are_told_of_once_each(
         assert {notice.body for notice in notices} == {DISCONNECT}
 
 
-@pytest.mark.parametrize("turns", [1, 2**8, 2**100, 10**40])
+@pytest.mark.parametrize("turns", [1, 2**8, 2**31])
 def test_an_id_is_taken_modulo_two_to_the_32nd(edge, turns):
-    """However many digits it has."""
+    """As Mongrel2 does it; zeros in front change nothing."""
     with raw_handler(edge) as handler, asked(edge, handler) as (browser, conn_id):
-        handler.send(said(str(conn_id + turns * 2**32)))
+        handler.send(said("0" * 5000 + str(conn_id + turns * 2**32)))
         browser.read(b"hello")
         handler.send(said(str(900003 + turns * 2**32)))
         assert handler.receive().conn_id == 900003
+
+
+@pytest.mark.parametrize("far", [2**64, 2**100 * 2**32, 10**5000], ids=["65 bits", "133 bits", "5000 digits"])
+def test_an_id_that_64_bits_cannot_hold_is_nobodys(edge, far):
+    """And no stranger's, whatever its last bits are."""
+    with raw_handler(edge) as handler, asked(edge, handler) as (browser, conn_id):
+        handler.send(said(_decimal(far, conn_id)))
+        assert handler.receive().conn_id == 2**32 - 1
+        is_served(browser, handler, conn_id)
+
+
+def _decimal(far: int, near: int) -> str:
+    """Their sum; Python refuses to write so many digits at once."""
+    high, low = divmod(far + near, 10**4000)
+    return f"{high}{low:04000}" if high else str(low)
 
 
 def test_as_many_ids_as_mongrel2_allows_are_served_and_one_more_is_none(edge, caplog):

@@ -16,10 +16,11 @@ __all__ = ["Replies"]
 
 log = logging.getLogger("greentx.edge.front")
 
-# Mongrel2's ids are 32-bit numbers; larger ones are taken modulo 2**32 (probed).
+# Mongrel2's ids are 32-bit numbers; larger ones are taken modulo 2**32, and those that 64 bits cannot hold are the
+# last one, which nobody has (probed).
 _ID_MASK = 0xFFFFFFFF
-# By so many digits at the end the rest of a division by 2**32 is known.
-_TELLING_DIGITS = 32
+_LARGEST = 2**64 - 1
+_MAX_DIGITS = len(str(_LARGEST))
 
 # What may be asked for by `ctl`. Mongrel2 ignores other words, and so do we.
 _CANCEL, _KEEP_ALIVE, _CREDITS = b"cancel", b"keep-alive", b"credits"
@@ -41,9 +42,9 @@ class Replies:
         self._last_id = 0
 
     def register(self, connection: BrowserConnection) -> int:
-        """Return its id from now on: the next one that is free, and not 0."""
+        """Return its id from now on: the next one that is free, neither 0 nor the last one."""
         while True:
-            self._last_id = (self._last_id + 1) & _ID_MASK
+            self._last_id = (self._last_id + 1) % _ID_MASK
             # A connection without an id has 0.
             if self._last_id and self._last_id not in self._connections:
                 self._connections[self._last_id] = connection
@@ -107,4 +108,6 @@ class Replies:
 
 
 def _number(text: str) -> int:
-    return int(text[-_TELLING_DIGITS:]) & _ID_MASK
+    if len(text) > _MAX_DIGITS:
+        text = text.lstrip("0")[: _MAX_DIGITS + 1] or "0"
+    return min(int(text), _LARGEST) & _ID_MASK
