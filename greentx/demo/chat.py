@@ -26,10 +26,13 @@ from pathlib import Path
 
 import gevent
 
-from .. import Connection, Request, Transceiver, WebSocket
 from ..edge import Handler, Keeper, Mongrel2
 from ..edge.choice import make_front_end
 from ..edge.front_end import FrontEndProcess
+from ..handler.connection import Connection
+from ..handler.transceiver import Transceiver
+from ..handler.websocket import WebSocket
+from ..protocol.request import Request
 
 __all__ = ["Chat", "run"]
 

@@ -51,6 +51,8 @@ _SETTINGS = frozenset(
         "limits.min_read_rate",
         "limits.min_write_rate",
         "limits.tick_timer",
+        # What it lets pass is let pass in any case.
+        "request.relaxed",
         "upload.stream",
         "upload.temp_store",
         "upload.temp_store_mode",
