@@ -26,6 +26,7 @@ from greentx.protocol.replies import (
     build_extended_reply,
     build_reply,
     credits_body,
+    parse_plain_reply,
     parse_reply,
 )
 from greentx.protocol.request import Request, parse_request
@@ -1024,3 +1025,34 @@ def test_the_connection_header_is_read_right_however_many_there_were():
                 assert request.should_close() is closes
     several = Request("s", "1", "/", {b"VERSION": b"HTTP/1.0", b"connection": [b"keep-alive", b"x"]}, b"", "GET")
     assert several.persistence() == (False, True)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"U 1:7, body",
+        b"U 1:7, ",
+        b"a-B-9 10:4294967296, x",
+        b"U 2:7, body",
+        b"U 3:7 8, both",
+        b"U 2:7 , blank",
+        b"U 3:X 7, 27:3:ctl,17:10:keep-alive,0:,}]",
+        b"U 1:7,no blank",
+        b"U_ 1:7, body",
+        b"U 1:-, body",
+        b"U 0:, body",
+        b"",
+    ],
+)
+def test_a_reply_to_one_browser_is_read_the_short_way_as_by_the_long_one(message):
+    """Where the short way leads on at all."""
+    plain = parse_plain_reply(message)
+    try:
+        reply = parse_reply(message)
+    except RemoteProtocolError:
+        assert plain is None
+    else:
+        if len(reply.conn_ids) == 1 and reply.extended is None and not message.startswith(b"U 2:7 ,"):
+            assert plain == (int(reply.conn_ids[0]), reply.body)
+        else:
+            assert plain is None

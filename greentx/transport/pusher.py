@@ -30,6 +30,7 @@ _BLOCKED_POLL_SECONDS = 0.1
 
 # From the notice that a connection ended to the end of its pipe: microseconds, on a busy machine some milliseconds.
 _PIPE_SECONDS = 0.01
+_NOBLOCK = int(zmq.NOBLOCK)
 _EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
 
 
@@ -70,6 +71,8 @@ class Pusher:
         self._warning_due = 0.0
         self._poll_timer: Any = context.timer(_BLOCKED_POLL_SECONDS, _BLOCKED_POLL_SECONDS)
         self._socket = context.socket(zmq.PUSH)
+        # Without pyzmq's Python layer, which serves socket types that this is not.
+        self._send = super(zmq.Socket, self._socket).send
         if access is not None:
             access.apply(context, self._socket)
         self._monitor = Monitor(context, self._socket, _EVENTS, self._peer_event)
@@ -172,9 +175,11 @@ class Pusher:
         if self._waiting:
             # It has to stay behind them: requests of one connection must not overtake each other.
             return False
-        self._context.check()
+        # The attribute first: the call is for the error only.
+        if not self._context.open:
+            self._context.check()
         try:
-            self._socket.send(message, zmq.NOBLOCK)
+            self._send(message, _NOBLOCK)
         except zmq.Again:
             return False
         self.messages_sent += 1
@@ -197,7 +202,7 @@ class Pusher:
         while self._waiting:
             first = self._waiting[0]
             try:
-                self._socket.send(first.message, zmq.NOBLOCK)
+                self._send(first.message, _NOBLOCK)
             except zmq.Again:
                 if not self._peers and monotonic() >= self._warning_due:
                     self._warn_alone()

@@ -30,6 +30,7 @@ class Head:
         expect_continue: The client waits for ``100 Continue`` before it sends the body.
         content_length: What is announced; ``None`` where nothing is.
         chunked: The length of the body is not known before its end.
+        plain: No name of *headers* is repeated, and none is ``x-forwarded-for``.
     """
 
     method: bytes
@@ -41,6 +42,7 @@ class Head:
     expect_continue: bool = False
     content_length: int | None = None
     chunked: bool = False
+    plain: bool = False
 
 
 @dataclass(slots=True)

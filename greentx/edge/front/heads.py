@@ -46,6 +46,8 @@ _HOST_NAME, _CONNECTION, _UPGRADE, _EXPECT = b"host", b"connection", b"upgrade",
 _CODING, _CONTENT_LENGTH = b"transfer-encoding", b"content-length"
 _KEY, _WEBSOCKET_VERSION = b"sec-websocket-key", b"sec-websocket-version"
 # llhttp takes it for another name of `Connection`.
+# What a client says of it is not handed on.
+_FORWARDED = b"x-forwarded-for"
 _PROXY_CONNECTION = b"proxy-connection"
 # Lists of values: several lines are one (RFC 9110, section 5.3). A length is not a list, and two are not a number then.
 _LISTS = (_CONNECTION, _UPGRADE, _EXPECT, _CODING, _CONTENT_LENGTH)
@@ -166,7 +168,8 @@ class HeadParser:
         fields = self._parse_fields(head[end + 2 :])
         # Of a repeated name the last one.
         known = dict(fields)
-        if len(known) != len(fields):
+        plain = len(known) == len(fields) and _FORWARDED not in known
+        if not plain:
             _join_lists(fields, known)
         if _PROXY_CONNECTION in known:
             self._parser = None
@@ -178,7 +181,7 @@ class HeadParser:
             # Whatever the field says (RFC 9112, section 3.2.2).
             fields = [field for field in fields if field[0] != _HOST_NAME]
             fields.append((_HOST_NAME, absolute))
-        request = Head(method, target, version, fields)
+        request = Head(method, target, version, fields, plain=plain)
         if _CODING in known or _CONTENT_LENGTH in known:
             self._parser = None
             self._set_framing(request, known.get(_CODING), known.get(_CONTENT_LENGTH))

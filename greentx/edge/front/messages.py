@@ -23,6 +23,31 @@ _FORWARDED = b"x-forwarded-for"
 _NO_FLAGS = b"0x00"
 _JSON_FLAGS = b'"FLAGS":"0x00'
 
+
+class _Lengths(dict[int, bytes]):
+    """How a tnetstring of so many bytes begins; those of usual headers are there."""
+
+    def __missing__(self, length: int) -> bytes:
+        return b"%d:" % length
+
+
+class _Names(dict[bytes, bytes]):
+    """Names of headers as tnetstrings; usual ones are there."""
+
+    def __missing__(self, name: bytes) -> bytes:
+        return b"%d:%b," % (len(name), name)
+
+
+_LENGTHS = _Lengths((length, b"%d:" % length) for length in range(1024))
+_USUAL = (
+    "accept accept-encoding accept-language authorization cache-control connection content-length content-type cookie"
+    " dnt host if-modified-since if-none-match origin pragma priority range referer sec-ch-ua sec-ch-ua-mobile"
+    " sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user te upgrade"
+    " upgrade-insecure-requests user-agent via x-forwarded-host x-forwarded-proto x-real-ip x-request-id"
+    " x-requested-with"
+)
+_NAMES = _Names((name, b"%d:%b," % (len(name), name)) for name in _USUAL.encode().split())
+
 _Pair = tuple[bytes, "bytes | list[bytes]"]
 #: Fields of the server's own, next to those that every request has.
 Own = Sequence[tuple[bytes, bytes]]
@@ -136,7 +161,7 @@ class MessageBuilder:
         own: Own = (),
     ) -> bytes:
         path, mark, query = head.target.partition(b"?")
-        fields = _joined(head.headers)
+        fields: list[_Pair] = [*head.headers] if head.plain else _joined(head.headers)
         if flags is not None:
             fields.append((b"FLAGS", flags))
         # Mongrel2 writes JSON in the opposite direction, but for what the client has sent: that is in any order.
@@ -156,23 +181,22 @@ class MessageBuilder:
             text = b",".join([b"%b:%b" % (_quoted(name), _json(value)) for name, value in pairs])
             return b"%b %d %b %d:{%b}," % (self._sender.encode(), conn_id, path, len(text) + 2, text)
         scheme = self._scheme
-        text = b"".join(
-            [
-                b"11:REMOTE_ADDR,%d:%b,6:METHOD,%d:%b,10:URL_SCHEME,%d:%b,7:PATTERN,%d:%b,"
-                % (len(address), address, len(method), method, len(scheme), scheme, len(pattern), pattern),
-                b"5:QUERY,%d:%b," % (len(query), query) if mark else b"",
-                b"3:URI,%d:%b,7:VERSION,%d:%b,4:PATH,%d:%b,"
-                % (len(head.target), head.target, len(head.version), head.version, len(path), path),
-                *[
-                    b"%d:%b,%d:%b," % (len(name), name, len(value), value)
-                    if value.__class__ is bytes
-                    else b"%d:%b,%b" % (len(name), name, _tnetstring_list(value))
-                    for name, value in fields
-                ],
-                b"15:x-forwarded-for,%d:%b," % (len(address), address),
-                *[b"%d:%b,%d:%b," % (len(name), name, len(value), value) for name, value in own],
-            ]
-        )
+        parts = [
+            b"11:REMOTE_ADDR,%d:%b,6:METHOD,%d:%b,10:URL_SCHEME,%d:%b,7:PATTERN,%d:%b,"
+            % (len(address), address, len(method), method, len(scheme), scheme, len(pattern), pattern),
+            b"5:QUERY,%d:%b," % (len(query), query) if mark else b"",
+            b"3:URI,%d:%b,7:VERSION,%d:%b,4:PATH,%d:%b,"
+            % (len(head.target), head.target, len(head.version), head.version, len(path), path),
+        ]
+        # Two thirds of the time of a format for each field.
+        for name, value in fields:
+            if isinstance(value, bytes):
+                parts += (_NAMES[name], _LENGTHS[len(value)], value, b",")
+            else:
+                parts += (_NAMES[name], _tnetstring_list(value))
+        parts.append(b"15:x-forwarded-for,%d:%b," % (len(address), address))
+        parts += [b"%d:%b,%d:%b," % (len(name), name, len(value), value) for name, value in own]
+        text = b"".join(parts)
         return b"%b %d %b %d:%b}" % (self._sender.encode(), conn_id, path, len(text), text)
 
 
@@ -200,9 +224,6 @@ class FrameMessages:
 
 def _joined(headers: list[tuple[bytes, bytes]]) -> list[_Pair]:
     """Make lists of names that are repeated, and leave out who the client says that it is."""
-    known = dict(headers)
-    if len(known) == len(headers):
-        return [pair for pair in headers if pair[0] != _FORWARDED]
     joined: dict[bytes, bytes | list[bytes]] = {}
     for name, value in headers:
         before = joined.get(name)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from ...errors import RemoteProtocolError
 from ...protocol.fields import MAX_CONN_IDS
-from ...protocol.replies import parse_reply
+from ...protocol.replies import parse_plain_reply, parse_reply
 from .connection import BrowserConnection
 from .entry import Entry
 from .message_sockets import in_base64
@@ -59,6 +59,11 @@ class Replies:
 
         One that is invalid is logged, and dropped. Mongrel2 would stall all replies of the handler for half a second.
         """
+        plain = parse_plain_reply(message)
+        if plain is not None:
+            conn_id, body = plain
+            self._deliver(entry, conn_id & _ID_MASK, body, body if entry.raw else in_base64(body))
+            return
         try:
             reply = parse_reply(message, max_ids=self._max_ids)
         except RemoteProtocolError as error:
@@ -70,16 +75,18 @@ class Replies:
         body = reply.body
         encoded = body if entry.raw else in_base64(body)
         for text in reply.conn_ids:
-            conn_id = _number(text)
-            connection = self._connections.get(conn_id)
-            if connection is None:
-                entry.notify(entry.messages.disconnect(conn_id))
-                continue
-            data = encoded if connection.side.speaks_messages else body
-            if data:
-                connection.write(data)
-            else:
-                connection.close()
+            self._deliver(entry, _number(text), body, encoded)
+
+    def _deliver(self, entry: Entry, conn_id: int, body: bytes, encoded: bytes) -> None:
+        connection = self._connections.get(conn_id)
+        if connection is None:
+            entry.notify(entry.messages.disconnect(conn_id))
+            return
+        data = encoded if connection.side.speaks_messages else body
+        if data:
+            connection.write(data)
+        else:
+            connection.close()
 
     def _extended(self, entry: Entry, conn_ids: Iterable[str], key: bytes, value: object) -> None:
         words = value if key == b"ctl" and isinstance(value, dict) else None

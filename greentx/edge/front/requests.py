@@ -25,7 +25,7 @@ from enum import Enum
 
 from ...errors import LocalProtocolError, RemoteProtocolError
 from .chunks import ChunkReader
-from .events import Body, End, Event, Refused, Upgraded
+from .events import Body, End, Event, Head, Refused, Upgraded
 from .heads import HeadParser, check_part_of_line, line_too_long, parse_line
 from .limits import Limits
 from .message_sockets import STARTS, MessageReader
@@ -145,6 +145,20 @@ class RequestReader:
         if kept:
             kept += data
             return self._advance(kept)
+        # Nearly always: a head, and nothing else.
+        if (
+            state is _HEAD
+            and data.endswith(b"\r\n\r\n")
+            and data.find(b"\r\n\r\n", 0, self._limits.buffer_size) == len(data) - 4
+        ):
+            try:
+                head = self._heads.parse(data)
+            except RemoteProtocolError:
+                return self._advance(data)  # which says what is wrong, or that it is no head
+            events: list[Event] = []
+            self._empty_lines = 0
+            self._begin(head, events)
+            return events
         return self._advance(data)
 
     def eof(self) -> list[Event]:
@@ -245,20 +259,25 @@ class RequestReader:
         self._scanned = self._empty_lines = 0
         self._line_checked = False
         self._head_only = data.startswith(b"HEAD ", at)
-        head = self._heads.parse(bytes(data[at:end]))
+        self._begin(self._heads.parse(bytes(data[at:end])), events)
+        return end
+
+    def _begin(self, head: Head, events: list[Event]) -> None:
+        """Such a head was read."""
         events.append(head)
         self._keep_alive = head.keep_alive
         if head.upgrade:
             self._state = _ASKED
         elif head.content_length:
+            self._head_only = head.method == b"HEAD"
             self._left = head.content_length
             self._state = _LENGTH
         elif head.chunked:
+            self._head_only = head.method == b"HEAD"
             self._chunks = ChunkReader(self._limits)
             self._state = _CHUNKS
         else:
             self._end(events)
-        return end
 
     def _read_message(self, data: bytes | bytearray, at: int, events: list[Event]) -> int:
         """Read what is not HTTP; return as :meth:`_read_head` does."""
