@@ -34,6 +34,7 @@ from .entry import Entry
 from .incoming import Incoming
 from .outgoing import MAX_BYTES, MAX_MESSAGES, Outgoing
 from .patience import Patience, Times
+from .sockets import BrowserSocket
 
 __all__ = ["BrowserConnection", "Owner", "Side"]
 
@@ -113,7 +114,7 @@ class BrowserConnection:
     side: Side
 
     def __init__(
-        self, sock: socket.socket, address: str, owner: Owner, times: Times, *, flow_control: bool = False
+        self, sock: BrowserSocket, address: str, owner: Owner, times: Times, *, flow_control: bool = False
     ) -> None:
         self.address = address
         self.conn_id = 0
@@ -307,7 +308,7 @@ class BrowserConnection:
         return f"<BrowserConnection {self.conn_id} of {self.address}>"
 
 
-def _has_ended(sock: socket.socket) -> bool:
+def _has_ended(sock: BrowserSocket) -> bool:
     """Whether the client sends nothing more, which shows although not all was read that it has sent. Never blocks."""
     poll = _poll()
     poll.register(sock.fileno(), _SENDS_NOTHING_MORE)

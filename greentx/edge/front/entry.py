@@ -34,16 +34,19 @@ class Entry:
         raw: What its handlers write to JSON and XML sockets goes out as it is; else in base64.
     """
 
-    def __init__(self, context: Context, handler: Handler, on_reply: Callable[[Entry, bytes], None]) -> None:
+    def __init__(
+        self, context: Context, handler: Handler, on_reply: Callable[[Entry, bytes], None], scheme: bytes
+    ) -> None:
         """Bind both.
 
         Args:
             on_reply: Called with each message that a handler sends, in a greenlet of this entry. Must not block.
+            scheme: That browsers speak.
 
         Raises:
             BindError: An address is in use, or not ours.
         """
-        self.messages = MessageBuilder(handler.sender, handler.protocol)
+        self.messages = MessageBuilder(handler.sender, handler.protocol, scheme)
         self.raw = handler.raw_payload == 1
         self._pusher = Pusher(context, bind_endpoint(handler.send_spec or ("127.0.0.1", 0)))
         self._receiver, recv_spec = bind_subscriber(

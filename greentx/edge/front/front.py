@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import ssl
 import time
-from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -21,6 +22,7 @@ from ...protocol.fields import MAX_CONN_IDS
 from ...transport import Context
 from ..addresses import family, numeric_host
 from ..config import DEFAULT_SETTINGS, SERVER_UUID, Handler, checked_settings
+from .admission import Admission
 from .answers import build_answer
 from .connection import BrowserConnection
 from .entry import Entry
@@ -29,6 +31,8 @@ from .limits import Limits
 from .patience import Silence, Times
 from .replies import Replies
 from .routes import Routes
+from .sockets import BrowserSocket
+from .tls import TlsFiles, TlsSocket
 
 __all__ = ["Edge"]
 
@@ -53,6 +57,9 @@ _SETTINGS = frozenset(
         "limits.tick_timer",
         # What it lets pass is let pass in any case.
         "request.relaxed",
+        "ssl.ca_chain",
+        "ssl.verify_optional",
+        "ssl.verify_required",
         "upload.stream",
         "upload.temp_store",
         "upload.temp_store_mode",
@@ -74,8 +81,13 @@ class Edge:
         settings: By Mongrel2's names: bytes of a head (``limits.buffer_size``) and of a body
             (``limits.content_length``), header fields (``limits.header_count``), ids of a reply
             (``limits.handler_targets``); when silent connections end (``limits.min_ping`` and so on, of which all count
-            that :class:`~.patience.Silence` has); ``download.flow_control``; and what becomes of larger bodies
-            (``upload.stream``, ``upload.temp_store``, ``upload.temp_store_mode``).
+            that :class:`~.patience.Silence` has); ``download.flow_control``; what becomes of larger bodies
+            (``upload.stream``, ``upload.temp_store``, ``upload.temp_store_mode``); and certificates of clients, see
+            :class:`~.tls.TlsFiles` (``ssl.ca_chain`` and so on).
+        certfile: A PEM file with a certificate (chain): TLS 1.2 and 1.3 is spoken then, and nothing else. It is read at
+            each start.
+        keyfile: A PEM file with its key; ``None`` where *certfile* holds it.
+        ssl_context: In place of both, used as it is.
         no_handler_timeout: Seconds that a request waits for a handler to be there; then the answer is 503.
         request_timeout: Seconds that a client has for the head of a request, and for the next piece of its body; then
             the answer is 408.
@@ -99,6 +111,9 @@ class Edge:
         bind_addr: str = "127.0.0.1",
         port: int = 0,
         settings: Mapping[str, int | str] | None = None,
+        certfile: str | os.PathLike[str] | None = None,
+        keyfile: str | os.PathLike[str] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
         no_handler_timeout: float = 30.0,
         request_timeout: float = 30.0,
         half_close_timeout: float = 1.0,
@@ -126,9 +141,10 @@ class Edge:
             half_close=half_close_timeout,
             silence=Silence.of(checked),
         )
+        self._tls = TlsFiles(certfile, keyfile, ssl_context, checked)
         self.bind_addr = bind_addr
         self.port = port
-        self._bounds = (max_connections, max_connections if max_per_address is None else max_per_address)
+        self._bounds = (max_connections, max_per_address)
         self._running: _Running | None = None
         self._changing = RLock()
 
@@ -159,7 +175,8 @@ class Edge:
     def url(self) -> str:
         """What to type into a browser on this machine; it ends with ``/``."""
         host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.bind_addr, self.bind_addr)
-        return f"http://[{host}]:{self.port}/" if ":" in host else f"http://{host}:{self.port}/"
+        scheme = "https" if self._tls else "http"
+        return f"{scheme}://[{host}]:{self.port}/" if ":" in host else f"{scheme}://{host}:{self.port}/"
 
     @property
     def started(self) -> bool:
@@ -177,13 +194,20 @@ class Edge:
         Raises:
             BindError: An address is in use, not of this machine, or not permitted; the message names it. Nothing is
                 left open.
+            OSError: A file of TLS cannot be read.
+            LocalProtocolError: One of them is not what it should be.
         """
         with self._changing:
             if self._running is not None:
                 return
-            replies = Replies(self._max_ids)
             running = _Running(
-                self._handlers, self._limits, self._times, self._bounds, replies, flow_control=self._flow_control
+                self._handlers,
+                self._limits,
+                self._times,
+                Admission(*self._bounds),
+                Replies(self._max_ids),
+                self._tls.load(),
+                flow_control=self._flow_control,
             )
             try:
                 running.listen(self.bind_addr, self.port)
@@ -213,8 +237,9 @@ class _Running:
         handlers: Mapping[str, Handler],
         limits: Limits,
         times: Times,
-        bounds: tuple[int, int],
+        admission: Admission,
         replies: Replies,
+        tls: ssl.SSLContext | None,
         *,
         flow_control: bool,
     ) -> None:
@@ -224,17 +249,18 @@ class _Running:
         self.entries: dict[Handler, Entry] = {}
         self._limits = limits
         self._times = times
-        self._max_connections, self._max_per_address = bounds
+        self._admission = admission
         self._replies = replies
+        self._tls = tls
         self._flow_control = flow_control
-        self._addresses: Counter[str] = Counter()
         self._greenlets = Group()
         self._server: StreamServer | None = None
         self._ticker: gevent.Greenlet[..., None] | None = None
+        scheme = b"http" if tls is None else b"https"
         try:
             for handler in handlers.values():
                 if handler not in self.entries:
-                    self.entries[handler] = Entry(self.context, handler, self._replies.reply)
+                    self.entries[handler] = Entry(self.context, handler, self._replies.reply, scheme)
         except BaseException:  # raised again
             self.close(0)
             raise
@@ -284,25 +310,29 @@ class _Running:
 
     def _serve(self, sock: socket.socket, peer: Any) -> None:
         address = str(peer[0])
-        if len(self.connections) >= self._max_connections or self._addresses[address] >= self._max_per_address:
-            log.warning("a connection of %s was refused: there are %d", address, len(self.connections))
-            with contextlib.suppress(OSError), sock:
-                sock.settimeout(self._times.linger)
-                sock.sendall(build_answer(503, "there are too many connections", timestamp=time.time()))
-                sock.shutdown(socket.SHUT_WR)
+        if not self._admission.enter(address):
+            log.warning("a connection of %s was refused: there are %d", address, len(self._admission))
+            self._turn_away(sock)
             return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = BrowserConnection(sock, address, self._replies, self._times, flow_control=self._flow_control)
-        connection.side = HttpSide(connection, self._routes, self._limits)
+        stream: BrowserSocket = sock if self._tls is None else TlsSocket(sock, self._tls, address)
+        connection = BrowserConnection(stream, address, self._replies, self._times, flow_control=self._flow_control)
+        connection.side = side = HttpSide(connection, self._routes, self._limits)
+        if isinstance(stream, TlsSocket):
+            stream.on_ready = side.identify
         self.connections.add(connection)
-        self._addresses[address] += 1
         try:
             connection.run()
         finally:
             self.connections.discard(connection)
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
+            self._admission.leave(address)
+
+    def _turn_away(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError), sock:
+            if self._tls is None:
+                sock.settimeout(self._times.linger)
+                sock.sendall(build_answer(503, "there are too many connections", timestamp=time.time()))
+            sock.shutdown(socket.SHUT_WR)
 
     def _tick(self) -> None:
         seconds = max(_TICK_SECONDS, self._times.silence.tick)

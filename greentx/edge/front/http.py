@@ -50,6 +50,7 @@ class HttpSide:
         "_limits",
         "_own",
         "_pattern",
+        "_peer",
         "_reader",
         "_routes",
         "_sink",
@@ -70,8 +71,15 @@ class HttpSide:
         self._pattern = b""
         self._entry: Entry | None = None
         self.speaks_messages = False
-        # Of the first request.
+        # Of every request, and of the first one.
+        self._peer: Own = ()
         self._own: Own = _CREDITS if connection.outgoing.flow_control else ()
+
+    def identify(self, fingerprint: bytes | None) -> None:
+        """Tell handlers of the client's certificate, in all requests; to be called before any of them is read."""
+        if fingerprint is not None:
+            self._peer = ((b"PEER_CERT_SHA1", fingerprint),)
+            self._own = (*self._own, *self._peer)
 
     @property
     def busy(self) -> bool:
@@ -154,7 +162,7 @@ class HttpSide:
         connection.register()
         address = connection.address.encode()
         message = entry.messages.request(connection.conn_id, head, self._pattern, address, body, self._own)
-        self._own = ()
+        self._own = self._peer
         self.speaks_messages = False
         self._turns.asked(head.method)
         if not connection.send(entry, message):
@@ -228,7 +236,7 @@ class HttpSide:
                     self._sink.end()
                     self._head = self._sink = None
                     self._begun = False
-                    self._own = ()
+                    self._own = self._peer
                 ended += 1
                 self._connection.incoming.give_way(ended)
             elif isinstance(event, Message):
@@ -303,7 +311,7 @@ class HttpSide:
         connection.register()
         address = connection.address.encode()
         accept = accept_key(keys[0].decode())
-        own = _CREDITS if connection.outgoing.flow_control else ()
+        own = (*_CREDITS, *self._peer) if connection.outgoing.flow_control else self._peer
         handshake = entry.messages.handshake(connection.conn_id, head, self._pattern, address, accept, own)
         if not connection.send(entry, handshake):
             self._refuse(503, "no handler is there")

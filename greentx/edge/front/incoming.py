@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import gevent
-from gevent import socket
+
+from .sockets import BrowserSocket
 
 __all__ = ["Incoming", "next_size"]
 
@@ -49,7 +50,7 @@ class Incoming:
 
     __slots__ = ("_hub", "_pending", "_recv", "_watcher", "size")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: BrowserSocket) -> None:
         self.size = _FIRST_SIZE
         self._hub = gevent.get_hub()
         self._watcher = self._hub.loop.io(sock.fileno(), _READ)

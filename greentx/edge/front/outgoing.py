@@ -15,6 +15,8 @@ from collections.abc import Callable
 import gevent
 from gevent import socket
 
+from .sockets import BrowserSocket
+
 __all__ = ["MAX_BYTES", "MAX_MESSAGES", "Outgoing"]
 
 #: Messages, of any size, that may wait, the one that is being written among them; one more ends the connection, as in
@@ -57,7 +59,7 @@ class Outgoing:
     )
 
     def __init__(
-        self, sock: socket.socket, on_idle: Callable[[], None], on_written: Callable[[int], None] | None = None
+        self, sock: BrowserSocket, on_idle: Callable[[], None], on_written: Callable[[int], None] | None = None
     ) -> None:
         self._sock = sock
         self._on_idle = on_idle
