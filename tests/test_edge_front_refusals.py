@@ -245,6 +245,18 @@ def test_a_reason_has_nothing_of_what_the_client_sent():
         assert len(refused.reason) < 200 and "zqzq" not in refused.reason
 
 
+@pytest.mark.parametrize("target", ["/a{b}c^d", "/?a={b}^"])
+def test_braces_and_carets_pass_where_mongrel2_lets_them(target):
+    """With ``request.relaxed``, as browsers send them so; nothing else does, in whatever pieces it comes."""
+    data = request(line=f"GET {target} HTTP/1.1".encode())
+    for split in WAYS.values():
+        assert shown(read(split(data), Limits.of({"request.relaxed": 1}))) == [f"GET {target}", "end"]
+        assert shown(read(split(data), Limits.of({"request.relaxed": 0}))) == ["400"]
+        for byte in '"#<>[\\]`|':
+            data_with = request(line=f"GET {target}{byte} HTTP/1.1".encode())
+            assert shown(read(split(data_with), Limits(relaxed=True))) == ["400"]
+
+
 # -- limits ------------------------------------------------------------------------------------------------------------
 
 SMALL = Limits(buffer_size=200, line_size=50, header_count=6, content_length=10)

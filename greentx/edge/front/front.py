@@ -55,7 +55,6 @@ _SETTINGS = frozenset(
         "limits.min_read_rate",
         "limits.min_write_rate",
         "limits.tick_timer",
-        # What it lets pass is let pass in any case.
         "request.relaxed",
         "ssl.ca_chain",
         "ssl.verify_optional",

@@ -26,6 +26,8 @@ _PATH, _QUERY = rb"/[!$%&-;=@A-Z_a-z~]*", rb"\?[!$%&-;=?-Z_a-z~]*"
 _PLAIN_LINE = re.compile(rb"(%b) (%b(?:%b)?) (HTTP/1\.[01])" % (_TOKEN, _PATH, _QUERY))
 _ANY_LINE = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])" % _TOKEN)
 _ORIGIN = re.compile(rb"%b(?:%b)?" % (_PATH, _QUERY))
+# With `request.relaxed` of Mongrel2 (probed), for browsers, which send these as they are.
+_RELAXED = re.compile(rb"/[!$%&-;=?-Z^_a-{}~]*")
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?]+)(.*)")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 # RFC 3986, section 3.2.2, without user information, which RFC 9110, section 4.2.4, has treated as an error.
@@ -53,8 +55,11 @@ _PROXY_CONNECTION = b"proxy-connection"
 _LISTS = (_CONNECTION, _UPGRADE, _EXPECT, _CODING, _CONTENT_LENGTH)
 
 
-def parse_line(line: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+def parse_line(line: bytes, *, relaxed: bool = False) -> tuple[bytes, bytes, bytes, bytes]:
     """Parse a request line without its CRLF.
+
+    Args:
+        relaxed: A target may have braces and carets, which no URI has.
 
     Returns:
         The method; the target in origin form, or ``*``; the version, 1.1 or 1.0; of the absolute form the host, else
@@ -80,7 +85,7 @@ def parse_line(line: bytes) -> tuple[bytes, bytes, bytes, bytes]:
         raise RemoteProtocolError("the method is not served here", status=501)
     if target[0] != 0x2F:
         target, host = _from_other_form(method, target)
-    if target != b"*" and _ORIGIN.fullmatch(target) is None:
+    if target != b"*" and _ORIGIN.fullmatch(target) is None and not (relaxed and _RELAXED.fullmatch(target)):
         raise RemoteProtocolError("the target has characters that a URI may not have")
     if b"%" in target and _BAD_ESCAPE.search(target):
         raise RemoteProtocolError("the target has a % without two hexadecimal digits behind it")
@@ -164,7 +169,7 @@ class HeadParser:
         end = head.index(b"\r\n")
         if end > self._limits.line_size:
             raise line_too_long(head[: self._limits.line_size])
-        method, target, version, absolute = parse_line(head[:end])
+        method, target, version, absolute = parse_line(head[:end], relaxed=self._limits.relaxed)
         fields = self._parse_fields(head[end + 2 :])
         # Of a repeated name the last one.
         known = dict(fields)

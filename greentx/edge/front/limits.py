@@ -82,6 +82,7 @@ class Limits:
         uploads: What becomes of larger ones.
         message_size: Bytes of a WebSocket message as it travels, and so of a frame; beyond it the WebSocket is closed
             with 1009, before any of a frame that is larger is read. ``None`` is no limit.
+        relaxed: ``request.relaxed``: braces and carets may stand in a target.
 
     Raises:
         LocalProtocolError: A limit is not a whole number, or too small for any request.
@@ -96,6 +97,7 @@ class Limits:
     content_length: int = int(DEFAULT_SETTINGS["limits.content_length"])
     uploads: UploadSettings = UploadSettings()
     message_size: int | None = 1024 * 1024
+    relaxed: bool = False
 
     def __post_init__(self) -> None:
         # The shortest request line, "A / HTTP/1.1", and the empty lines behind it.
@@ -137,8 +139,12 @@ class Limits:
         for name, value in values.items():
             if not str(value).isdecimal():
                 raise LocalProtocolError(f"setting limits.{name} is {value!r}, which is not a whole number")
+        relaxed = settings.get("request.relaxed", 0)
+        if not str(relaxed).isdecimal():
+            raise LocalProtocolError(f"setting request.relaxed is {relaxed!r}: write 1 or 0")
         return cls(
             **{name: int(value) for name, value in values.items()},
             uploads=UploadSettings.of(settings, max_upload),
             message_size=message_size,
+            relaxed=int(relaxed) != 0,
         )

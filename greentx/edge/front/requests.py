@@ -307,7 +307,7 @@ class RequestReader:
                     raise line_too_long(data[at:line_limit])
                 check_part_of_line(data, at + max(0, self._scanned - 1), line_limit)
                 return
-            parse_line(bytes(data[at:start]))
+            parse_line(bytes(data[at:start]), relaxed=limits.relaxed)
             self._line_checked = True
         if _BARE_LF.search(data, start, limit):
             raise RemoteProtocolError("a line of the head ends without CR")
