@@ -30,6 +30,7 @@ __all__ = ["HttpSide"]
 _MAX_WAITING = 64
 # "A / HTTP/1.0" and its empty line.
 _SHORTEST_REQUEST = 16
+_END_OF_HEAD = b"\r\n\r\n"
 
 # As Mongrel2 says it with flow control, in the first request of a connection.
 _CREDITS: Own = ((b"DOWNLOAD_CREDITS", b"%d" % MAX_BYTES),)
@@ -101,8 +102,11 @@ class HttpSide:
         reader, turns = self._reader, self._turns
         incoming, outgoing = self._connection.incoming, self._connection.outgoing
         was_idle = reader.idle
-        # So many requests may be in it.
-        reader.hold = len(turns) + len(data) // _SHORTEST_REQUEST >= _MAX_WAITING
+        # So many requests may end in it, the first of them with an end that has begun before.
+        most = len(turns) + 1
+        reader.hold = (
+            most + len(data) // _SHORTEST_REQUEST >= _MAX_WAITING and most + data.count(_END_OF_HEAD) >= _MAX_WAITING
+        )
         self._take(incoming.parsed(reader.feed, data))
         resumed = 0
         while reader.held and not outgoing.ending:
