@@ -11,7 +11,10 @@ from pathlib import Path
 import gevent
 import pytest
 
+from greentx.edge.front.events import START, Head
 from greentx.edge.front.limits import UploadSettings
+from greentx.edge.front.sinks import StoredSink
+from greentx.edge.front.streams import Piece
 from greentx.edge.front.uploads import UploadFile
 from greentx.errors import LocalProtocolError
 
@@ -110,6 +113,38 @@ def test_a_disk_that_is_full_is_an_error(template, monkeypatch):
         large.write(b"a" * 100_000)
     small.remove()
     large.remove()
+    assert not os.listdir(os.path.dirname(template))
+
+
+class Stopped:
+    """A request whose last message waits for a handler when everything ends."""
+
+    def hand_over(self, body: bytes) -> None:
+        raise AssertionError("it is too large")
+
+    def announce(self, body: bytes, *, streamed: bool) -> bool:
+        return not streamed
+
+    def hand_piece(self, piece: Piece) -> bool:
+        raise AssertionError("it is stored")
+
+    def conclude(self) -> bool:
+        raise gevent.GreenletExit
+
+    def fail(self, status: int, reason: str) -> None:
+        raise AssertionError(reason)
+
+
+def test_a_body_that_no_handler_was_told_the_end_of_is_deleted(template):
+    """Also where the greenlet is killed that waits for one."""
+    request = Head(b"POST", b"/", b"HTTP/1.1", [], content_length=3)
+    sink = StoredSink(Stopped(), request, UploadSettings(template), 2)
+    sink.pause()
+    assert [name for name, _ in request.headers] == [START]
+    assert len(os.listdir(os.path.dirname(template))) == 1
+    sink.add(b"abc")
+    with pytest.raises(gevent.GreenletExit):
+        sink.end()
     assert not os.listdir(os.path.dirname(template))
 
 

@@ -84,8 +84,8 @@ class HttpSide:
 
     @property
     def busy(self) -> bool:
-        """True while an answer is due, or a request has begun."""
-        return bool(self._turns) or not self._reader.idle
+        """True while an answer is due, or a request has begun, or a JSON or XML socket may get more."""
+        return bool(self._turns) or not self._reader.idle or self.speaks_messages
 
     @property
     def waiting(self) -> bool:

@@ -170,8 +170,13 @@ class StoredSink:
         if not self._is_dropped:
             self._file = None
             self._head.headers.append((DONE, os.fsencode(file.name)))
-            if not self._exchange.conclude():
-                file.remove()
+            is_told = False
+            try:
+                is_told = self._exchange.conclude()
+            finally:
+                # Also where this greenlet is killed meanwhile: nobody else would delete it.
+                if not is_told:
+                    file.remove()
 
     def grant(self, count: int) -> None:
         """Nothing is read by pieces."""
