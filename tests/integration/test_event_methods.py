@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gevent
 import pytest
-from front_ends import ONLY_MONGREL2
 from http_rig import Browser, routes, transceiver, wait_until
 from websocket_peer import HEAD, Peer
 
@@ -58,7 +57,6 @@ class Handler:
             conn.grant(req, 65536)
 
 
-@ONLY_MONGREL2
 @pytest.mark.parametrize("protocol", ["tnetstring", "json"])
 def test_the_method_in_the_headers_is_the_method(start_front_end, protocol):
     """Whether Mongrel2 wrote it, or greentx made the event of something else, or there was none."""

@@ -7,7 +7,6 @@ import logging
 
 import gevent
 import pytest
-from front_ends import ONLY_MONGREL2
 from http_rig import SENDER, Browser, routes, serving, transceiver, wait_until
 
 from greentx.edge import Handler
@@ -105,7 +104,6 @@ def test_what_comes_behind_a_refused_request_is_refused_in_its_turn(start_front_
     assert seen == ["/first", "/other"] * 3
 
 
-@ONLY_MONGREL2
 @pytest.mark.parametrize("setting", ["upload.temp_store", "upload.stream"])
 def test_an_upload_with_two_ends_is_refused_at_its_start(start_front_end, tmp_path, setting):
     """Of a body that is stored, or streamed, too; what Mongrel2 had stored of it is deleted."""
@@ -186,7 +184,6 @@ def test_a_handshake_whose_end_is_in_doubt_is_refused(front_end, start_front_end
     assert not [record for record in caplog.records if record.exc_info or record.levelno > logging.WARNING]
 
 
-@ONLY_MONGREL2
 @pytest.mark.parametrize("settings", ["stored", "not stored"])
 def test_forged_upload_headers_bring_no_request_in_behind_the_last_one(start_front_end, tmp_path, settings, caplog):
     """Behind ``Connection: close`` nothing is processed, whatever names of files a client makes up."""

@@ -8,7 +8,7 @@ import random
 
 import gevent
 import pytest
-from front_ends import ONLY_MONGREL2, Differs, FrontEnd, StartFrontEnd
+from front_ends import Differs, FrontEnd, StartFrontEnd
 from gevent.pool import Pool
 from http_rig import Browser, only_connection, routes, serving, transceiver, wait_until
 
@@ -555,7 +555,6 @@ def test_many_connections_are_answered_at_once(any_server):
             events.close()
 
 
-@ONLY_MONGREL2
 @pytest.mark.parametrize("raw_payload", [1])
 def test_json_and_xml_sockets_are_answered(start_front_end, raw_payload):
     """METHOD, path and body as Mongrel2 says; reply_json, deliver_json, reply and close."""
@@ -585,7 +584,6 @@ def test_json_and_xml_sockets_are_answered(start_front_end, raw_payload):
         events.close()
 
 
-@ONLY_MONGREL2
 def test_a_forged_disconnect_fools_nobody(server):
     """A JSON socket's client may send what a notice looks like: it is a message like any other."""
     with transceiver(server) as trans, Browser(server) as browser:
@@ -598,7 +596,6 @@ def test_a_forged_disconnect_fools_nobody(server):
         events.close()
 
 
-@ONLY_MONGREL2
 def test_http_requests_are_answered_with_json_too(any_server):
     """reply_json says application/json; recv_json decodes a body where it is JSON."""
     with transceiver(any_server) as trans, Browser(any_server) as browser:
@@ -889,7 +886,6 @@ def test_a_handler_may_stop_the_transceiver(any_server):
         greenlet.get(timeout=5)
 
 
-@ONLY_MONGREL2
 def test_without_a_handler_requests_are_refused(any_server):
     """Where only WebSockets are served, HTTP gets 426 and other sockets the close."""
     with transceiver(any_server) as trans, serving(trans, websocket=lambda ws: None):
@@ -920,7 +916,6 @@ def test_answers_after_the_connection_was_removed_go_nowhere(any_server, caplog)
     assert "the connection was removed" in caplog.text
 
 
-@ONLY_MONGREL2
 def test_an_answer_to_a_server_that_restarted_reaches_no_stranger(own_server, caplog):
     """Ids begin at 1 again: what belongs to the old ones is dropped, and the application told."""
     with transceiver(own_server) as trans:

@@ -13,7 +13,6 @@ from typing import Any
 
 import gevent
 import pytest
-from front_ends import ONLY_MONGREL2
 from http_rig import Browser, wait_until
 from ported_rig import JSONSocket, both_protocols, standalone
 
@@ -176,7 +175,6 @@ def join(client: JSONSocket, user: str, users: list[str]) -> None:
     assert client.hear() == {"type": "here", "users": users}
 
 
-@ONLY_MONGREL2
 def test_the_chat_example_joins_talks_and_notices_who_leaves(server):
     """JSON goes to all who joined; a client that leaves is an event whose data says so."""
     room = Room()
@@ -195,7 +193,6 @@ def test_the_chat_example_joins_talks_and_notices_who_leaves(server):
         assert list(room.users.values()) == ["ann"]
 
 
-@ONLY_MONGREL2
 @pytest.mark.parametrize(
     "bad",
     [b"{nojson}", b'{"type": }', b'{"type":"\xff\xfe"}', b'{"type":"join"} {}', b"{" + b'"a":[' * 2000 + b"}"],
@@ -234,7 +231,6 @@ def test_the_chat_example_survives_a_client_that_sends_no_json(server, caplog, b
 # -- xml -------------------------------------------------------------------------------------------------------------
 
 
-@ONLY_MONGREL2
 def test_the_xml_example_gets_the_whole_text(server):
     """METHOD is XML, the path is the first tag's beginning, and the body is everything up to the NUL."""
     seen = []

@@ -1,4 +1,4 @@
-"""Bodies that Mongrel2 stores in files (``upload.temp_store``), as its upload example takes them, and in other ways."""
+"""Bodies that the front end stores in files (``upload.temp_store``), as the upload example takes them, or not."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ from typing import Any
 
 import gevent
 import pytest
+from front_ends import StartFrontEnd
 from gevent.event import Event
 from http_rig import Browser, routes, wait_until
 from ported_rig import RUNNERS, served, standalone, transceiver
 from websocket_peer import HEAD, Peer
 
 from greentx import Connection, Request
-from greentx.edge import Mongrel2
 from greentx.protocol.http1 import LAST_CHUNK, build_chunk
 from greentx.wsgi import WSGIServer
-
-pytestmark = pytest.mark.mongrel2
 
 START, DONE = "x-mongrel2-upload-start", "x-mongrel2-upload-done"
 LIMIT = 65536
@@ -35,7 +33,7 @@ def digest(data: bytes) -> str:
 
 
 class Store:
-    """Where Mongrel2 puts the files of a test."""
+    """Where the front end puts the files of a test."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -55,10 +53,10 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture(params=["tnetstring", "json"])
-def server(request: pytest.FixtureRequest, start_mongrel2: Callable[..., Mongrel2], store: Store) -> Iterator[Mongrel2]:
-    """A Mongrel2 that stores bodies of more than 65536 bytes."""
+def server(request: pytest.FixtureRequest, start_front_end: StartFrontEnd, store: Store) -> Any:
+    """A front end that stores bodies of more than 65536 bytes."""
     settings = {"upload.temp_store": store.template, "limits.content_length": LIMIT}
-    return start_mongrel2(routes(request.param), settings=settings)
+    return start_front_end(routes(request.param), settings=settings)
 
 
 @pytest.fixture(params=list(RUNNERS))
@@ -245,8 +243,10 @@ def test_a_client_that_leaves_in_the_middle_of_its_upload_was_never_there(server
         assert not application.ends
 
 
-def test_a_server_that_is_killed_in_the_middle_of_an_upload_leaves_no_file(server, store, run):
+def test_a_server_that_is_killed_in_the_middle_of_an_upload_leaves_no_file(start_front_end, store, run):
     """It cannot delete it any more, and no request has it."""
+    settings: dict[str, int | str] = {"upload.temp_store": store.template, "limits.content_length": LIMIT}
+    server = start_front_end(routes(), settings=settings, process=True)
     with run(server, Application()):
         with Browser(server) as browser:
             assert browser.get().body == digest(b"").encode()
@@ -298,9 +298,9 @@ def test_a_file_lasts_as_long_as_its_request_is_held(server, store):
 
 
 @pytest.mark.parametrize("way", ["recv in a thread", "serve", "serve in a thread", "WSGI"])
-def test_the_file_of_the_last_request_goes_though_nothing_follows(start_mongrel2, store, way):
+def test_the_file_of_the_last_request_goes_though_nothing_follows(start_front_end, store, way):
     """Greenlets that wait for the next request hold none: a disk that is nearly full gets its room back."""
-    front = start_mongrel2(routes(), settings={"upload.temp_store": store.template, "limits.content_length": LIMIT})
+    front = start_front_end(routes(), settings={"upload.temp_store": store.template, "limits.content_length": LIMIT})
 
     def handle(conn: Connection, req: Request) -> None:
         conn.reply_http(req, digest(req.body_file.read()))
@@ -315,7 +315,7 @@ def test_the_file_of_the_last_request_goes_though_nothing_follows(start_mongrel2
 
 
 @contextlib.contextmanager
-def received_in_a_thread(server: Mongrel2, handle: Any) -> Iterator[None]:
+def received_in_a_thread(server: Any, handle: Any) -> Iterator[None]:
     with transceiver(server) as trans:
 
         def loop() -> None:
@@ -329,7 +329,7 @@ def received_in_a_thread(server: Mongrel2, handle: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def served_in_a_thread(server: Mongrel2, handle: Any) -> Iterator[None]:
+def served_in_a_thread(server: Any, handle: Any) -> Iterator[None]:
     with transceiver(server) as trans, thread_of(lambda: trans.serve(handle)):
         yield
         trans.stop(5)
@@ -344,7 +344,7 @@ def thread_of(call: Callable[[], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def served_by_wsgi(server: Mongrel2, handle: Any) -> Iterator[None]:
+def served_by_wsgi(server: Any, handle: Any) -> Iterator[None]:
     def application(environ: Any, start_response: Any) -> list[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [digest(environ["wsgi.input"].read()).encode()]

@@ -12,7 +12,6 @@ from typing import Any
 
 import gevent
 import pytest
-from front_ends import ONLY_MONGREL2
 from gevent import subprocess
 from http_rig import Browser
 from websocket_peer import Peer
@@ -102,7 +101,6 @@ def test_a_websocket_is_refused_and_the_log_says_why(serve, start_front_end, cap
     assert "a WebSocket at '/1' is refused: several processes share one handler entry" in caplog.text
 
 
-@ONLY_MONGREL2
 def test_a_streamed_body_is_refused_and_the_log_says_what_to_set(serve, start_front_end, caplog):
     """Its pieces would scatter; what follows on other connections is answered."""
     front = start_front_end(settings={"upload.stream": 1, "limits.content_length": 20480})

@@ -623,7 +623,6 @@ def test_ping_returns_the_latency() -> None:
 # -- JSON and XML sockets --------------------------------------------------------------------------------------------
 
 
-@ONLY_MONGREL2
 def test_json_and_xml_sockets_are_answered_and_a_forged_notice_fools_nobody() -> None:
     """The same port, METHOD JSON and XML; a client that sends the server's own words is a client."""
     seen: list[Any] = []
