@@ -34,6 +34,20 @@ def test_a_handler_reads_what_the_client_sent(protocol):
     assert "x" in request.headers
 
 
+@pytest.mark.parametrize("protocol", ["tnetstring", "json"])
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [((), None), ((b"",), ""), ((b"1.2.3.4",), "1.2.3.4"), ((b"1.2.3.4", b"::2"), ["1.2.3.4", "::2"])],
+)
+def test_a_proxy_in_front_may_say_who_the_client_is(protocol, said, heard):
+    """With ``no_clobber_xff``, as Mongrel2 has it: what came is handed on, and nothing is added (probed)."""
+    fields = [(b"x-forwarded-for", value) for value in said]
+    made = MessageBuilder("s", protocol, believes=True).request(1, head(b"/", *fields), b"/", b"127.0.0.1", b"")
+    request = Request.parse(made)
+    assert request.headers.get("x-forwarded-for") == heard
+    assert request.header("REMOTE_ADDR") == "127.0.0.1"
+
+
 def test_a_client_cannot_name_what_the_server_says():
     """Names in lower case are its own, whatever they look like."""
     message = MessageBuilder("s", "tnetstring").request(

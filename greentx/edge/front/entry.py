@@ -35,18 +35,25 @@ class Entry:
     """
 
     def __init__(
-        self, context: Context, handler: Handler, on_reply: Callable[[Entry, bytes], None], scheme: bytes
+        self,
+        context: Context,
+        handler: Handler,
+        on_reply: Callable[[Entry, bytes], None],
+        scheme: bytes,
+        *,
+        believes: bool,
     ) -> None:
         """Bind both.
 
         Args:
             on_reply: Called with each message that a handler sends, in a greenlet of this entry. Must not block.
             scheme: That browsers speak.
+            believes: What they say of who they are; see :class:`~.messages.MessageBuilder`.
 
         Raises:
             BindError: An address is in use, or not ours.
         """
-        self.messages = MessageBuilder(handler.sender, handler.protocol, scheme)
+        self.messages = MessageBuilder(handler.sender, handler.protocol, scheme, believes=believes)
         self.raw = handler.raw_payload == 1
         self._pusher = Pusher(context, bind_endpoint(handler.send_spec or ("127.0.0.1", 0)))
         self._receiver, recv_spec = bind_subscriber(

@@ -55,6 +55,7 @@ _SETTINGS = frozenset(
         "limits.min_read_rate",
         "limits.min_write_rate",
         "limits.tick_timer",
+        "no_clobber_xff",
         "request.relaxed",
         "ssl.ca_chain",
         "ssl.verify_optional",
@@ -81,8 +82,9 @@ class Edge:
             (``limits.content_length``), header fields (``limits.header_count``), ids of a reply
             (``limits.handler_targets``); when silent connections end (``limits.min_ping`` and so on, of which all count
             that :class:`~.patience.Silence` has); ``download.flow_control``; what becomes of larger bodies
-            (``upload.stream``, ``upload.temp_store``, ``upload.temp_store_mode``); and certificates of clients, see
-            :class:`~.tls.TlsFiles` (``ssl.ca_chain`` and so on).
+            (``upload.stream``, ``upload.temp_store``, ``upload.temp_store_mode``); braces in paths
+            (``request.relaxed``) and what clients say that they are (``no_clobber_xff``); and certificates of clients,
+            see :class:`~.tls.TlsFiles` (``ssl.ca_chain`` and so on).
         certfile: A PEM file with a certificate (chain): TLS 1.2 and 1.3 is spoken then, and nothing else. It is read at
             each start.
         keyfile: A PEM file with its key; ``None`` where *certfile* holds it.
@@ -132,6 +134,7 @@ class Edge:
             raise LocalProtocolError(f"setting {name!r} means nothing to the embedded front end")
         # Those that no limit or time is made of.
         self._flow_control = _number(checked, "download.flow_control", 0) != 0
+        self._believes = _number(checked, "no_clobber_xff", 0) != 0
         self._max_ids = _number(checked, "limits.handler_targets", MAX_CONN_IDS)
         self._limits = Limits.of(checked, max_upload=max_upload, message_size=max_message_size)
         self._times = Times(
@@ -207,6 +210,7 @@ class Edge:
                 Replies(self._max_ids),
                 self._tls.load(),
                 flow_control=self._flow_control,
+                believes=self._believes,
             )
             try:
                 running.listen(self.bind_addr, self.port)
@@ -241,6 +245,7 @@ class _Running:
         tls: ssl.SSLContext | None,
         *,
         flow_control: bool,
+        believes: bool,
     ) -> None:
         self.context = Context("Edge", lambda: self.close(0), linger=0)
         self.port = 0
@@ -259,7 +264,7 @@ class _Running:
         try:
             for handler in handlers.values():
                 if handler not in self.entries:
-                    self.entries[handler] = Entry(self.context, handler, self._replies.reply, scheme)
+                    self.entries[handler] = Entry(self.context, handler, self._replies.reply, scheme, believes=believes)
         except BaseException:  # raised again
             self.close(0)
             raise

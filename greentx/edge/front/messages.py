@@ -60,15 +60,17 @@ class MessageBuilder:
         sender: The entry's ``send_ident``.
         protocol: How its headers are written: ``"tnetstring"`` or ``"json"``.
         scheme: ``b"http"`` or ``b"https"``.
+        believes: With ``no_clobber_xff``: ``X-Forwarded-For`` is what the client says, or missing.
     """
 
-    __slots__ = ("_is_json", "_protocol", "_scheme", "_sender")
+    __slots__ = ("_believes", "_is_json", "_protocol", "_scheme", "_sender")
 
-    def __init__(self, sender: str, protocol: str, scheme: bytes = b"http") -> None:
+    def __init__(self, sender: str, protocol: str, scheme: bytes = b"http", *, believes: bool = False) -> None:
         self._sender = sender
         self._protocol = protocol
         self._is_json = protocol == "json"
         self._scheme = scheme
+        self._believes = believes
 
     def request(self, conn_id: int, head: Head, pattern: bytes, address: bytes, body: bytes, own: Own = ()) -> bytes:
         """Build a request that is whole.
@@ -161,7 +163,7 @@ class MessageBuilder:
         own: Own = (),
     ) -> bytes:
         path, mark, query = head.target.partition(b"?")
-        fields: list[_Pair] = [*head.headers] if head.plain else _joined(head.headers)
+        fields: list[_Pair] = [*head.headers] if head.plain else _joined(head.headers, forwarded=self._believes)
         if flags is not None:
             fields.append((b"FLAGS", flags))
         # Mongrel2 writes JSON in the opposite direction, but for what the client has sent: that is in any order.
@@ -169,7 +171,7 @@ class MessageBuilder:
             pairs: list[_Pair] = [
                 (b"PATH", path),
                 *own,
-                (_FORWARDED, address),
+                *(() if self._believes else ((_FORWARDED, address),)),
                 *fields,
                 (b"METHOD", method),
                 (b"VERSION", head.version),
@@ -194,7 +196,8 @@ class MessageBuilder:
                 parts += (_NAMES[name], _LENGTHS[len(value)], value, b",")
             else:
                 parts += (_NAMES[name], _tnetstring_list(value))
-        parts.append(b"15:x-forwarded-for,%d:%b," % (len(address), address))
+        if not self._believes:
+            parts.append(b"15:x-forwarded-for,%d:%b," % (len(address), address))
         parts += [b"%d:%b,%d:%b," % (len(name), name, len(value), value) for name, value in own]
         text = b"".join(parts)
         return b"%b %d %b %d:%b}" % (self._sender.encode(), conn_id, path, len(text), text)
@@ -222,8 +225,8 @@ class FrameMessages:
         )
 
 
-def _joined(headers: list[tuple[bytes, bytes]]) -> list[_Pair]:
-    """Make lists of names that are repeated, and leave out who the client says that it is."""
+def _joined(headers: list[tuple[bytes, bytes]], *, forwarded: bool) -> list[_Pair]:
+    """Make lists of names that are repeated; who the client says that it is stays where *forwarded*."""
     joined: dict[bytes, bytes | list[bytes]] = {}
     for name, value in headers:
         before = joined.get(name)
@@ -233,7 +236,8 @@ def _joined(headers: list[tuple[bytes, bytes]]) -> list[_Pair]:
             before.append(value)
         else:
             joined[name] = [before, value]
-    joined.pop(_FORWARDED, None)
+    if not forwarded:
+        joined.pop(_FORWARDED, None)
     return list(joined.items())
 
 
