@@ -8,6 +8,7 @@ import pytest
 
 from greentx.edge.config import DEFAULT_SETTINGS
 from greentx.edge.front.patience import Patience, Silence, Times
+from greentx.errors import LocalProtocolError
 
 
 def test_a_deadline_moves_with_a_body_and_not_with_a_head():
@@ -97,3 +98,10 @@ def test_what_a_handler_writes_is_no_sign_of_life_and_a_keep_alive_is():
 def test_the_default_settings_are_those_of_mongrel2():
     """A front end without settings of its own ends what Mongrel2 ends."""
     assert Silence.of(DEFAULT_SETTINGS) == Silence()
+
+
+@pytest.mark.parametrize("value", ["often", -1, ""])
+def test_a_setting_that_is_not_a_number_is_told(value):
+    """By its name."""
+    with pytest.raises(LocalProtocolError, match=r"limits\.tick_timer"):
+        Silence.of({**DEFAULT_SETTINGS, "limits.tick_timer": value})

@@ -19,7 +19,7 @@ from .messages import Own
 from .outgoing import MAX_BYTES
 from .requests import RequestReader
 from .routes import Routes
-from .sinks import Sink, StoredSink, StreamedSink, WholeSink
+from .sinks import Sink, WholeSink, sink_for
 from .streams import Piece
 from .turns import Turns
 from .websocket import WebSocketSide
@@ -94,7 +94,7 @@ class HttpSide:
 
     def wrote(self, data: bytes) -> None:
         """Follow an answer."""
-        if self._turns and self._turns.wrote(data):
+        if self._turns.wrote(data):
             self._connection.moved()
 
     def feed(self, data: bytes) -> None:
@@ -267,18 +267,8 @@ class HttpSide:
             self._wait_turns(1)
             self._connection.outgoing.add(CONTINUE)
         if self._limits.uploads.largest:
-            self._choose_sink(head)
+            self._sink = sink_for(self, self._connection, head, self._limits)
         return True
-
-    def _choose_sink(self, head: Head) -> None:
-        """Say where a large body goes; chunked ones may be."""
-        limits = self._limits
-        uploads = limits.uploads
-        if head.chunked or (head.content_length or 0) > limits.content_length:
-            if uploads.stream:
-                self._sink = StreamedSink(self, self._connection, head, limits.buffer_size)
-            else:
-                self._sink = StoredSink(self, head, uploads, limits.content_length)
 
     def _take_message(self, message: Message) -> None:
         """Hand on what a JSON or XML socket says."""

@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ...errors import LocalProtocolError
+
 __all__ = ["Patience", "Silence", "Times"]
 
 
@@ -34,9 +36,17 @@ class Silence:
 
     @classmethod
     def of(cls, settings: Mapping[str, int | str]) -> Silence:
-        """Return what settings of Mongrel2 say: all of ``limits.min_ping`` and so on."""
+        """Return what settings of Mongrel2 say: all of ``limits.min_ping`` and so on.
+
+        Raises:
+            LocalProtocolError: One of them is not a whole number.
+        """
         names = {name: name for name in ("min_ping", "min_read_rate", "min_write_rate", "kill_limit")}
         names["tick"] = "tick_timer"
+        for setting in names.values():
+            value = settings[f"limits.{setting}"]
+            if not str(value).isdecimal():
+                raise LocalProtocolError(f"setting limits.{setting} is {value!r}, which is not a whole number")
         return cls(**{name: int(settings[f"limits.{setting}"]) for name, setting in names.items()})
 
     @property

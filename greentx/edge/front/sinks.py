@@ -15,11 +15,11 @@ import gevent
 
 from .connection import BrowserConnection
 from .events import DONE, START, Head
-from .limits import UploadSettings
+from .limits import Limits, UploadSettings
 from .streams import BodyStream, Piece
 from .uploads import UploadFile
 
-__all__ = ["Exchange", "Sink", "StoredSink", "StreamedSink", "WholeSink"]
+__all__ = ["Exchange", "Sink", "StoredSink", "StreamedSink", "WholeSink", "sink_for"]
 
 log = logging.getLogger("greentx.edge.front")
 
@@ -296,3 +296,12 @@ class StreamedSink:
     def _wait_credits(self) -> None:
         stream = self._stream
         self._connection.wait(lambda: stream.credits > 0 or self._is_dropped)
+
+
+def sink_for(exchange: Exchange, connection: BrowserConnection, head: Head, limits: Limits) -> Sink | None:
+    """Return where a large body goes, where large ones are served, and a chunked one, which may be; else ``None``."""
+    if not head.chunked and (head.content_length or 0) <= limits.content_length:
+        return None
+    if limits.uploads.stream:
+        return StreamedSink(exchange, connection, head, limits.buffer_size)
+    return StoredSink(exchange, head, limits.uploads, limits.content_length)
