@@ -498,7 +498,8 @@ def tell_streamed(handler: RawHandler, browser: RawBrowser) -> Iterator[Message]
 def test_handlers_are_told_what_mongrel2_tells_them(tell, protocol, tmp_path):
     """But for the names of files."""
     told = []
-    settings: dict[str, int | str] = {**SIZES, "upload.temp_store": f"{tmp_path}/XXXXXX"}
+    # Which has a field of its own in the first message.
+    settings: dict[str, int | str] = {**SIZES, "upload.temp_store": f"{tmp_path}/XXXXXX", "download.flow_control": 1}
     if tell is tell_streamed:
         settings["upload.stream"] = 1  # which counts before the other one
     entries = {"/": Handler(SENDER, protocol=protocol)}

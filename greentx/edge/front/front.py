@@ -75,7 +75,8 @@ class Edge:
 
     Args:
         routes: Paths and the handlers that answer them; ``None`` is ``"/"`` and a handler whose sender is ``greentx``.
-            Several routes may lead to one handler. A handler without endpoints gets free ports of 127.0.0.1.
+            Several routes may lead to one handler. A handler without endpoints gets free ports of 127.0.0.1. Routes of
+            JSON sockets begin with ``@``, those of XML sockets with ``<``.
         bind_addr: The address to listen on, or a name for one; ``""`` is every IPv4 address.
         port: 0 chooses a free one at the first start, and then keeps it.
         settings: By Mongrel2's names: bytes of a head (``limits.buffer_size``) and of a body
