@@ -164,12 +164,14 @@ SAME: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.mongrel2
+@pytest.mark.parametrize("believes", [0, 1])
 @pytest.mark.parametrize("protocol", ["tnetstring", "json"])
-def test_handlers_are_told_what_mongrel2_tells_them(protocol):
-    """Byte for byte, but for the order in which requests have the fields of their clients."""
+def test_handlers_are_told_what_mongrel2_tells_them(protocol, believes):
+    """Byte for byte, also where a proxy says who the client is."""
     told = []
     entries = routes(protocol=protocol)
-    for server in (Edge(entries, settings=LIMITS, half_close_timeout=0.1), Mongrel2(entries, settings=LIMITS)):
+    settings: dict[str, int | str] = {**LIMITS, "no_clobber_xff": believes}
+    for server in (Edge(entries, settings=settings, half_close_timeout=0.1), Mongrel2(entries, settings=settings)):
         server.start()
         try:
             with raw_handler(server) as handler:

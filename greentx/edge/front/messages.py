@@ -105,22 +105,15 @@ class MessageBuilder:
 
     def message(self, conn_id: int, message: Message, pattern: bytes, address: bytes) -> bytes:
         """Build what a JSON or XML socket has sent."""
-        scheme = self._scheme
+        forwarded = [] if self._believes else [(_FORWARDED, address)]
+        remote, method = (b"REMOTE_ADDR", address), (b"METHOD", message.method)
+        scheme, route, path = (b"URL_SCHEME", self._scheme), (b"PATTERN", pattern), (b"PATH", message.path)
         if self._is_json:
-            text = (
-                b'{"PATH":%b,"x-forwarded-for":%b,"METHOD":%b,"PATTERN":%b,"URL_SCHEME":%b,"REMOTE_ADDR":%b}'
-                % tuple(map(_quoted, (message.path, address, message.method, pattern, scheme, address)))
-            )
+            pairs = [path, *forwarded, method, route, scheme, remote]
+            text = b"{%b}" % b",".join([b"%b:%b" % (_quoted(name), _quoted(value)) for name, value in pairs])
             headers = b"%d:%b," % (len(text), text)
         else:
-            pairs = (
-                (b"REMOTE_ADDR", address),
-                (b"METHOD", message.method),
-                (b"URL_SCHEME", scheme),
-                (b"PATTERN", pattern),
-                (b"PATH", message.path),
-                (_FORWARDED, address),
-            )
+            pairs = [remote, method, scheme, route, path, *forwarded]
             text = b"".join([b"%d:%b,%d:%b," % (len(name), name, len(value), value) for name, value in pairs])
             headers = b"%d:%b}" % (len(text), text)
         body = message.body
