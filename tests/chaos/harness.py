@@ -32,7 +32,7 @@ import gevent.subprocess
 from chaos_handler import body_for
 from gevent.event import Event
 
-from greentx.edge import Handler, Mongrel2
+from greentx.edge import EdgeProcess, Handler, Mongrel2
 from greentx.errors import ControlError, RemoteProtocolError
 from greentx.protocol.http1_parser import ResponseParser, parse_head
 from greentx.protocol.websocket.deflate import DeflateConfig, PerMessageDeflate, accept, offer
@@ -52,12 +52,13 @@ __all__ = [
     "Rig",
     "Run",
     "Scenario",
+    "memory_of",
     "pid_of_mongrel2",
     "scenario",
 ]
 
 CHAOS = Path(__file__).parent
-sys.path.append(str(CHAOS.parent / "integration"))
+sys.path += [str(CHAOS.parent), str(CHAOS.parent / "integration")]
 
 from http_rig import Browser  # noqa: E402 - found by the path set above
 from websocket_rig import RawClient  # noqa: E402 - found by the path set above
@@ -553,7 +554,7 @@ class HandlerProcess:
 
     def memory(self) -> int:
         """Bytes of it that are in memory."""
-        return _status_field(self.pid, "VmRSS")
+        return memory_of(self.pid)
 
     def address_space(self) -> int:
         """Bytes of its address space."""
@@ -574,6 +575,11 @@ def pid_of_mongrel2(parent: int) -> int:
     raise Broken(f"process {parent} has no mongrel2")
 
 
+def memory_of(pid: int | None) -> int:
+    """Return how many bytes of a process are in memory."""
+    return _status_field(pid, "VmRSS")
+
+
 def _status_field(pid: int | None, name: str) -> int:
     with open(f"/proc/{pid}/status") as file:
         for line in file:
@@ -589,6 +595,7 @@ class Rig:
     """A mongrel2, a handler process behind it, and browsers in front; a context manager that ends all of them.
 
     Args:
+        front: What is in front of it: ``mongrel2``, or ``edge`` for the embedded front end, in a process of its own.
         mode: How the handler is written: ``serve``, ``recv`` or ``wsgi``; ``own`` has a mongrel2 of its own.
         pool: How many requests it handles at once.
         settings: Mongrel2's, whosever it is.
@@ -608,6 +615,7 @@ class Rig:
     def __init__(
         self,
         *,
+        front: str = "mongrel2",
         mode: str = "serve",
         pool: int = 1000,
         settings: dict[str, int | str] | None = None,
@@ -619,7 +627,8 @@ class Rig:
         asks_server: bool = False,
         **options: Any,
     ) -> None:
-        self.server = Mongrel2({"/": Handler(SENDER)}, settings=settings, transport=transport)
+        kind: type[Mongrel2 | EdgeProcess] = EdgeProcess if front == "edge" else Mongrel2
+        self.server: Any = kind({"/": Handler(SENDER)}, settings=settings, transport=transport)
         self.tally = Tally()
         self.last_words: list[str] = []
         self.patience = patience
@@ -738,7 +747,7 @@ class Rig:
         os.kill(self._server_pid(), signal.SIGCONT)
 
     def _server_pid(self) -> int:
-        pid = self.server.pid
+        pid: int | None = self.server.pid
         if pid is None:
             raise Broken("mongrel2 has ended")
         return pid

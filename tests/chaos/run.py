@@ -40,6 +40,7 @@ MODULES = (
     "bounds",
     "misconnected",
     "workers",
+    "hostile",
 )
 #: Browsers, and what a mongrel2 and a handler need for as many.
 FILES = 8192

@@ -40,6 +40,7 @@ SCENARIOS = (
     "idle-connections",
     "wrong-pull-address",
     "ending-workers",
+    "hostile-clients",
 )
 
 
