@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Callable
@@ -63,6 +64,12 @@ class Entry:
             topic=handler.recv_ident.encode(),
         )
         self.handler = dataclasses.replace(handler, send_spec=self._pusher.endpoint, recv_spec=recv_spec)
+
+    def believing(self) -> Entry:
+        """Return the same one, for clients that are believed what they say of who they are."""
+        entry = copy.copy(self)
+        entry.messages = self.messages.believing()
+        return entry
 
     @property
     def handlers(self) -> int:

@@ -72,6 +72,10 @@ class MessageBuilder:
         self._scheme = scheme
         self._believes = believes
 
+    def believing(self) -> MessageBuilder:
+        """Return one that differs only in that."""
+        return MessageBuilder(self._sender, self._protocol, self._scheme, believes=True)
+
     def request(self, conn_id: int, head: Head, pattern: bytes, address: bytes, body: bytes, own: Own = ()) -> bytes:
         """Build a request that is whole.
 

@@ -1,0 +1,117 @@
+"""What is open from one start of the front end to its stop: entries for handlers, listeners, and browsers."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import gevent
+from gevent import socket
+
+from ...transport import Context
+from ..config import Handler
+from ..listen_address import ListenAddress
+from .admission import Admission
+from .browsers import Browsers
+from .entry import Entry
+from .limits import Limits
+from .listeners import Listener, open_listeners
+from .patience import Times
+from .replies import Replies
+from .routes import Routes
+
+__all__ = ["Configuration", "Running"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """What one start is told.
+
+    Attributes:
+        routes: Handlers by route.
+        listeners: Where to listen.
+        limits, times: As there.
+        admission: Bounds on connections, in all and of one address.
+        max_ids: Of one reply.
+        flow_control: ``download.flow_control``.
+        believes: ``no_clobber_xff``.
+        tls: What browsers have to speak.
+    """
+
+    routes: Mapping[str, Handler]
+    listeners: Sequence[ListenAddress]
+    limits: Limits
+    times: Times
+    admission: tuple[int, int | None]
+    max_ids: int
+    flow_control: bool
+    believes: bool
+    tls: ssl.SSLContext | None
+
+
+class Running:
+    """All of it, open.
+
+    Attributes:
+        browsers: That are connected.
+        entries: By the handlers as they are configured.
+        listeners: In their order.
+
+    Raises:
+        BindError: An address cannot be bound. Nothing is left open.
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._context = Context("Edge", lambda: self.close(0), linger=0)
+        self.entries: dict[Handler, Entry] = {}
+        self.listeners: list[Listener] = []
+        replies = Replies(configuration.max_ids)
+        self.browsers = Browsers(
+            Admission(*configuration.admission),
+            replies,
+            configuration.limits,
+            configuration.times,
+            configuration.tls,
+            flow_control=configuration.flow_control,
+        )
+        try:
+            self._open(configuration, replies)
+        except BaseException:  # raised again
+            self.close(0)
+            raise
+
+    def _open(self, configuration: Configuration, replies: Replies) -> None:
+        scheme = b"http" if configuration.tls is None else b"https"
+        for handler in configuration.routes.values():
+            if handler not in self.entries:
+                self.entries[handler] = Entry(
+                    self._context, handler, replies.reply, scheme, believes=configuration.believes
+                )
+        routes = Routes({path: self.entries[one] for path, one in configuration.routes.items()})
+        # Who can open a Unix socket is let in by the mode of its file: a proxy, which knows who its client is.
+        unix_routes = Routes({path: self.entries[one].believing() for path, one in configuration.routes.items()})
+        self.listeners = open_listeners(configuration.listeners)
+
+        def accept(listener: Listener, sock: socket.socket, address: str) -> None:
+            is_unix = listener.is_unix
+            self.browsers.accept(sock, address, unix_routes if is_unix else routes, is_unix=is_unix)
+
+        for listener in self.listeners:
+            listener.start(accept)
+
+    def close(self, timeout: float) -> None:
+        """Accept nothing more, wait for answers that are due for *timeout* seconds at the most, and close all."""
+        try:
+            # To a forked child nothing belongs of it: the connections are the parent's.
+            if self._context.forked:
+                return
+            for listener in self.listeners:
+                listener.close()
+            # In a program's last moments the hub itself closes, which can wait for nothing.
+            if gevent.getcurrent() is not self._context.hub:
+                self.browsers.end(timeout)
+                for entry in self.entries.values():
+                    entry.close()
+        finally:
+            self._context.close(linger=0)
