@@ -16,6 +16,7 @@ import pytest
 from gevent import socket
 from http_rig import SENDER, Browser, serving, transceiver, wait_until
 
+from greentx import Transceiver
 from greentx.edge import Edge, Handler
 from greentx.errors import BindError, LocalProtocolError
 
@@ -257,3 +258,35 @@ def test_those_that_are_too_many_are_told_and_keep_nobody_waiting(caplog):
             assert set(answers) <= {answers[0], b""} or all(one[:13] in (b"HTTP/1.1 503 ", b"") for one in answers)
             assert browser.get("/").status == 200
     assert len([one for one in caplog.records if "refused" in one.getMessage()]) == 1
+
+
+def test_hosts_have_routes_of_their_own():
+    """Also in the absolute form, and in the opening handshake; all others have those of the default host."""
+    first, second = Handler("first-1"), Handler("second-1")
+    hosts = {"example.com": {"/": second, "/first": first}, "only.example.com": {"/only": second}}
+
+    def tell(conn: Any, req: Any) -> None:
+        conn.reply_http(req, f"{req.sender} {req.headers['PATTERN']}")
+
+    with Edge({"/": first}, hosts=hosts) as edge, contextlib.ExitStack() as stack:
+        assert [one.sender for one in edge.handlers] == ["first-1", "second-1"]
+        assert edge.hosts["example.com"]["/"] == edge.handlers[1]
+        for handler in edge.handlers:
+            trans = stack.enter_context(
+                Transceiver(handler.sender, handler.send_spec, handler.recv_spec, rep_port=False, connect_timeout=5)
+            )
+            stack.enter_context(serving(trans, tell))
+        with Caller(("127.0.0.1", edge.port)) as browser:
+
+            def said(target: str, host: str) -> tuple[int, bytes]:
+                browser.send(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")
+                answer = browser.receive()
+                return answer.status, answer.body
+
+            # One connection may ask for all of them.
+            assert said("/", "localhost") == (200, b"first-1 /")
+            assert said("/", "WWW.Example.com:80") == (200, b"second-1 /")
+            assert said("/first", "example.com") == (200, b"first-1 /first")
+            assert said("http://example.com/", "localhost") == (200, b"second-1 /")
+            assert said("/only", "only.example.com") == (200, b"second-1 /only")
+            assert said("/", "only.example.com")[0] == 404

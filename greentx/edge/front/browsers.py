@@ -15,11 +15,11 @@ from .admission import Admission
 from .answers import build_answer
 from .connection import BrowserConnection
 from .entry import Entry
+from .hosts import Hosts
 from .http import HttpSide
 from .limits import Limits
 from .patience import Times
 from .replies import Replies
-from .routes import Routes
 from .sockets import BrowserSocket
 from .tls import TlsSocket
 
@@ -72,13 +72,13 @@ class Browsers:
         """How many there are."""
         return len(self._connections)
 
-    def accept(self, sock: socket.socket, address: str, routes: Routes[Entry], *, is_unix: bool = False) -> None:
+    def accept(self, sock: socket.socket, address: str, hosts: Hosts[Entry], *, is_unix: bool = False) -> None:
         """Serve one more, or turn it away. Does not block.
 
         Args:
             is_unix: By a Unix socket. All of them come from one proxy, so no bound of one address holds.
         """
-        self._greenlets.spawn(self._admit, sock, address, routes, is_unix)
+        self._greenlets.spawn(self._admit, sock, address, hosts, is_unix)
 
     def end(self, timeout: float) -> None:
         """Wait for the answers that are due, for *timeout* seconds at the most, and end all. Blocks this greenlet."""
@@ -94,24 +94,24 @@ class Browsers:
         self._greenlets.kill(timeout=self._times.linger)
         self._ticker.kill()
 
-    def _admit(self, sock: socket.socket, address: str, routes: Routes[Entry], is_unix: bool) -> None:
+    def _admit(self, sock: socket.socket, address: str, hosts: Hosts[Entry], is_unix: bool) -> None:
         # Not in accept(): the loop may know already of others that have gone, and they make room.
         counted = None if is_unix else address
         if not self._admission.enter(counted):
             self._refuse(sock, address)
             return
         try:
-            self._serve(sock, address, routes, is_unix)
+            self._serve(sock, address, hosts, is_unix)
         finally:
             self._admission.leave(counted)
 
-    def _serve(self, sock: socket.socket, address: str, routes: Routes[Entry], is_unix: bool) -> None:
+    def _serve(self, sock: socket.socket, address: str, hosts: Hosts[Entry], is_unix: bool) -> None:
         if not is_unix:
             with contextlib.suppress(OSError):  # it has gone
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         stream: BrowserSocket = sock if self._tls is None else TlsSocket(sock, self._tls, address)
         connection = BrowserConnection(stream, address, self._replies, self._times, flow_control=self._flow_control)
-        connection.side = side = HttpSide(connection, routes, self._limits)
+        connection.side = side = HttpSide(connection, hosts, self._limits)
         if isinstance(stream, TlsSocket):
             stream.on_ready = side.identify
         self._connections.add(connection)

@@ -15,10 +15,10 @@ from ...protocol.fields import MAX_CONN_IDS
 from ...transport.endpoints import bind_endpoint
 from ..config import DEFAULT_SETTINGS, SERVER_UUID, Handler, checked_settings
 from ..listen_address import ListenAddress
+from .hosts import Hosts
 from .limits import Limits
 from .listeners import Listens, read_listeners
 from .patience import Silence, Times
-from .routes import Routes
 from .running import Configuration, Running
 from .tls import TlsFiles
 
@@ -59,6 +59,7 @@ class Edge:
         routes: Paths and the handlers that answer them; ``None`` is ``"/"`` and a handler whose sender is ``greentx``.
             Several routes may lead to one handler. A handler without endpoints gets free ports of 127.0.0.1. Routes of
             JSON sockets begin with ``@``, those of XML sockets with ``<``.
+        hosts: The same for hosts of their own, by name; *routes* is of all others, see :class:`~.hosts.Hosts`.
         bind_addr: The address to listen on, or a name for one; ``""`` is every IPv4 address, ``"::"`` every one of
             IPv4 and IPv6 (clients of IPv4 then have addresses as ``::ffff:192.0.2.1``, as with Mongrel2). ``None`` is
             127.0.0.1, and none at all where there are *listeners*.
@@ -100,6 +101,7 @@ class Edge:
         self,
         routes: Mapping[str, Handler] | None = None,
         *,
+        hosts: Mapping[str, Mapping[str, Handler]] | None = None,
         bind_addr: str | None = None,
         port: int = 0,
         listeners: Sequence[Listens] = (),
@@ -118,7 +120,8 @@ class Edge:
         handlers = dict({"/": Handler(SERVER_UUID)} if routes is None else routes)
         if not handlers:
             raise LocalProtocolError("routes is empty: a server without a handler cannot answer")
-        Routes(handlers)
+        of_hosts = {name: dict(routes) for name, routes in (hosts or {}).items()}
+        Hosts(handlers, of_hosts)
         # It knows what was meant by a name that is mistyped.
         checked = checked_settings(settings)
         # Those that every server is started with say how Mongrel2 works, and what holds here in any case.
@@ -129,6 +132,7 @@ class Edge:
         self._given = tuple(listeners)
         self._configuration = Configuration(
             routes=handlers,
+            hosts=of_hosts,
             listeners=_addresses(bind_addr, port, self._given),
             limits=Limits.of(checked, max_upload=max_upload, message_size=max_message_size),
             times=Times(
@@ -165,9 +169,14 @@ class Edge:
         return dict(self._configuration.routes)
 
     @property
+    def hosts(self) -> dict[str, dict[str, Handler]]:
+        """The same of the hosts that have routes of their own, by name."""
+        return {name: dict(routes) for name, routes in self._configuration.hosts.items()}
+
+    @property
     def handlers(self) -> tuple[Handler, ...]:
         """The handlers, each once, in the order of their first routes; endpoints as in :attr:`routes`."""
-        return tuple(dict.fromkeys(self._configuration.routes.values()))
+        return self._configuration.handlers
 
     @property
     def url(self) -> str:
@@ -216,9 +225,7 @@ class Edge:
             if self._running is not None:
                 return
             running = Running(dataclasses.replace(self._configuration, tls=self._tls.load()))
-            listeners = [one.address for one in running.listeners]
-            routes = {path: running.entries[one].handler for path, one in self._configuration.routes.items()}
-            self._configuration = dataclasses.replace(self._configuration, routes=routes, listeners=listeners)
+            self._configuration = running.settled(self._configuration)
             self._running = running
 
     def stop(self, timeout: float = 5.0) -> None:

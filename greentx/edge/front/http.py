@@ -13,12 +13,12 @@ from .answers import CONTINUE
 from .connection import BrowserConnection
 from .entry import Entry
 from .events import Body, End, Event, Head, Message, Refused, Upgraded
+from .hosts import Hosts
 from .limits import Limits
 from .message_sockets import POLICY, asks_for_policy, is_ping
 from .messages import Own
 from .outgoing import MAX_BYTES
 from .requests import RequestReader
-from .routes import Routes
 from .sinks import Sink, WholeSink, sink_for
 from .streams import Piece
 from .turns import Turns
@@ -48,20 +48,20 @@ class HttpSide:
         "_connection",
         "_entry",
         "_head",
+        "_hosts",
         "_limits",
         "_own",
         "_pattern",
         "_peer",
         "_reader",
-        "_routes",
         "_sink",
         "_turns",
         "speaks_messages",
     )
 
-    def __init__(self, connection: BrowserConnection, routes: Routes[Entry], limits: Limits) -> None:
+    def __init__(self, connection: BrowserConnection, hosts: Hosts[Entry], limits: Limits) -> None:
         self._connection = connection
-        self._routes = routes
+        self._hosts = hosts
         self._limits = limits
         self._reader = RequestReader(limits)
         self._turns = Turns()
@@ -253,7 +253,9 @@ class HttpSide:
                 self._connection.side.feed(event.rest)
 
     def _begin(self, head: Head) -> bool:
-        found = self._routes.match(head.target.partition(b"?")[0])
+        hosts = self._hosts
+        routes = hosts.find(head.headers) if hosts.named else hosts.default
+        found = routes.match(head.target.partition(b"?")[0])
         if found is None:
             self._refuse(404, "nothing is served there", head_only=head.method == b"HEAD")
             return False
@@ -279,7 +281,7 @@ class HttpSide:
             connection.outgoing.add(POLICY)
             connection.end()
             return
-        found = self._routes.match(message.path)
+        found = self._hosts.default.match(message.path)
         if found is None:
             self._refuse(404, "nothing is served there")
             return

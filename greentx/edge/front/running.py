@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import gevent
 from gevent import socket
@@ -15,21 +15,22 @@ from ..listen_address import ListenAddress
 from .admission import Admission
 from .browsers import Browsers
 from .entry import Entry
+from .hosts import Hosts
 from .limits import Limits
 from .listeners import Listener, open_listeners
 from .patience import Times
 from .replies import Replies
-from .routes import Routes
 
 __all__ = ["Configuration", "Running"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Configuration:
     """What one start is told.
 
     Attributes:
-        routes: Handlers by route.
+        routes: Handlers by route, of the default host.
+        hosts: The same of other hosts, by name.
         listeners: Where to listen.
         limits, times: As there.
         admission: Bounds on connections, in all and of one address.
@@ -40,6 +41,7 @@ class Configuration:
     """
 
     routes: Mapping[str, Handler]
+    hosts: Mapping[str, Mapping[str, Handler]]
     listeners: Sequence[ListenAddress]
     limits: Limits
     times: Times
@@ -48,6 +50,12 @@ class Configuration:
     flow_control: bool
     believes: bool
     tls: ssl.SSLContext | None
+
+    @property
+    def handlers(self) -> tuple[Handler, ...]:
+        """Each once, in the order of their first routes."""
+        of_hosts = [handler for routes in self.hosts.values() for handler in routes.values()]
+        return tuple(dict.fromkeys([*self.routes.values(), *of_hosts]))
 
 
 class Running:
@@ -83,22 +91,34 @@ class Running:
 
     def _open(self, configuration: Configuration, replies: Replies) -> None:
         scheme = b"http" if configuration.tls is None else b"https"
-        for handler in configuration.routes.values():
-            if handler not in self.entries:
-                self.entries[handler] = Entry(
-                    self._context, handler, replies.reply, scheme, believes=configuration.believes
-                )
-        routes = Routes({path: self.entries[one] for path, one in configuration.routes.items()})
+        for handler in configuration.handlers:
+            self.entries[handler] = Entry(
+                self._context, handler, replies.reply, scheme, believes=configuration.believes
+            )
+        hosts = _hosts(configuration, self.entries)
         # Who can open a Unix socket is let in by the mode of its file: a proxy, which knows who its client is.
-        unix_routes = Routes({path: self.entries[one].believing() for path, one in configuration.routes.items()})
+        unix_hosts = _hosts(configuration, {handler: entry.believing() for handler, entry in self.entries.items()})
         self.listeners = open_listeners(configuration.listeners)
 
         def accept(listener: Listener, sock: socket.socket, address: str) -> None:
             is_unix = listener.is_unix
-            self.browsers.accept(sock, address, unix_routes if is_unix else routes, is_unix=is_unix)
+            self.browsers.accept(sock, address, unix_hosts if is_unix else hosts, is_unix=is_unix)
 
         for listener in self.listeners:
             listener.start(accept)
+
+    def settled(self, configuration: Configuration) -> Configuration:
+        """Return it with the endpoints and ports that were found."""
+
+        def of(routes: Mapping[str, Handler]) -> dict[str, Handler]:
+            return {path: self.entries[handler].handler for path, handler in routes.items()}
+
+        return dataclasses.replace(
+            configuration,
+            routes=of(configuration.routes),
+            hosts={name: of(routes) for name, routes in configuration.hosts.items()},
+            listeners=[one.address for one in self.listeners],
+        )
 
     def close(self, timeout: float) -> None:
         """Accept nothing more, wait for answers that are due for *timeout* seconds at the most, and close all."""
@@ -115,3 +135,10 @@ class Running:
                     entry.close()
         finally:
             self._context.close(linger=0)
+
+
+def _hosts(configuration: Configuration, entries: Mapping[Handler, Entry]) -> Hosts[Entry]:
+    def of(routes: Mapping[str, Handler]) -> dict[str, Entry]:
+        return {path: entries[handler] for path, handler in routes.items()}
+
+    return Hosts(of(configuration.routes), {name: of(routes) for name, routes in configuration.hosts.items()})
