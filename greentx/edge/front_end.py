@@ -33,6 +33,9 @@ _ATTEMPTS = 10
 # Between two looks whether the program is ready.
 _POLL_INTERVAL = 0.005
 
+# Of the time that the process has to end, for what it does without waiting for clients any more.
+_HURRY_SECONDS = 2.0
+
 T = TypeVar("T", bound="FrontEndProcess")
 
 
@@ -256,7 +259,8 @@ class FrontEndProcess:
         return self._process is None or self._process.wait(timeout)
 
     def stop(self, timeout: float = 5.0) -> None:
-        """End it and remove its folder. After *timeout* seconds of SIGTERM it gets SIGKILL.
+        """End it and remove its folder. After *timeout* seconds of SIGTERM it gets SIGKILL, and shortly before a second
+        SIGTERM.
 
         It may be started again. In a forked child nothing happens: the process belongs to the parent.
         """
@@ -307,7 +311,11 @@ class FrontEndProcess:
         try:
             if timeout > 0 and process.returncode is None:
                 process.send_signal(signal.SIGTERM)
-                process.wait(timeout)
+                hurry = min(timeout / 2, _HURRY_SECONDS)
+                if not process.wait(timeout - hurry):
+                    # The embedded one then waits for no client, but deletes what it has stored of bodies.
+                    process.send_signal(signal.SIGTERM)
+                    process.wait(hurry)
         finally:
             process.kill()
 

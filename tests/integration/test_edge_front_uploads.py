@@ -326,6 +326,18 @@ def test_a_front_end_that_stops_leaves_no_part_of_a_body(store):
         assert not store.files()
 
 
+def test_a_stop_that_is_cut_short_leaves_no_part_of_a_body(store):
+    """It waits for the body, and whoever cannot wait longer ends it."""
+    with at(store.settings) as (edge, handler), RawBrowser(edge) as browser:
+        browser.send(head(len(LARGE)) + LARGE[:LIMIT])
+        begun(handler, store)
+        stopping = gevent.spawn(edge.stop, 60.0)
+        gevent.sleep(0)
+        assert not stopping.ready()
+        stopping.kill()
+        assert not store.files()
+
+
 # -- streamed ----------------------------------------------------------------------------------------------------------
 
 

@@ -81,18 +81,23 @@ class Browsers:
         self._greenlets.spawn(self._admit, sock, address, hosts, is_unix)
 
     def end(self, timeout: float) -> None:
-        """Wait for the answers that are due, for *timeout* seconds at the most, and end all. Blocks this greenlet."""
+        """Wait for the answers that are due, for *timeout* seconds at the most, and end all. Blocks this greenlet.
+
+        Where it is killed while it waits it ends all then: what was stored of bodies would stay.
+        """
         deadline = time.monotonic() + timeout
         for connection in list(self._connections):
             if not connection.busy:
                 connection.abort()
-        while any(one.busy for one in self._connections) and time.monotonic() < deadline:
-            gevent.sleep(_TICK_SECONDS / 10)
-        for connection in list(self._connections):
-            connection.abort()
-        self._greenlets.join(self._times.linger)
-        self._greenlets.kill(timeout=self._times.linger)
-        self._ticker.kill()
+        try:
+            while any(one.busy for one in self._connections) and time.monotonic() < deadline:
+                gevent.sleep(_TICK_SECONDS / 10)
+        finally:
+            for connection in list(self._connections):
+                connection.abort()
+            self._greenlets.join(self._times.linger)
+            self._greenlets.kill(timeout=self._times.linger)
+            self._ticker.kill()
 
     def _admit(self, sock: socket.socket, address: str, hosts: Hosts[Entry], is_unix: bool) -> None:
         # Not in accept(): the loop may know already of others that have gone, and they make room.

@@ -24,12 +24,12 @@ __all__ = ["main"]
 
 # Between two looks whether our parent is there, where the system does not tell.
 _LOOK_SECONDS = 1.0
-# For answers that are due; who told us to end kills us when it has waited long enough.
+# For answers that are due; who told us to end tells us again when it has waited long enough.
 _END_SECONDS = 60.0
 
 
 def main(configuration: dict[str, Any]) -> int:
-    """Serve until SIGTERM or SIGINT, or until the parent has gone; return the exit code.
+    """Serve until SIGTERM or SIGINT, or until the parent has gone; return the exit code. A second one ends it at once.
 
     Args:
         configuration: As :class:`~greentx.edge.EdgeProcess` writes it.
@@ -41,9 +41,9 @@ def main(configuration: dict[str, Any]) -> int:
     logger.addHandler(output)
     logger.setLevel(configuration["log_level"])
     logger.propagate = False
-    ending = Event()
+    ending, hurry = Event(), Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, ending.set)
+        gevent.signal_handler(number, lambda: (hurry if ending.is_set() else ending).set())
     if not sys.platform.startswith("linux"):
         # Linux kills us then, see greentx.edge.process.
         gevent.spawn(_watch, configuration["parent"], ending)
@@ -62,7 +62,9 @@ def main(configuration: dict[str, Any]) -> int:
         return 1
     output.write(lines.ready())
     ending.wait()
-    edge.stop(_END_SECONDS)
+    stopping = gevent.spawn(edge.stop, _END_SECONDS)
+    gevent.wait([stopping, hurry], count=1)
+    stopping.kill()
     return 0
 
 

@@ -130,9 +130,11 @@ class Running:
                 listener.close()
             # In a program's last moments the hub itself closes, which can wait for nothing.
             if gevent.getcurrent() is not self._context.hub:
-                self.browsers.end(timeout)
-                for entry in self.entries.values():
-                    entry.close()
+                try:
+                    self.browsers.end(timeout)
+                finally:
+                    for entry in self.entries.values():
+                        entry.close()
         finally:
             self._context.close(linger=0)
 
