@@ -119,6 +119,7 @@ FIELDS: dict[str, tuple[bytes, int]] = {
     **{f"{byte:#x} in a value": (request(b"A: b%cc" % byte), 400) for byte in (*range(9), 11, 12, 14, 31, 127)},
     **{f"{byte:c} in a name": (request(b"A%cB: c" % byte), 400) for byte in b'"(),/;<=>?@[\\]{}'},
     "an unknown expectation": (request(b"Expect: 200-ok"), 417),
+    "an unknown expectation of a last request": (request(b"Expect: 200-ok", b"Connection: close"), 417),
     "an unknown expectation among others": (request(b"Expect: 100-continue, x", b"Content-Length: 1"), 417),
     "an unknown expectation in another line": (request(b"Expect: 100-continue", b"Expect: x"), 417),
     "an empty expectation": (request(b"Expect:"), 417),

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from clients_rig import SOCKETIO_CLIENTS, browsing, talking
-from front_ends import started
+from front_ends import FrontEnd
 from gunicorn_rig import Gunicorn, url_of
 from http_rig import Browser
 from spoken_program import SpokenProgram
@@ -23,37 +23,45 @@ from websocket_peer import HEAD, Peer
 from workers_rig import all_of, none_runs, wait_until, workers_of
 
 import greentx
-from greentx.edge import Mongrel2
 
-pytestmark = [pytest.mark.mongrel2, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 FOLDER = Path(__file__).parent
 APP = "wsgi_node:libraries()"
 
 
-def by_greentx(folder: Path, stack: ExitStack) -> SimpleNamespace:
+def by_greentx(front_end: FrontEnd, folder: Path, stack: ExitStack) -> SimpleNamespace:
     """``greentx serve --workers 3``."""
     environ = {**os.environ, "PYTHONPATH": str(Path(greentx.__file__).parent.parent)}
     options = ["--bind", "127.0.0.1:0", "--workers", "3", "--app-dir", str(FOLDER)]
+    options += ["--front-end", front_end.name]
     program = SpokenProgram([sys.executable, "-m", "greentx", "serve", APP, *options], folder, environ)
     stack.callback(program.close)
     port = program.wait_for(r"serving wsgi_node.* on http://127.0.0.1:(\d+)/").group(1)
     return SimpleNamespace(program=program, port=int(port))
 
 
-def by_gunicorn(folder: Path, stack: ExitStack) -> SimpleNamespace:
-    """``gunicorn -w 3``, behind a mongrel2 that was there before."""
-    mongrel2 = stack.enter_context(started(Mongrel2()))
-    program = Gunicorn(folder, url_of(mongrel2), "-w", "3", app=APP)
+def by_gunicorn(front_end: FrontEnd, folder: Path, stack: ExitStack) -> SimpleNamespace:
+    """``gunicorn -w 3``, behind a front end that was there before."""
+    front = stack.enter_context(front_end.started())
+    program = Gunicorn(folder, url_of(front), "-w", "3", app=APP)
     stack.callback(program.close)
-    return SimpleNamespace(program=program, port=mongrel2.port)
+    return SimpleNamespace(program=program, port=front.port)
 
 
-@pytest.fixture(scope="module", params=[by_greentx, by_gunicorn], ids=["greentx", "gunicorn"])
+# Each behind another front end: a combination takes half a minute.
+SITES = (
+    pytest.param((by_greentx, "edge"), id="greentx-edge"),
+    pytest.param((by_gunicorn, "mongrel2"), id="gunicorn-mongrel2", marks=pytest.mark.mongrel2),
+)
+
+
+@pytest.fixture(scope="module", params=SITES)
 def site(request: Any, tmp_path_factory: Any) -> Iterator[SimpleNamespace]:
     """One of both, with three workers that serve: its ``program``, and the ``port`` of its front end."""
     with ExitStack() as stack:
-        made = request.param(tmp_path_factory.mktemp("site"), stack)
+        serve, front_end = request.param
+        made = serve(FrontEnd(front_end), tmp_path_factory.mktemp("site"), stack)
         stack.callback(lambda: sys.stdout.write("".join(made.program.lines)))  # shown where it fails
         for _ in range(3):
             made.program.wait_for("greentx .* serves")

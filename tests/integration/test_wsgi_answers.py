@@ -12,22 +12,21 @@ from typing import Any
 
 import gevent
 import pytest
+from front_ends import FrontEnd
 from gevent.event import Event
 from http_rig import Browser, wait_until
 from wsgi_rig import AGAIN, Server, ask, see, serving, talk
 
 from greentx.errors import RemoteProtocolError
 
-pytestmark = pytest.mark.mongrel2
-
 TEXT = [("Content-Type", "text/plain")]
 App = Callable[[Any, Any], Any]
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Server]:
+def running(front_end: FrontEnd) -> Iterator[Server]:
     """One server for all, since a Mongrel2 answers its first request half a second after its start."""
-    with serving("greentx", None) as server:
+    with serving(front_end.name, None) as server:
         server.application = answering([b"hello"])
         see(server, ask())
         yield server
@@ -635,7 +634,9 @@ def test_a_second_start_may_say_another_length(server: Server) -> None:
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
 @pytest.mark.parametrize("kind", ["list", "generator"])
-def test_the_last_answer_before_a_stop_says_that_the_connection_ends(version: str, kind: str) -> None:
+def test_the_last_answer_before_a_stop_says_that_the_connection_ends(
+    front_end: FrontEnd, version: str, kind: str
+) -> None:
     """On each connection; the client does not send its next request into a server that has gone."""
     waiting = 0
     go = Event()
@@ -647,7 +648,7 @@ def test_the_last_answer_before_a_stop_says_that_the_connection_ends(version: st
         go.wait(5)
         return [b"hello"] if kind == "list" else iter([b"hello"])
 
-    with serving("greentx", application) as server:
+    with serving(front_end.name, application) as server:
         with Browser(server) as one, Browser(server) as two:
             for browser in (one, two):
                 browser.ask("/", "Connection: keep-alive", version=version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable
@@ -9,9 +10,8 @@ from typing import Any
 from wsgiref.validate import validator
 
 import pytest
-from wsgi_rig import SERVERS, ask, see, serving
-
-pytestmark = pytest.mark.mongrel2
+from front_ends import FrontEnd
+from wsgi_rig import KINDS, ask, see, serving
 
 App = Callable[[Any, Any], Any]
 TEXT = [("Content-Type", "text/plain")]
@@ -217,17 +217,21 @@ CASES: dict[str, tuple[App, list[tuple[str, bytes]]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def seen() -> dict[str, dict[str, list[Any]]]:
-    """What browsers saw of every case: by server, by case."""
-    found: dict[str, dict[str, list[Any]]] = {}
-    for kind in SERVERS:
-        with serving(kind, None) as server:
-            found[kind] = {}
-            for name, (application, requests) in CASES.items():
-                server.application = application
-                found[kind][name] = see(server, *requests)
+@functools.cache
+def seen_at(kind: str) -> dict[str, list[Any]]:
+    """What browsers saw of every case."""
+    found: dict[str, list[Any]] = {}
+    with serving(kind, None) as server:
+        for name, (application, requests) in CASES.items():
+            server.application = application
+            found[name] = see(server, *requests)
     return found
+
+
+@pytest.fixture(scope="module")
+def seen(front_end: FrontEnd) -> dict[str, dict[str, list[Any]]]:
+    """The same by server: gevent's and ours."""
+    return {"gevent": seen_at("gevent"), "greentx": seen_at(front_end.name)}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -236,7 +240,7 @@ def test_a_browser_sees_the_same(name: str, seen: dict[str, dict[str, list[Any]]
     assert seen["greentx"][name] == seen["gevent"][name]
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_pipelined_requests_are_answered_in_order(kind: str) -> None:
     """One at a time, and those behind a body, too."""
     requests = [ask(f"/{number}") for number in range(20)]
@@ -254,7 +258,7 @@ def test_pipelined_requests_are_answered_in_order(kind: str) -> None:
     assert end == "open"
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_result_is_closed_whatever_happens(kind: str, greenlet_errors: list[Any]) -> None:
     """Once, also where it failed."""
     blocks: list[Any]
@@ -276,7 +280,7 @@ def test_the_result_is_closed_whatever_happens(kind: str, greenlet_errors: list[
     greenlet_errors.clear()
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_failure_after_the_headers_raises_in_start_response(kind: str, greenlet_errors: list[Any]) -> None:
     """PEP 3333: with exc_info, once they were sent, the exception is raised again."""
     raised = []
@@ -298,7 +302,7 @@ def test_a_failure_after_the_headers_raises_in_start_response(kind: str, greenle
     assert len(raised) == 1
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_wsgiref_validates_it(kind: str) -> None:
     """What the server does to the application, and the application to the server."""
 
@@ -317,7 +321,7 @@ def test_wsgiref_validates_it(kind: str) -> None:
     assert server.errors.getvalue().count("a line\n") == 3
 
 
-def test_the_access_log_is_the_same() -> None:
+def test_the_access_log_is_the_same(front_end: FrontEnd) -> None:
     """Line for line, but for times; the length counts the head."""
     cases = [
         (answering([b"hello"]), ask("/a%20b?c=d")),
@@ -325,7 +329,7 @@ def test_the_access_log_is_the_same() -> None:
         (answering([], "204 No Content", []), ask("/none", "Connection: keep-alive", **HTTP10, method="DELETE")),
     ]
     lines: dict[str, list[str]] = {}
-    for kind in SERVERS:
+    for kind in ("gevent", front_end.name):
         with serving(kind, None) as server:
             for application, request in cases:
                 server.application = application
@@ -334,8 +338,8 @@ def test_the_access_log_is_the_same() -> None:
                 re.sub(r"\[[-0-9: ]+\]", "[now]", re.sub(r" \d+\.\d{6}$", " taken", line))
                 for line in server.log.getvalue().splitlines()
             ]
-    assert lines["greentx"] == lines["gevent"]
-    assert lines["greentx"][0] == '127.0.0.1 - - [now] "GET /a%20b?c=d HTTP/1.1" 200 106 taken'
+    assert lines[front_end.name] == lines["gevent"]
+    assert lines["gevent"][0] == '127.0.0.1 - - [now] "GET /a%20b?c=d HTTP/1.1" 200 106 taken'
 
 
 class _Writer:
@@ -346,7 +350,7 @@ class _Writer:
         self.lines.append(line)
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_logs_may_be_loggers_writers_or_nothing(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """As the ``log`` and ``error_log`` of gevent.pywsgi."""
     import logging

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import gevent.pywsgi
+import pytest
+from front_ends import FRONT_ENDS, FrontEnd
 from gevent import socket
 from http_rig import Browser
 
 import greentx.wsgi
 
-SERVERS = {"gevent": gevent.pywsgi.WSGIServer, "greentx": greentx.wsgi.WSGIServer}
+SERVERS = {
+    "gevent": gevent.pywsgi.WSGIServer,
+    "greentx": greentx.wsgi.WSGIServer,
+    "mongrel2": functools.partial(greentx.wsgi.WSGIServer, front_end="mongrel2"),
+    "edge": functools.partial(greentx.wsgi.WSGIServer, front_end="edge"),
+}
+#: What tests of all kinds of servers are parametrized by.
+KINDS = (pytest.param("gevent"), *FRONT_ENDS)
 
 AGAIN = "/is-it-still-open"
+
+
+@contextlib.contextmanager
+def behind(front_end: FrontEnd) -> Iterator[None]:
+    """Have the servers of kind ``greentx`` run behind that one."""
+    before, SERVERS["greentx"] = SERVERS["greentx"], SERVERS[front_end.name]
+    try:
+        yield
+    finally:
+        SERVERS["greentx"] = before
 
 
 class Server(SimpleNamespace):

@@ -269,6 +269,9 @@ class HeadParser:
         if len(codings) > 1:
             raise RemoteProtocolError("the only Transfer-Encoding that is served here is chunked", status=501)
         request.chunked = True
+        if coding != b"chunked":
+            # As handlers of streamed bodies know it: Mongrel2 hands on no other spelling of it as chunked.
+            request.headers = [(name, b"chunked" if name == _CODING else value) for name, value in request.headers]
 
     def _set_connection(self, request: Head, connection: bytes, known: dict[bytes, bytes]) -> None:
         options = connection_options(connection)

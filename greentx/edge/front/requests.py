@@ -154,6 +154,8 @@ class RequestReader:
             try:
                 head = self._heads.parse(data)
             except RemoteProtocolError:
+                # It may be the last request of a connection, behind which that parser reads nothing.
+                self._heads = HeadParser(self._limits)
                 return self._advance(data)  # which says what is wrong, or that it is no head
             events: list[Event] = []
             self._empty_lines = 0
