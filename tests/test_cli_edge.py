@@ -15,7 +15,7 @@ from typing import Any
 import gevent
 import gevent.subprocess
 import pytest
-from gevent import socket
+from gevent import socket, ssl
 from gevent.event import Event
 
 from greentx import Transceiver
@@ -149,6 +149,21 @@ def test_its_bounds_can_be_said(run, tmp_path):
         assert sock.recv(4096).startswith(b"HTTP/1.1 413 ")
     with socket.create_connection(("127.0.0.1", program.port), SECONDS):
         assert b"too many connections" in program.ask()
+
+
+def test_https_is_served_with_a_certificate(run, tmp_path):
+    """Its line says so."""
+    certificate = str(ROOT / "tests" / "data" / "localhost.pem")
+    program = run(
+        *("--bind", "127.0.0.1:0", "--handler", f"x={','.join(entry(tmp_path, 'x'))}"), "--certfile", certificate
+    )
+    assert f"listening on https://127.0.0.1:{program.port}/" in program.said
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(certificate)
+    with answering(tmp_path, "x"), socket.create_connection(("127.0.0.1", program.port), SECONDS) as plain:
+        with context.wrap_socket(plain, server_hostname="localhost") as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert b"".join(iter(lambda: sock.recv(4096), b"")).endswith(b"\r\n\r\nx")
 
 
 @pytest.mark.parametrize(

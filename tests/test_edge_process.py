@@ -14,11 +14,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
-from gevent import socket
+from gevent import socket, ssl
 from gevent.event import Event
 
 from greentx import Transceiver
@@ -29,6 +30,7 @@ from greentx.edge.output import Phase
 from greentx.errors import BindError, FrontEndError, FrontEndNotFound, LocalProtocolError
 
 SECONDS = 20.0
+CERTIFICATE = Path(__file__).parent / "data" / "localhost.pem"
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +140,24 @@ def test_what_is_due_is_answered_before_it_stops():
         ending.get(timeout=SECONDS)
         assert answer.get(timeout=SECONDS).endswith(b"\r\n\r\nhello")
         assert server.returncode == 0
+
+
+def test_tls_is_spoken_with_a_certificate(tmp_path):
+    """The url says so; a file that is missing is named at the start, and one that is none then, too."""
+    with EdgeProcess(certfile=CERTIFICATE) as server, answering(server, hello):
+        assert server.url == f"https://127.0.0.1:{server.port}/"
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(CERTIFICATE)
+
+        def connect(address: tuple[str, int], timeout: float) -> Any:
+            return context.wrap_socket(socket.create_connection(address, timeout), server_hostname="localhost")
+
+        assert ask(server, connect=connect).endswith(b"\r\n\r\nhello")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        EdgeProcess(certfile=tmp_path / "nowhere.pem").start()
+    (tmp_path / "empty.pem").write_text("")
+    with pytest.raises(FrontEndError, match=r"the embedded front end cannot start: .*empty\.pem"):
+        EdgeProcess(certfile=tmp_path / "empty.pem").start()
 
 
 def test_what_it_logs_comes_to_our_log_at_its_level(caplog):

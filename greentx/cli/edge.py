@@ -24,7 +24,7 @@ log = logging.getLogger("greentx.cli")
 _EVERYTHING = ("/", "*")
 
 # Options that are arguments of an Edge by the same name, where they were said.
-_OPTIONS = ("no_handler_timeout", "request_timeout", "max_connections", "max_per_address")
+_OPTIONS = ("no_handler_timeout", "request_timeout", "max_connections", "max_per_address", "max_upload")
 
 
 def add_parser(commands: Any) -> None:
@@ -95,6 +95,18 @@ def _add_browsers(options: Options) -> None:
     )
     group.add("--max-connections", metavar="N", type=read.count, help="in all; those beyond it get 503 at once (10000)")
     group.add("--max-per-address", metavar="N", type=read.count, help="of one client address (no other limit)")
+    group.add(
+        "--max-message-size",
+        metavar="BYTES",
+        type=read.size,
+        help="the largest message that a WebSocket may bring, as it travels; 0 means unlimited (1 MiB)",
+    )
+    group.add(
+        "--max-upload",
+        metavar="BYTES",
+        type=read.count,
+        help="the largest body, where upload.temp_store or upload.stream is set (2 GiB)",
+    )
 
 
 def _edge(arguments: argparse.Namespace) -> int:
@@ -111,6 +123,8 @@ def _edge(arguments: argparse.Namespace) -> int:
     from ..edge.embedded import check_installed
 
     options = {name: getattr(arguments, name) for name in _OPTIONS if getattr(arguments, name) is not None}
+    if arguments.max_message_size is not None:
+        options["max_message_size"] = arguments.max_message_size or None
     signals = Signals()
     with signals.watched():
         with errors_as_one_line():

@@ -11,7 +11,7 @@ import sys
 import gevent
 
 from ..handler.pinger import PING_SECONDS
-from . import front_end
+from . import front_end, site
 from .arguments import errors_as_one_line
 from .signals import Signals
 from .worker import EXIT_RELOAD
@@ -34,7 +34,7 @@ def supervise(arguments: argparse.Namespace) -> int:
         arguments: Those of ``greentx serve``. ``argv`` in them: as they were written. A worker reads these itself, and
             the environment, so that no option has to be handed on.
     """
-    from ..wsgi.listeners import TcpListener
+    from ..wsgi.listeners import Options, TcpListener
 
     signals = Signals()
     # The front end stays over all workers, so that requests wait in it while one is replaced.
@@ -45,7 +45,11 @@ def supervise(arguments: argparse.Namespace) -> int:
             with errors_as_one_line():
                 settings = front_end.settings(arguments)
                 which = arguments.front_end
-                listener = TcpListener(arguments.bind, settings=settings, front_end=which, **front_end.tls(arguments))
+                # Of the worker's options it knows how large a message may be.
+                options = Options(**site.bounds(arguments))
+                listener = TcpListener(
+                    arguments.bind, settings=settings, options=options, front_end=which, **front_end.tls(arguments)
+                )
                 listener.bind()
             (handler,) = listener.process.handlers
             url = f"mongrel2://{handler.sender}@?pull={handler.send_spec}&pub={handler.recv_spec}"
@@ -54,10 +58,10 @@ def supervise(arguments: argparse.Namespace) -> int:
             log.info("listening on %s", front_end.shown(listener))
         try:
             # A new interpreter and not a fork: modules that were imported cannot be forgotten reliably.
-            options = [word for url in urls for word in ("--entry", url)]
+            words = [word for url in urls for word in ("--entry", url)]
             if listener is not None:
-                options += _pings(arguments, listener.process.idle_seconds)
-            command = [sys.executable, "-m", "greentx", *_with_options(arguments.argv, options)]
+                words += _pings(arguments, listener.process.idle_seconds)
+            command = [sys.executable, "-m", "greentx", *_with_options(arguments.argv, words)]
             code = EXIT_RELOAD
             while code == EXIT_RELOAD and not signals.stop.is_set():
                 code = _run_worker(command, arguments, signals)
