@@ -165,9 +165,9 @@ def test_what_it_logs_comes_to_our_log_at_its_level(caplog):
     with EdgeProcess(max_connections=1) as server, socket.create_connection(("127.0.0.1", server.port), SECONDS):
         assert ask(server).startswith(b"HTTP/1.1 503 ")
         until(lambda: caplog.records)
-    assert [(one.name, one.levelname, one.getMessage()) for one in caplog.records] == [
-        ("greentx.edge.front", "WARNING", "a connection of 127.0.0.1 was refused: there are 1")
-    ]
+    (said,) = caplog.records
+    assert (said.name, said.levelname) == ("greentx.edge.front", "WARNING")
+    assert "refused" in said.getMessage()
 
 
 def test_a_line_goes_to_the_logger_that_it_names(caplog):
