@@ -68,9 +68,7 @@ ROWS: dict[str, tuple[bytes, Told | Differs]] = {
     ),
     "the absolute form": (
         line(b"GET http://other/a?q HTTP/1.1"),
-        Differs(
-            "The absolute form of the target", passes("GET //other/a QUERY=q"), passes("GET /a QUERY=q host=other")
-        ),
+        Differs("The absolute form", passes("GET //other/a QUERY=q"), passes("GET /a QUERY=q host=other")),
     ),
     "a method in small letters": (
         line(b"get / HTTP/1.1"),
