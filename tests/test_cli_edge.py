@@ -111,6 +111,21 @@ def test_routes_lead_to_handlers(run, tmp_path):
     assert program.end(signal.SIGINT)[0] == 0
 
 
+def test_it_listens_at_several_addresses_and_knows_hosts(run, tmp_path):
+    """A Unix socket among them; a host has routes of its own."""
+    options = [f"--handler={name}={','.join(entry(tmp_path, name))}" for name in ("one", "two")]
+    options += ["--route", "/=one", "--route", "x/=two", "--bind", "127.0.0.1:0", "--bind", f"unix:{tmp_path}/http"]
+    program = run(*options)
+    assert f"http://127.0.0.1:{program.port}/ and unix:{tmp_path}/http (embedded front end)" in program.said
+    with answering(tmp_path, "one"), answering(tmp_path, "two"):
+        assert program.ask().endswith(b"\r\n\r\ntwo")
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(f"{tmp_path}/http")
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n")
+            assert b"".join(iter(lambda: sock.recv(4096), b"")).endswith(b"\r\n\r\none")
+    assert program.end()[0] == 0
+
+
 def test_what_is_due_is_answered_before_it_ends_and_a_second_signal_ends_it_at_once(run, tmp_path):
     """Which one of both decides over a request that a handler has."""
     for second in (False, True):
@@ -177,6 +192,7 @@ def test_https_is_served_with_a_certificate(run, tmp_path):
         ),
         ("--handler a=*:1,*:2 --route /=b", "--route /=b: there is no --handler b=..."),
         ("--handler a=*:1,*:2 --route /=a --route /=a", "--route: two have the same path"),
+        ("--handler a=*:1,*:2 --route x/=a", "say where requests of other hosts go: --route PATH=NAME"),
         ("--handler a=*:1,*:2 --keyfile x", "--keyfile needs --certfile"),
         ("--handler a=*:1,*:2 --set limits.content_lenght=1", "did you mean 'limits.content_length'"),
         ("--handler a=*:1,*:2 --set control_port=1", "'control_port' means nothing to the embedded front end"),

@@ -22,6 +22,7 @@ __all__ = [
     "endpoint",
     "errors_as_one_line",
     "handler",
+    "listen_address",
     "methods",
     "origins",
     "peer",
@@ -137,12 +138,20 @@ def handler(text: str) -> Any:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def route(text: str) -> tuple[str, str]:
-    """Return the path and the name of ``PATH=NAME``."""
-    path, equals, name = text.rpartition("=")
-    if not (equals and name and (path == "*" or path.startswith(("/", "@", "<")))):
+def listen_address(text: str) -> str:
+    """Return *text*, which has to be where the embedded front end may listen."""
+    from ..edge.listen_address import ListenAddress  # it imports much, which only a server needs
+
+    return _checked(text, ListenAddress.parse)
+
+
+def route(text: str) -> tuple[str, str, str]:
+    """Return host, path and name of ``PATH=NAME`` or ``HOST/PATH=NAME``; the host may be ``""``."""
+    where, _, name = text.rpartition("=")
+    found = re.fullmatch(r"([^/@<*]*)([/@<].*|\*)", where)
+    if not (found and name):
         raise argparse.ArgumentTypeError(f"{text} is not PATH=NAME, such as /chat=chat: a path begins with / @ or <")
-    return path, name
+    return found[1], found[2], name
 
 
 def methods(text: str) -> list[str]:

@@ -57,10 +57,11 @@ def _add_handlers(options: Options) -> None:
     )
     group.add_repeated(
         "--route",
-        metavar="PATH=NAME",
+        metavar="[HOST]PATH=NAME",
         type=read.route,
         help="where requests go, by the beginning of their path or a pattern of Mongrel2's; @NAME is for JSON sockets, "
-        "<NAME for XML, '*' for OPTIONS *; may be repeated (one handler gets / and *)",
+        "<NAME for XML, '*' for OPTIONS *; example.org/=NAME is for one host; may be repeated (one handler gets / and "
+        "*)",
     )
     group.add(
         "--no-handler-timeout",
@@ -72,12 +73,12 @@ def _add_handlers(options: Options) -> None:
 
 def _add_browsers(options: Options) -> None:
     group = options.group("browsers")
-    group.add(
+    group.add_repeated(
         "--bind",
         metavar="ADDRESS",
-        type=read.address,
-        default=groups.DEFAULT_BIND,
-        help=f"where it listens: HOST:PORT, or a port of every address of this machine ({groups.DEFAULT_BIND})",
+        type=read.listen_address,
+        help="where it listens: HOST:PORT, or a port of every address of this machine, unix:/path, or fd://3; may be "
+        f"repeated ({groups.DEFAULT_BIND})",
     )
     group.add("--certfile", metavar="FILE", help="serve HTTPS with this certificate (PEM)")
     group.add("--keyfile", metavar="FILE", help="the certificate's key (in the same file)")
@@ -115,11 +116,10 @@ def _edge(arguments: argparse.Namespace) -> int:
     """
     arguments.fill_in(arguments, os.environ)
     log_to_stderr(arguments.log_level)
-    routes = _routes(arguments)
+    routes, hosts = _routes(arguments)
     if arguments.keyfile and not arguments.certfile:
         raise Failure("--keyfile needs --certfile", 2)
     # They import much, which the other commands do not need.
-    from ..edge.addresses import split_address
     from ..edge.embedded import check_installed
 
     options = {name: getattr(arguments, name) for name in _OPTIONS if getattr(arguments, name) is not None}
@@ -131,11 +131,10 @@ def _edge(arguments: argparse.Namespace) -> int:
             check_installed()
             from ..edge import Edge
 
-            host, port = split_address(arguments.bind)
             edge = Edge(
                 routes,
-                bind_addr=host,
-                port=port,
+                hosts=hosts,
+                listeners=arguments.bind or [groups.DEFAULT_BIND],
                 settings=front_end.settings(arguments),
                 **options,
                 **front_end.tls(arguments),
@@ -143,7 +142,7 @@ def _edge(arguments: argparse.Namespace) -> int:
             edge.start()
         try:
             handlers = "; ".join(f"{one.sender} at {one.send_spec} and {one.recv_spec}" for one in edge.handlers)
-            where = front_end.url((host, edge.port), tls=bool(arguments.certfile))
+            where = " and ".join(_shown(one, tls=bool(arguments.certfile)) for one in edge.addresses)
             log.info("listening on %s (embedded front end), for %s", where, handlers)
             signals.stop.wait()
             log.info("ending")
@@ -156,22 +155,33 @@ def _edge(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _routes(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the handlers by route."""
+def _shown(address: str, *, tls: bool) -> str:
+    from ..edge.listen_address import ListenAddress
+
+    parsed = ListenAddress.parse(address)
+    return address if parsed.host is None else front_end.url((parsed.host, parsed.port), tls=tls)
+
+
+def _routes(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the handlers by route, those of any host and those of one."""
     handlers = {one.sender: one for one in arguments.handler}
     if not handlers:
         raise Failure("say where handlers connect: --handler NAME=PUSH,SUB", 2)
     if len(handlers) < len(arguments.handler):
         raise Failure("--handler: two have the same name", 2)
-    routes = dict(arguments.route)
+    routes = {(host, path): name for host, path, name in arguments.route}
     if len(routes) < len(arguments.route):
         raise Failure("--route: two have the same path", 2)
     if not routes and len(handlers) == 1:
-        routes = dict.fromkeys(_EVERYTHING, next(iter(handlers)))
-    for path, name in routes.items():
+        routes = {("", path): name for path in _EVERYTHING for name in handlers}
+    found: dict[str, dict[str, Any]] = {"": {}}
+    for (host, path), name in routes.items():
         if name not in handlers:
-            raise Failure(f"--route {path}={name}: there is no --handler {name}=...", 2)
+            raise Failure(f"--route {host}{path}={name}: there is no --handler {name}=...", 2)
+        found.setdefault(host, {})[path] = handlers[name]
     for name in handlers:
         if name not in routes.values():
             raise Failure(f"--handler {name}: no --route leads to it; say --route PATH={name}", 2)
-    return {path: handlers[name] for path, name in routes.items()}
+    if not found[""]:
+        raise Failure("say where requests of other hosts go: --route PATH=NAME", 2)
+    return found.pop(""), found

@@ -8,10 +8,8 @@ import errno
 import ipaddress
 import os
 from collections.abc import Mapping
-from typing import Any
 
 from gevent import socket
-from gevent.baseserver import parse_address
 
 from ..errors import BindError, LocalProtocolError
 from ..transport.endpoints import bind_endpoint, endpoint_address, interface_address
@@ -26,7 +24,6 @@ __all__ = [
     "free_port",
     "numeric_host",
     "remove_socket",
-    "split_address",
     "tcp_address",
 ]
 
@@ -162,15 +159,6 @@ def every_host() -> str:
             sock.bind(("::1", 0))
             return "::"
     return "0.0.0.0"
-
-
-def split_address(address: Any) -> tuple[str, int]:
-    """Return the host and the port to listen on that an address means as gevent has it.
-
-    ``":8000"`` is every IPv4 address, ``8000`` and ``"8000"`` are every address. Raises ``ValueError``.
-    """
-    kind, (host, port, *_) = parse_address(address)
-    return every_host() if not host and kind == socket.AF_INET6 else host or "", port
 
 
 def free_port(host: str) -> int:
