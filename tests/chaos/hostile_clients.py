@@ -81,7 +81,7 @@ class Hostile:
             except OSError:
                 counting["reset"] += 1
             # One comes after the other; at least so long, so that nobody is starved of the machine itself.
-            gevent.sleep(random.uniform(0.02, 0.1))
+            gevent.sleep(random.uniform(0.1, 0.3))
 
 
 def ended(sock: socket.socket) -> str:

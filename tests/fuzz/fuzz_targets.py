@@ -16,6 +16,7 @@ from greentx.edge.front.events import Body, End, Event, Head, Upgraded
 from greentx.edge.front.events import Refused as RefusedRequest
 from greentx.edge.front.limits import Limits
 from greentx.edge.front.requests import RequestReader
+from greentx.edge.front.text import TextCheck
 from greentx.errors import ConnectionClosed, ConnectTimeout, GreentxError, RemoteProtocolError
 from greentx.handler.control import ADD_CONNECTION, DISCONNECT_PING, PING, REMOVE_CONNECTION, Commands
 from greentx.handler.uploads import DONE, START, UploadInterrupted, Uploads
@@ -34,6 +35,7 @@ from greentx.protocol.request import Request, parse_request
 from greentx.protocol.requests import build_request
 from greentx.protocol.websocket.deflate import DeflateConfig, PerMessageDeflate, accept, negotiate, parse_extensions
 from greentx.protocol.websocket.frames import (
+    CloseCode,
     Frame,
     FrameParser,
     MessageAssembler,
@@ -923,6 +925,64 @@ FRONT = Target(
     factor=80,  # a request of 30 bytes is a head and some texts, three times; a server reads one after the other
 )
 
+
+def read_front_frames(data: bytes) -> None:
+    """However the bytes are cut, the same messages come out; text that is not waited for would not have been text."""
+    whole, _ = _front_messages([data], checked=False)
+    for size in (7, 61, max(1, len(data))):
+        found, refused = _front_messages([data[at : at + size] for at in range(0, len(data), size)], checked=True)
+        assert whole[: len(found)] == found
+        rest = [message for message in whole[len(found) :] if message.opcode < Opcode.CLOSE]
+        if not refused:
+            assert len(found) == len(whole)
+        elif rest:
+            assert (rest[0].opcode, rest[0].rsvd) == (Opcode.TEXT, 0)
+            assert "\N{REPLACEMENT CHARACTER}" in rest[0].payload.decode(errors="replace")
+
+
+def _front_messages(pieces: Iterable[bytes], *, checked: bool) -> tuple[list[Frame], bool]:
+    """Read the pieces as the front end does; return the messages, and whether text was refused before it was whole."""
+    parser, assembler = FrameParser(require_mask=True, max_size=MAX_SIZE), MessageAssembler(max_size=MAX_SIZE)
+    text = TextCheck()
+    messages: list[Frame] = []
+    try:
+        for piece in pieces:
+            for frame in parser.feed(piece):
+                if checked:
+                    text.frame(frame)
+                message = assembler.add(frame)
+                if message is not None:
+                    messages.append(message)
+            parser.check()
+            if checked and text.concerns(parser.begun):
+                part = parser.beginning(text.seen)
+                if part is not None:
+                    text.part(part)
+    except RemoteProtocolError as error:
+        return messages, error.close_code == CloseCode.INVALID_DATA
+    return messages, False
+
+
+FRONT_FRAMES = Target(
+    "front-frames",
+    read_front_frames,
+    lambda: [
+        build_frame("tëxt€😀".encode(), Opcode.TEXT, mask=b"abcd"),
+        build_frame(b"\xce", Opcode.TEXT, fin=False, mask=b"abcd")
+        + build_frame(b"p", Opcode.PING, mask=b"abcd")
+        + build_frame(b"\xba", Opcode.CONT, mask=b"\0\0\0\0"),
+        build_frame(b"\xce\xba\xf4\x90\x80\x80edited", Opcode.TEXT, mask=b"abcd"),
+        build_frame(b"\xff" * 200, Opcode.TEXT, 4, mask=b"abcd"),
+        build_frame(b"\xff" * 200, Opcode.BINARY, mask=b"abcd") + build_frame(b"", Opcode.CONT, mask=b"abcd"),
+    ],
+    {
+        "text": lambda piece, size: build_frame(times(b"\xc3\xa4", min(size, MAX_SIZE)), Opcode.TEXT, mask=b"abcd"),
+        "unfinished": lambda piece, size: build_frame(bytes(size), Opcode.TEXT, mask=piece[:4].ljust(4))[:-1],
+        "fragments": lambda piece, size: b"\x01\x80abcd" + times(b"\x00\x81abcda", size),
+    },
+    factor=250,  # as with frames, in four ways
+)
+
 TARGETS = {
     one.name: one
     for one in (
@@ -939,5 +999,6 @@ TARGETS = {
         RELAY,
         SOCKETS,
         FRONT,
+        FRONT_FRAMES,
     )
 }
