@@ -82,6 +82,8 @@ class Context:
             context is still open. It has to end in :meth:`close`.
         linger: Seconds that messages not yet written to their connection may hold up :meth:`close`.
         max_message: Bytes of a message that comes in, for all sockets that are not told otherwise.
+        on_fork: Called in a forked child, which has to let go of descriptors that are not of this context. It must not
+            use ZeroMQ.
     """
 
     def __init__(
@@ -91,11 +93,13 @@ class Context:
         *,
         linger: float = 1.0,
         max_message: int = MAX_MESSAGE_SIZE,
+        on_fork: Callable[[], None] | None = None,
     ) -> None:
         self.owner = owner
         self.linger = linger
         self.max_message = max_message
         self._on_teardown = on_teardown
+        self._on_fork = on_fork
         # What close() has to close, whatever its owners forgot.
         self._sockets: list[zmq.Socket[bytes]] = []
         # Of calls that other native threads handed over: the greenlets that run them, and those that wait for them.
@@ -428,6 +432,8 @@ class Context:
         for watcher in self._watchers:
             watcher.stop()
         self._descriptors.close_inherited()
+        if self._on_fork is not None:
+            self._on_fork()
 
     def __repr__(self) -> str:
         state = "closed" if not self.open else f"{len(self._sockets)} sockets"

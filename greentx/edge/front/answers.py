@@ -7,10 +7,13 @@ from http import HTTPStatus
 
 from ...protocol.http1 import TEXT_TYPE, build_response, format_date
 
-__all__ = ["CONTINUE", "build_answer"]
+__all__ = ["CONTINUE", "RETRY", "build_answer"]
 
 #: To a client that waits with its body (RFC 9110, section 15.2.1).
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+#: Fields of a 503: a restart of a handler lasts about as long, in seconds.
+RETRY: Mapping[str, str] = {"Retry-After": "5"}
 
 
 def build_answer(

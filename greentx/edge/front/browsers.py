@@ -12,7 +12,7 @@ from gevent import socket
 from gevent.pool import Group
 
 from .admission import Admission
-from .answers import build_answer
+from .answers import RETRY, build_answer
 from .connection import BrowserConnection
 from .entry import Entry
 from .hosts import Hosts
@@ -29,6 +29,8 @@ log = logging.getLogger("greentx.edge.front")
 
 # Between two looks at the deadlines.
 _TICK_SECONDS = 0.25
+# Between two looks whether all that is due was written.
+_LEAVE_SECONDS = 0.01
 # Clients that are told at once that they are too many; those beyond them learn it by the end of their connection.
 _MAX_TURNED_AWAY = 64
 # Between two lines of the log about them.
@@ -86,18 +88,24 @@ class Browsers:
         Where it is killed while it waits it ends all then: what was stored of bodies would stay.
         """
         deadline = time.monotonic() + timeout
-        for connection in list(self._connections):
-            if not connection.busy:
-                connection.abort()
         try:
-            while any(one.busy for one in self._connections) and time.monotonic() < deadline:
-                gevent.sleep(_TICK_SECONDS / 10)
+            # Each is told, whatever the others say.
+            while any([not one.leave() for one in list(self._connections)]):  # noqa: C419
+                if time.monotonic() >= deadline:
+                    break
+                gevent.sleep(_LEAVE_SECONDS)
         finally:
             for connection in list(self._connections):
                 connection.abort()
             self._greenlets.join(self._times.linger)
             self._greenlets.kill(timeout=self._times.linger)
             self._ticker.kill()
+
+    def forget(self) -> None:
+        """Let go of all in a forked child, which has copies; the parent goes on with them."""
+        for connection in self._connections:
+            connection.forget()
+        self._connections.clear()
 
     def _admit(self, sock: socket.socket, address: str, hosts: Hosts[Entry], is_unix: bool) -> None:
         # Not in accept(): the loop may know already of others that have gone, and they make room.
@@ -146,7 +154,8 @@ class Browsers:
                     self._turned_away -= 1
 
     def _turn_away(self, sock: socket.socket) -> None:
-        sock.send(build_answer(503, "there are too many connections", timestamp=time.time()), 0, 0.0)
+        answer = build_answer(503, "there are too many connections", timestamp=time.time(), headers=RETRY)
+        sock.send(answer, 0, 0.0)
         sock.shutdown(socket.SHUT_WR)
         # What was not read would make a reset of the end, and the client might not see the answer.
         with gevent.Timeout(self._times.linger, False):

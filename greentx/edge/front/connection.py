@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import select
 import time
 from collections.abc import Callable
@@ -28,8 +29,8 @@ from gevent import socket
 from gevent.event import Event
 from gevent.monkey import get_original
 
-from ...errors import SendTimeout
-from .answers import build_answer
+from ...errors import ForkError, SendTimeout
+from .answers import RETRY, build_answer
 from .entry import Entry
 from .incoming import Incoming
 from .outgoing import MAX_BYTES, MAX_MESSAGES, Outgoing
@@ -82,6 +83,9 @@ class Side(Protocol):
 
     def expire(self) -> None:
         """The deadline has passed, and what waits is not being written. Must not block."""
+
+    def leave(self) -> None:
+        """The server stops: end the connection where nothing is due. Called again and again; must not block."""
 
     def grant(self, count: int) -> None:
         """A handler reads so many bytes more of a body. Must not block."""
@@ -136,11 +140,6 @@ class BrowserConnection:
         """When :meth:`expire` is to be called, by ``time.monotonic()``."""
         return self.patience.deadline
 
-    @property
-    def busy(self) -> bool:
-        """True while its client waits for something."""
-        return self.side.busy
-
     # -- for the owner, in any greenlet ------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
@@ -186,12 +185,26 @@ class BrowserConnection:
         else:
             self.side.expire()
 
+    def leave(self) -> bool:
+        """The server stops: end it where nothing is due; return whether all is written. Never blocks."""
+        self.side.leave()
+        return self.outgoing.over
+
     def look(self, now: float) -> None:
         """End it where it has been silent for too long; to be called every ``Silence.tick`` seconds. Never blocks."""
         outgoing = self.outgoing
         if self.patience.silent(self.read, outgoing.written, now, busy=self.side.busy or not outgoing.idle):
             log.debug("%r was silent for too long", self)
             self.abort()
+
+    def forget(self) -> None:
+        """Let go of it in a forked child, which has a copy; the parent goes on with it."""
+        # Whatever wakes its greenlet there finds it over, with nobody to tell.
+        self.side = _Gone()
+        self._told = None
+        self.incoming.forget()
+        self.outgoing.forget()
+        os.close(self._sock.detach())
 
     # -- for its sides -----------------------------------------------------------------------------------------------
 
@@ -218,7 +231,8 @@ class BrowserConnection:
     def refuse(self, status: int, reason: str, *, head_only: bool = False) -> None:
         """Answer for the front end, and end; the answers before it have to be whole (:meth:`wait`)."""
         if not self.outgoing.ending:
-            self.outgoing.add(build_answer(status, reason, timestamp=time.time(), head_only=head_only))
+            headers = RETRY if status == 503 else None
+            self.outgoing.add(build_answer(status, reason, timestamp=time.time(), head_only=head_only, headers=headers))
             self.end()
 
     def end(self) -> None:
@@ -247,8 +261,8 @@ class BrowserConnection:
         """Read until the end; blocks this greenlet."""
         try:
             self._read()
-        except OSError:
-            pass  # reset by the client
+        except (OSError, ForkError):
+            pass  # reset by the client; or let go of by a forked child
         finally:
             self.outgoing.drop()
             self.incoming.close()
@@ -313,3 +327,18 @@ def _has_ended(sock: BrowserSocket) -> bool:
     poll = _poll()
     poll.register(sock.fileno(), _SENDS_NOTHING_MORE)
     return bool(poll.poll(0))
+
+
+class _Gone:
+    """The side of a connection that is somebody else's."""
+
+    speaks_messages = busy = waiting = False
+
+    def feed(self, data: bytes) -> None: ...
+    def eof(self) -> None: ...
+    def wrote(self, data: bytes) -> None: ...
+    def expire(self) -> None: ...
+    def leave(self) -> None: ...
+    def grant(self, count: int) -> None: ...
+    def drop(self) -> None: ...
+    def close(self) -> None: ...

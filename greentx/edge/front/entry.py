@@ -22,8 +22,18 @@ log = logging.getLogger("greentx.edge.front")
 # Each is of a connection that has gone, and about a hundred bytes.
 _MAX_WAITING_NOTICES = 100_000
 
+# Of what no handler has room for, or none is there for: each connection waits with one message at the most.
+_MAX_WAITING_BYTES = 64 * 1024 * 1024
+
 # Seconds for the receiver to finish the message in hand.
 _STOP_SECONDS = 0.5
+
+
+@dataclasses.dataclass
+class _Waiting:
+    """Bytes of the messages that wait for a handler."""
+
+    size: int = 0
 
 
 class Entry:
@@ -56,6 +66,8 @@ class Entry:
         """
         self.messages = MessageBuilder(handler.sender, handler.protocol, scheme, believes=believes)
         self.raw = handler.raw_payload == 1
+        # Shared with what believing() returns.
+        self._waiting = _Waiting()
         self._pusher = Pusher(context, bind_endpoint(handler.send_spec or ("127.0.0.1", 0)))
         self._receiver, recv_spec = bind_subscriber(
             context,
@@ -80,15 +92,30 @@ class Entry:
         """Hand on a message; blocks this greenlet while no handler has room for it.
 
         Raises:
-            SendTimeout: No handler was connected for *timeout* seconds. The message will not be sent.
+            SendTimeout: No handler was connected for *timeout* seconds, or more waits already than may. The message
+                will not be sent.
         """
-        while not self._pusher.offer(message):
+        if self._pusher.offer(message):
+            return
+        waiting, size = self._waiting, len(message)
+        if waiting.size + size > _MAX_WAITING_BYTES:
+            raise SendTimeout(f"{waiting.size} bytes wait for handlers at {self.handler.send_spec}, which is the most")
+        waiting.size += size
+        try:
+            self._send_later(message, timeout)
+        finally:
+            waiting.size -= size
+
+    def _send_later(self, message: bytes, timeout: float | None) -> None:
+        while True:
             try:
                 self._pusher.send(message, timeout)
             except SendTimeout:
                 # One that is busy is waited for, as Mongrel2 does.
                 if not self._pusher.peers:
                     raise
+                if self._pusher.offer(message):
+                    return
             else:
                 return
 

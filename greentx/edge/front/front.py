@@ -220,9 +220,11 @@ class Edge:
                 left open.
             OSError: A file of TLS cannot be read.
             LocalProtocolError: One of them is not what it should be.
+            ForkError, ThreadError: It is started in the parent process, or in another native thread.
         """
         with self._changing:
             if self._running is not None:
+                self._running.check()
                 return
             running = Running(dataclasses.replace(self._configuration, tls=self._tls.load()))
             self._configuration = running.settled(self._configuration)
@@ -231,12 +233,19 @@ class Edge:
     def stop(self, timeout: float = 5.0) -> None:
         """Accept nothing more, wait for answers that are due for *timeout* seconds at the most, and close everything.
 
-        It may be started again.
+        WebSockets get close 1001. In a forked child nothing happens to its parent's. It may be started again.
+
+        Raises:
+            ThreadError: It was started in another native thread: stop it there.
         """
         with self._changing:
-            running, self._running = self._running, None
-            if running is not None:
-                running.close(timeout)
+            running = self._running
+            if running is None:
+                return
+            if not running.forked:
+                running.check()
+            self._running = None
+            running.close(timeout)
 
 
 def _addresses(bind_addr: str | None, port: int, listeners: Sequence[Listens]) -> list[ListenAddress]:

@@ -136,6 +136,11 @@ class HttpSide:
         else:
             self._refuse(408, "the request did not come in time")
 
+    def leave(self) -> None:
+        """End the connection as soon as nothing is due."""
+        if not self.busy:
+            self._connection.end()
+
     def grant(self, count: int) -> None:
         """Hand on more of the body in hand."""
         if self._sink is not None:

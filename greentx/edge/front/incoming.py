@@ -90,6 +90,10 @@ class Incoming:
         self._hub.wait(self._hub.loop.timer(0))
         return True
 
+    def forget(self) -> None:
+        """Have the loop look no more; for a forked child."""
+        self._watcher.stop()
+
     def close(self) -> None:
         """Let go of the loop; nobody may be in :meth:`receive`."""
         self._watcher.close()

@@ -57,6 +57,7 @@ class Listener:
         self.port = 0 if self.is_unix else int(sock.getsockname()[1])
         self._sock = sock
         self._greenlet: gevent.Greenlet[..., None] | None = None
+        self._watcher: Any = None
         self._file = None if address.path is None else _identity(address.path)
 
     def start(self, serve: Callable[[Listener, socket.socket, str], None]) -> None:
@@ -74,14 +75,20 @@ class Listener:
             with contextlib.suppress(OSError):
                 os.unlink(path)
 
+    def forget(self) -> None:
+        """Let go of it in a forked child, which has a copy; the parent goes on with it."""
+        if self._watcher is not None:
+            self._watcher.stop()
+        os.close(self._sock.detach())
+
     def _accept_all(self, serve: Callable[[Listener, socket.socket, str], None]) -> None:
         sock = self._sock
         hub = gevent.get_hub()
-        watcher = hub.loop.io(sock.fileno(), _READ)
+        self._watcher = hub.loop.io(sock.fileno(), _READ)
         is_full = False
         try:
             while True:
-                hub.wait(watcher)
+                hub.wait(self._watcher)
                 for _ in range(_IN_A_ROW):
                     try:
                         client, peer = sock.accept()
@@ -100,7 +107,7 @@ class Listener:
                     client.settimeout(None)
                     serve(self, client, "127.0.0.1" if self.is_unix else str(peer[0]).partition("%")[0])
         finally:
-            watcher.close()
+            self._watcher.close()
 
     def __repr__(self) -> str:
         return f"<Listener {self.address}>"

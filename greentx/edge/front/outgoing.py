@@ -143,6 +143,11 @@ class Outgoing:
             if self._on_written is not None:
                 self._on_written(size)
 
+    def forget(self) -> None:
+        """Write nothing more, and touch nothing; for a forked child."""
+        self.ending = self.over = True
+        self._waiting.clear()
+
     def _put(self, data: bytes, size: int) -> bool:
         """Write *data*, or let it wait, as *size* bytes; return whether the kernel took all of it."""
         sent = 0

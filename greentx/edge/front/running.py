@@ -71,7 +71,7 @@ class Running:
     """
 
     def __init__(self, configuration: Configuration) -> None:
-        self._context = Context("Edge", lambda: self.close(0), linger=0)
+        self._context = Context("Edge", lambda: self.close(0), linger=0, on_fork=self._forget)
         self.entries: dict[Handler, Entry] = {}
         self.listeners: list[Listener] = []
         replies = Replies(configuration.max_ids)
@@ -88,6 +88,11 @@ class Running:
         except BaseException:  # raised again
             self.close(0)
             raise
+
+    def _forget(self) -> None:
+        for listener in self.listeners:
+            listener.forget()
+        self.browsers.forget()
 
     def _open(self, configuration: Configuration, replies: Replies) -> None:
         scheme = b"http" if configuration.tls is None else b"https"
@@ -119,6 +124,15 @@ class Running:
             hosts={name: of(routes) for name, routes in configuration.hosts.items()},
             listeners=[one.address for one in self.listeners],
         )
+
+    @property
+    def forked(self) -> bool:
+        """True in a forked child: it is the parent's."""
+        return self._context.forked
+
+    def check(self) -> None:
+        """Raise ``ForkError`` in a forked child, ``ThreadError`` in another native thread than the one it is of."""
+        self._context.check_thread()
 
     def close(self, timeout: float) -> None:
         """Accept nothing more, wait for answers that are due for *timeout* seconds at the most, and close all."""

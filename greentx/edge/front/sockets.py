@@ -24,3 +24,6 @@ class BrowserSocket(Protocol):
 
     def close(self) -> None:
         """Close it."""
+
+    def detach(self) -> int:
+        """Return its descriptor, which belongs to the caller from now on; it is closed to all others."""

@@ -233,6 +233,10 @@ class TlsSocket:
         """Close it."""
         self._sock.close()
 
+    def detach(self) -> int:
+        """Return its descriptor; it is closed to all others."""
+        return int(self._sock.detach())
+
     def _begin(self, size: int) -> ssl.SSLObject | None:
         """Wait for the first bytes, and have them read as TLS; ``None`` where they are not, or never come."""
         data = self._sock.recv(size)

@@ -6,8 +6,8 @@ import logging
 
 import gevent
 
-from ...errors import RemoteProtocolError
-from ...protocol.websocket.frames import FrameParser, MessageAssembler, Opcode, build_close, build_frame
+from ...errors import RemoteProtocolError, SendTimeout
+from ...protocol.websocket.frames import CloseCode, FrameParser, MessageAssembler, Opcode, build_close, build_frame
 from .connection import BrowserConnection
 from .entry import Entry
 from .messages import FrameMessages
@@ -87,6 +87,9 @@ class WebSocketSide:
                 part = parser.beginning(text.seen)
                 if part is not None:
                     text.part(part)
+        except SendTimeout as error:
+            log.warning("%r was ended: %s", self._connection, error)
+            self._end(CloseCode.TRY_AGAIN_LATER, "handlers are busy")
         except RemoteProtocolError as error:
             log.debug("%r: %s", self._connection, error)
             self._fail(error)
@@ -97,6 +100,10 @@ class WebSocketSide:
     def expire(self) -> None:
         """It is silent."""
         self._connection.abort()
+
+    def leave(self) -> None:
+        """Say that the server goes."""
+        self._end(CloseCode.GOING_AWAY, "the server stops")
 
     def grant(self, count: int) -> None:
         """Frames are handed on as they come."""
@@ -111,9 +118,13 @@ class WebSocketSide:
         connection = self._connection
         connection.wait(lambda: self._accepted is not None)
         self._settle()
+        self._end(error.close_code, str(error))
+
+    def _end(self, code: int, reason: str) -> None:
+        connection = self._connection
         if not connection.outgoing.ending:
             if self._accepted:
-                connection.outgoing.add(build_frame(build_close(error.close_code, str(error)), Opcode.CLOSE))
+                connection.outgoing.add(build_frame(build_close(code, reason), Opcode.CLOSE))
             connection.end()
 
     def _settle(self) -> None:
