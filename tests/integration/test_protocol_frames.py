@@ -18,7 +18,6 @@ ASK = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
-RULES = "Frames that break the rules"
 
 
 def frame(payload: bytes, opcode: int = Opcode.TEXT, rsvd: int = 0, *, fin: bool = True) -> bytes:
@@ -62,33 +61,42 @@ ROWS: dict[str, tuple[bytes, list[str] | Differs]] = {
     "a megabyte": (frame(bytes(1 << 20), Opcode.BINARY), ["0x82 1048576 bytes"]),
     "a length that is not in its shortest form": (
         b"\x81\xfe\x00\x02" + frame(b"hi")[2:],
-        Differs(RULES, ["0x81 b'hi'"], ended(1002)),
+        Differs("Frames that break the rules", ["0x81 b'hi'"], ended(1002)),
     ),
-    "an opcode that nobody knows": (frame(b"x", 3), Differs(RULES, ["0x83 b'x'"], ended(1002))),
-    "a control opcode that nobody knows": (frame(b"x", 0xB), Differs(RULES, ["0x8B b'x'"], ended(1002))),
+    "an opcode that nobody knows": (frame(b"x", 3), Differs("Frames that break the rules", ["0x83 b'x'"], ended(1002))),
+    "a control opcode that nobody knows": (
+        frame(b"x", 0xB),
+        Differs("Frames that break the rules", ["0x8B b'x'"], ended(1002)),
+    ),
     "a reserved bit on a continuation": (
         frame(b"1", fin=False) + frame(b"2", Opcode.CONT, 4),
-        Differs(RULES, ["0x81 b'12'"], ended(1002)),
+        Differs("Frames that break the rules", ["0x81 b'12'"], ended(1002)),
     ),
     "text that is not UTF-8": (frame(b"\xff"), ["0x81 b'\\xff'"]),
     "the beginning of text that is not UTF-8": (
         frame(b"\xff", fin=False) + frame(b"x", Opcode.CONT),
-        Differs(RULES, ["0x81 b'\\xffx'"], ended(1007)),
+        Differs("Frames that break the rules", ["0x81 b'\\xffx'"], ended(1007)),
     ),
-    "a frame without a mask": (build_frame(b"x"), Differs(RULES, ended(), ended(1002))),
-    "a continuation of nothing": (frame(b"x", Opcode.CONT), Differs(RULES, ended(), ended(1002))),
+    "a frame without a mask": (build_frame(b"x"), Differs("Frames that break the rules", ended(), ended(1002))),
+    "a continuation of nothing": (
+        frame(b"x", Opcode.CONT),
+        Differs("Frames that break the rules", ended(), ended(1002)),
+    ),
     "a message inside another one": (
         frame(b"1", fin=False) + frame(b"2"),
-        Differs(RULES, ended(), ended(1002)),
+        Differs("Frames that break the rules", ended(), ended(1002)),
     ),
-    "a control frame in fragments": (frame(b"x", Opcode.PING, fin=False), Differs(RULES, ended(), ended(1002))),
+    "a control frame in fragments": (
+        frame(b"x", Opcode.PING, fin=False),
+        Differs("Frames that break the rules", ended(), ended(1002)),
+    ),
     "a control frame that is too long": (
         b"\x89\xfe\x00\x7e" + MASK + bytes(126),
-        Differs(RULES, ended(), ended(1002)),
+        Differs("Frames that break the rules", ended(), ended(1002)),
     ),
     "a length of 64 bits": (
         b"\x82\xff" + (1 << 63).to_bytes(8, "big") + MASK,
-        Differs(RULES, ended(), ended(1002)),
+        Differs("Frames that break the rules", ended(), ended(1002)),
     ),
 }
 
