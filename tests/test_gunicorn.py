@@ -156,6 +156,22 @@ def test_what_the_relay_is_told(monkeypatch):
     assert (made.serves, made.relay) == ("mongrel2://a@one, mongrel2://b@two", "")
 
 
+def test_the_relay_may_have_a_front_end_of_its_own(monkeypatch):
+    """In the place of a Mongrel2 that runs; what does not go together is refused, by its names."""
+    monkeypatch.delenv(CONNECT_VARIABLE, raising=False)
+    made = plan(raw_env=["GREENTX_BIND=127.0.0.1:8000", "GREENTX_FRONT_END=edge"])
+    assert list(made.words) == ["--bind=127.0.0.1:8000", "--front-end=edge"]
+    assert made.serves == "front end at 127.0.0.1:8000"
+    url = "GREENTX_CONNECT=mongrel2://a@one"
+    for said, message in (
+        (["GREENTX_BIND=:80", url], "GREENTX_BIND and GREENTX_CONNECT exclude each other"),
+        (["GREENTX_FRONT_END=edge", url], "GREENTX_FRONT_END is about a front end of our own"),
+        (["GREENTX_FRONT_END=nginx", "GREENTX_BIND=:80"], "GREENTX_FRONT_END is 'nginx': .* is unknown"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plan(raw_env=said)
+
+
 def test_what_belongs_to_a_relay_elsewhere_is_not_said_here(monkeypatch):
     """It would be without effect."""
     monkeypatch.delenv(CONNECT_VARIABLE, raising=False)

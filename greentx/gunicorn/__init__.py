@@ -8,6 +8,8 @@ settings are, by a name in gunicorn's configuration file or by a variable of the
 
 ============================  ==================================================================================
 ``greentx_connect``           the URL; several of them, in a list or with spaces in between, are served at once
+``greentx_bind``              in its place ``HOST:PORT``, where a front end of our own listens
+``greentx_front_end``         which one that is: ``mongrel2``, ``edge`` (the embedded one), or ``auto``
 ``greentx_origins``           ``origins`` of :class:`~greentx.wsgi.WSGIServer`: a list, or a text with commas or
                               spaces in between: ``same``, ``https://example.org``, ``none`` for programs
 ``greentx_max_message_size``  bytes of a WebSocket message; 0 sets no limit

@@ -14,7 +14,7 @@ from .settings import CONNECT_VARIABLE, find_settings, parse_settings
 __all__ = ["Plan", "make_plan"]
 
 # What belongs to the relay, wherever that is; workers need the bounds and the store as well.
-_OF_RELAY = ("connect", "max_message_size", "origins", "ping_timeout", "retry")
+_OF_RELAY = ("bind", "front_end", "connect", "max_message_size", "origins", "ping_timeout", "retry")
 _OF_BOTH = ("max_pending_bytes", "max_queue_bytes", "upload_store")
 _CONTROL = ("control", "control_allow", "curve_secret", "curve_allow")
 
@@ -69,12 +69,17 @@ def make_plan(cfg: Any) -> Plan:
         # The control socket of a worker: with several of them the port is 0.
         node |= {"rep_port": False} if control is None else control
         return Plan(serves=f"the relay at {relay}", relay=relay, node=node, server=server)
-    if not settings.get("connect"):
+    if settings.get("bind"):
+        if settings.get("connect"):
+            raise ValueError(f"{found['bind'][0]} and {found['connect'][0]} exclude each other")
+    elif not settings.get("connect"):
         raise ValueError(f"{CONNECT_VARIABLE} is not set: mongrel2://SENDER@HOST?pull=9999&pub=9998")
-    for url in settings["connect"]:
+    for url in settings.get("connect", ()):
         parse_url(url)
+    if "front_end" in settings and not settings.get("bind"):
+        raise ValueError(f"{found['front_end'][0]} is about a front end of our own (GREENTX_BIND)")
     return Plan(
-        serves=", ".join(settings["connect"]),
+        serves=", ".join(settings.get("connect") or [f"front end at {settings['bind']}"]),
         words=tuple(_words(settings)),
         node={**node, "rep_port": False},
         server=server,

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
+from ..edge.choice import choose
+from ..errors import FrontEndNotFound
 from ..protocol.websocket.origins import parse_origins
 from ..transport.endpoints import connect_endpoint
 
@@ -64,17 +66,26 @@ def _origins(value: Any) -> list[str | None] | None:
     return parse_origins(value) if value else None
 
 
+def _front_end(value: Any) -> str:
+    try:
+        return choose(value)
+    except FrontEndNotFound as error:
+        raise ValueError(str(error)) from error
+
+
 def _mongrel2s(value: Any) -> None:
     raise ValueError("workers of gunicorn start no mongrel2; set it in the configuration of yours")
 
 
 # By what follows "greentx_": what is made of a value, be it a text or what a configuration file may say instead.
 _SETTINGS: dict[str, Callable[[Any], Any]] = {
+    "bind": str,
     "connect": _texts,
     "control": str,
     "control_allow": _texts,
     "curve_allow": _texts,
     "curve_secret": str,
+    "front_end": _front_end,
     "max_message_size": _bytes_or_none,
     "max_pending_bytes": _bytes,
     "max_queue_bytes": _bytes,
