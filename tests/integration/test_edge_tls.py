@@ -17,6 +17,7 @@ from gevent import socket
 from http_rig import SENDER, Browser, serving, transceiver, wait_until
 
 from greentx.edge import Edge, Handler
+from greentx.edge.config import DEFAULT_SETTINGS
 from greentx.errors import LocalProtocolError
 from greentx.protocol.websocket.frames import FrameParser, build_frame
 
@@ -247,6 +248,12 @@ def test_certificates_of_clients_are_checked_and_told_as_mongrel2_tells_them(ver
                 browser.get("/")
 
 
+def test_the_settings_that_every_mongrel2_is_started_with_are_accepted():
+    """As a whole, since a program may hand the same ones to both front ends."""
+    with served(make(settings=DEFAULT_SETTINGS)) as edge, TlsBrowser(edge) as browser:
+        assert browser.get("/").status == 200
+
+
 def test_a_context_is_used_as_it_is():
     """In place of files."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -301,6 +308,7 @@ def test_the_certificate_is_read_at_each_start(tmp_path):
         ({"ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)}, "has a certificate of its own"),
         ({"certfile": None, "ssl_context": 1}, "not an ssl.SSLContext"),
         ({"settings": {"ssl.verify_required": 1}}, "needs ssl.ca_chain"),
+        ({"settings": {"ssl_ciphers": "TLS-RSA-WITH-AES-128-CBC-SHA"}}, "give an ssl_context"),
         ({"settings": {"ssl.verify_optional": "yes"}}, "write 1 or 0"),
         ({"certfile": None, "settings": {"ssl.ca_chain": CLIENT}}, "ssl.ca_chain needs a certfile"),
     ],

@@ -127,6 +127,11 @@ class Edge:
         # Those that every server is started with say how Mongrel2 works, and what holds here in any case.
         for name in (settings or {}).keys() - _SETTINGS - DEFAULT_SETTINGS.keys():
             raise LocalProtocolError(f"setting {name!r} means nothing to the embedded front end")
+        if checked["ssl_ciphers"] != DEFAULT_SETTINGS["ssl_ciphers"]:
+            # Ignored it would leave a server with other ciphers than it was told to have.
+            raise LocalProtocolError(
+                "setting 'ssl_ciphers' has names of Mongrel2's library: give an ssl_context that has its ciphers set"
+            )
         self._tls = TlsFiles(certfile, keyfile, ssl_context, checked)
         # Held, so that the descriptors of those that are sockets stay theirs.
         self._given = tuple(listeners)
