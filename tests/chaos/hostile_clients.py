@@ -239,7 +239,7 @@ def never_reads(one: Hostile) -> str:
     """Asks for much, and reads nothing."""
     with one.connect(receive_buffer=4096) as sock:
         sock.sendall(b"GET /echo/a?size=2000000 HTTP/1.1\r\nHost: a\r\n\r\n")
-        gevent.sleep(5)  # and then it has gone
+        gevent.sleep(random.uniform(3, 7))  # and then it has gone; not all at once
     return "left"
 
 
