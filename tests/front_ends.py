@@ -8,6 +8,7 @@ the half with the embedded one is what runs. Where they differ on purpose, a tes
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,18 @@ import pytest
 if TYPE_CHECKING:
     from greentx.edge import Handler
 
-__all__ = ["FRONT_ENDS", "ONLY_MONGREL2", "Differs", "FrontEnd", "StartFrontEnd", "started"]
+__all__ = ["FRONT_ENDS", "ONE_FRONT_END", "ONLY_MONGREL2", "Differs", "FrontEnd", "StartFrontEnd", "started"]
 
 #: What tests are parametrized by.
 FRONT_ENDS = (pytest.param("mongrel2", marks=pytest.mark.mongrel2), pytest.param("edge"))
 
 #: For a test of what only Mongrel2 has.
 ONLY_MONGREL2 = pytest.mark.parametrize("front_end", FRONT_ENDS[:1], indirect=True)
+
+#: For a slow test of what a front end has little part in: the real one, or the embedded one where there is no other.
+ONE_FRONT_END = pytest.mark.parametrize(
+    "front_end", FRONT_ENDS[:1] if shutil.which("mongrel2") else FRONT_ENDS[1:], indirect=True
+)
 
 StartFrontEnd = Callable[..., Any]
 

@@ -12,6 +12,7 @@ import time
 
 import gevent
 import pytest
+from front_ends import ONE_FRONT_END
 from gevent import socket, subprocess
 from websocket_rig import RawClient, until
 
@@ -409,6 +410,7 @@ class Program:
         self.end()
 
 
+@ONE_FRONT_END
 @pytest.mark.parametrize(
     ("way", "patched"),
     [(way, False) for way in WAYS]
@@ -436,6 +438,7 @@ def test_whatever_way_a_program_leaves_its_websockets_are_told(server, way, patc
         client.close()
 
 
+@ONE_FRONT_END
 @pytest.mark.parametrize("patched", [False, True], ids=["plain", "patched"])
 @pytest.mark.parametrize("fork", ["os.fork()", "gevent.os.fork()", "multiprocessing"])
 def test_a_forked_child_gets_errors_and_the_parent_goes_on(server, fork, patched):
