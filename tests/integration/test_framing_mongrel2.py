@@ -141,11 +141,8 @@ HANDSHAKE = (
 
 
 @pytest.mark.parametrize("kind", ["handler", "wsgi"])
-def test_a_handshake_whose_end_is_in_doubt_is_refused(front_end, start_front_end, kind, caplog):
-    """400, for handlers and WSGI alike, without a traceback; one that says that it has no body is let in.
-
-    One with a body is not a handshake to the edge: it goes on as any other request.
-    """
+def test_a_handshake_whose_end_is_in_doubt_is_refused(start_front_end, kind, caplog):
+    """400, for handlers and WSGI alike, without a traceback; one that says that it has no body is let in."""
     server = start_front_end({"/": Handler(SENDER)})
     seen = []
 
@@ -171,7 +168,8 @@ def test_a_handshake_whose_end_is_in_doubt_is_refused(front_end, start_front_end
         for lines in (
             b"Content-Length: abc\r\n",
             b"a\x02: b\r\n",
-            *((b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n") if not front_end.is_edge else ()),
+            b"Content-Length: 5\r\n",
+            b"Transfer-Encoding: chunked\r\n",
         ):
             with Browser(server) as browser:
                 browser.send(HANDSHAKE % lines)
