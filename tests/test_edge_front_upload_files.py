@@ -138,7 +138,7 @@ class Stopped:
 def test_a_body_that_no_handler_was_told_the_end_of_is_deleted(template):
     """Also where the greenlet is killed that waits for one."""
     request = Head(b"POST", b"/", b"HTTP/1.1", [], content_length=3)
-    sink = StoredSink(Stopped(), request, UploadSettings(template), 2)
+    sink = StoredSink(Stopped(), lambda size: True, request, UploadSettings(template), 2)
     sink.pause()
     assert [name for name, _ in request.headers] == [START]
     assert len(os.listdir(os.path.dirname(template))) == 1

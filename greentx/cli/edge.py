@@ -24,7 +24,7 @@ log = logging.getLogger("greentx.cli")
 _EVERYTHING = ("/", "*")
 
 # Options that are arguments of an Edge by the same name, where they were said.
-_OPTIONS = ("no_handler_timeout", "request_timeout", "max_connections", "max_per_address", "max_upload")
+_OPTIONS = ("no_handler_timeout", "request_timeout", "max_connections", "max_per_address", "max_upload", "max_kept")
 
 
 def add_parser(commands: Any) -> None:
@@ -100,7 +100,13 @@ def _add_browsers(options: Options) -> None:
         "--max-message-size",
         metavar="BYTES",
         type=read.size,
-        help="the largest message that a WebSocket may bring, as it travels; 0 means unlimited (1 MiB)",
+        help="the largest message that a WebSocket may bring, as it travels; 0 means unlimited (16 MiB)",
+    )
+    group.add(
+        "--max-kept",
+        metavar="BYTES",
+        type=read.count,
+        help="what all clients together may send of bodies and messages that are not whole (256 MiB)",
     )
     group.add(
         "--max-upload",

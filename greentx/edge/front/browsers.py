@@ -13,6 +13,7 @@ from gevent.pool import Group
 
 from .admission import Admission
 from .answers import RETRY, build_answer
+from .budget import Budget
 from .connection import BrowserConnection
 from .entry import Entry
 from .hosts import Hosts
@@ -43,6 +44,7 @@ class Browsers:
     Args:
         admission: Counts them.
         replies: Knows them by their ids.
+        budget: Of what they keep.
         tls: What they have to speak.
         flow_control: As for :class:`~.connection.BrowserConnection`.
     """
@@ -53,6 +55,7 @@ class Browsers:
         replies: Replies,
         limits: Limits,
         times: Times,
+        budget: Budget,
         tls: ssl.SSLContext | None = None,
         *,
         flow_control: bool = False,
@@ -61,6 +64,7 @@ class Browsers:
         self._replies = replies
         self._limits = limits
         self._times = times
+        self._budget = budget
         self._tls = tls
         self._flow_control = flow_control
         self._connections: set[BrowserConnection] = set()
@@ -123,7 +127,9 @@ class Browsers:
             with contextlib.suppress(OSError):  # it has gone
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         stream: BrowserSocket = sock if self._tls is None else TlsSocket(sock, self._tls, address)
-        connection = BrowserConnection(stream, address, self._replies, self._times, flow_control=self._flow_control)
+        connection = BrowserConnection(
+            stream, address, self._replies, self._times, self._budget, flow_control=self._flow_control
+        )
         connection.side = side = HttpSide(connection, hosts, self._limits)
         if isinstance(stream, TlsSocket):
             stream.on_ready = side.identify

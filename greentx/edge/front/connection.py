@@ -31,6 +31,7 @@ from gevent.monkey import get_original
 
 from ...errors import ForkError, SendTimeout
 from .answers import RETRY, build_answer
+from .budget import Budget
 from .entry import Entry
 from .incoming import Incoming
 from .outgoing import MAX_BYTES, MAX_MESSAGES, Outgoing
@@ -103,6 +104,7 @@ class BrowserConnection:
     Args:
         sock: Belongs to it from here on.
         address: Of the client, as text.
+        budget: Of all connections.
         flow_control: As ``download.flow_control`` of Mongrel2: bytes that wait are bounded in place of messages, and
             handlers are told what was written.
 
@@ -118,7 +120,14 @@ class BrowserConnection:
     side: Side
 
     def __init__(
-        self, sock: BrowserSocket, address: str, owner: Owner, times: Times, *, flow_control: bool = False
+        self,
+        sock: BrowserSocket,
+        address: str,
+        owner: Owner,
+        times: Times,
+        budget: Budget,
+        *,
+        flow_control: bool = False,
     ) -> None:
         self.address = address
         self.conn_id = 0
@@ -128,6 +137,8 @@ class BrowserConnection:
         self.read = 0
         self._sock = sock
         self._owner = owner
+        self._budget = budget
+        self._kept = 0
         # Who was sent the last request, or what came of it.
         self._told: Entry | None = None
         # An answer is whole, or what waited was written.
@@ -208,6 +219,15 @@ class BrowserConnection:
 
     # -- for its sides -----------------------------------------------------------------------------------------------
 
+    def keep(self, size: int) -> bool:
+        """Count what is kept of what is not whole; False where all connections together would keep too much."""
+        if size != self._kept:
+            if not self._budget.change(self._kept, size):
+                log.warning("%r is ended: all clients together send more at once than may be kept", self)
+                return False
+            self._kept = size
+        return True
+
     def register(self) -> None:
         """Have an id from now on."""
         self.conn_id = self.conn_id or self._owner.register(self)
@@ -269,6 +289,7 @@ class BrowserConnection:
             self._sock.close()
             self.side.close()
             self._owner.unregister(self)
+            self.keep(0)
             if self._told is not None and not self._is_closed_by_handler:
                 self._told.notify(self._told.messages.disconnect(self.conn_id))
 

@@ -90,8 +90,10 @@ class Edge:
             all.
         max_upload: Bytes of a body that is stored or streamed; beyond it the answer is 413. ``None`` is 2 GiB less one
             byte, since Mongrel2 and handlers know no larger ones.
-        max_message_size: Bytes of a WebSocket message as it travels; a larger one ends its WebSocket (1009). It is what
-            a Transceiver takes by default, inflated; ``None`` sets no limit, as in Mongrel2.
+        max_message_size: Bytes of a WebSocket message as it travels; a larger one ends its WebSocket (1009). Handlers
+            have limits of their own, a Transceiver 1 MiB by default. ``None`` sets no limit, as in Mongrel2.
+        max_kept: Bytes of bodies and messages that are not whole, of all connections together, beyond the first 64 KiB
+            of each. The one that would be beyond it ends, with 503 or 1013.
 
     Raises:
         LocalProtocolError: (a ``ValueError``) a value that cannot be used; the message names it.
@@ -115,7 +117,8 @@ class Edge:
         max_connections: int = 10_000,
         max_per_address: int | None = None,
         max_upload: int | None = None,
-        max_message_size: int | None = 1024 * 1024,
+        max_message_size: int | None = 16 * 1024 * 1024,
+        max_kept: int = 256 * 1024 * 1024,
     ) -> None:
         handlers = dict({"/": Handler(SERVER_UUID)} if routes is None else routes)
         if not handlers:
@@ -147,6 +150,7 @@ class Edge:
                 silence=Silence.of(checked),
             ),
             admission=(max_connections, max_per_address),
+            max_kept=max_kept,
             max_ids=_number(checked, "limits.handler_targets", MAX_CONN_IDS),
             flow_control=_number(checked, "download.flow_control", 0) != 0,
             believes=_number(checked, "no_clobber_xff", 0) != 0,

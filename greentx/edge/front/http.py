@@ -236,7 +236,7 @@ class HttpSide:
                     return
             elif isinstance(event, Body):
                 if self._sink is None:
-                    self._sink = WholeSink(self)
+                    self._sink = WholeSink(self, self._connection.keep)
                 self._sink.add(event.data)
             elif isinstance(event, End):
                 if self._sink is None:

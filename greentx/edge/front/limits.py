@@ -96,7 +96,7 @@ class Limits:
     header_count: int = 1280
     content_length: int = int(DEFAULT_SETTINGS["limits.content_length"])
     uploads: UploadSettings = UploadSettings()
-    message_size: int | None = 1024 * 1024
+    message_size: int | None = 16 * 1024 * 1024
     relaxed: bool = False
 
     def __post_init__(self) -> None:
@@ -120,7 +120,7 @@ class Limits:
         settings: Mapping[str, int | str],
         *,
         max_upload: int | None = None,
-        message_size: int | None = 1024 * 1024,
+        message_size: int | None = 16 * 1024 * 1024,
     ) -> Limits:
         """Return the limits that settings of Mongrel2 say (``limits.content_length``); others are ignored.
 

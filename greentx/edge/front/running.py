@@ -14,6 +14,7 @@ from ..config import Handler
 from ..listen_address import ListenAddress
 from .admission import Admission
 from .browsers import Browsers
+from .budget import Budget
 from .entry import Entry
 from .hosts import Hosts
 from .limits import Limits
@@ -34,6 +35,7 @@ class Configuration:
         listeners: Where to listen.
         limits, times: As there.
         admission: Bounds on connections, in all and of one address.
+        max_kept: Bytes of what is not whole, of all of them.
         max_ids: Of one reply.
         flow_control: ``download.flow_control``.
         believes: ``no_clobber_xff``.
@@ -46,6 +48,7 @@ class Configuration:
     limits: Limits
     times: Times
     admission: tuple[int, int | None]
+    max_kept: int
     max_ids: int
     flow_control: bool
     believes: bool
@@ -80,6 +83,7 @@ class Running:
             replies,
             configuration.limits,
             configuration.times,
+            Budget(configuration.max_kept),
             configuration.tls,
             flow_control=configuration.flow_control,
         )

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 import gevent
 
@@ -22,6 +23,9 @@ from .uploads import UploadFile
 __all__ = ["Exchange", "Sink", "StoredSink", "StreamedSink", "WholeSink", "sink_for"]
 
 log = logging.getLogger("greentx.edge.front")
+
+# As BrowserConnection.keep.
+Keep: TypeAlias = Callable[[int], bool]
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -74,24 +78,32 @@ class Sink(Protocol):
 class WholeSink:
     """The body comes in the request's message."""
 
-    __slots__ = ("_exchange", "_pieces")
+    __slots__ = ("_exchange", "_keep", "_pieces", "_size")
 
     announced = False
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, keep: Keep) -> None:
         self._exchange = exchange
+        self._keep = keep
         self._pieces: list[bytes] = []
+        self._size = 0
 
     def add(self, data: bytes) -> None:
         """Keep it."""
-        self._pieces.append(data)
+        self._size += len(data)
+        if self._keep(self._size):
+            self._pieces.append(data)
+        else:
+            self._exchange.fail(503, "too much is sent at once")
 
     def pause(self) -> None:
         """There is always room: a body has a bound."""
 
     def end(self) -> None:
         """Hand the request on."""
-        self._exchange.hand_over(b"".join(self._pieces))
+        body = b"".join(self._pieces)
+        self.drop()
+        self._exchange.hand_over(body)
 
     def grant(self, count: int) -> None:
         """Nothing is read by pieces."""
@@ -99,10 +111,11 @@ class WholeSink:
     def drop(self) -> None:
         """Forget it."""
         self._pieces.clear()
+        self._keep(0)
 
     def close(self) -> None:
         """Forget it."""
-        self._pieces.clear()
+        self.drop()
 
 
 class StoredSink:
@@ -118,14 +131,16 @@ class StoredSink:
         "_head",
         "_inline",
         "_is_dropped",
+        "_keep",
         "_pieces",
         "_settings",
         "_size",
         "announced",
     )
 
-    def __init__(self, exchange: Exchange, head: Head, settings: UploadSettings, inline: int) -> None:
+    def __init__(self, exchange: Exchange, keep: Keep, head: Head, settings: UploadSettings, inline: int) -> None:
         self._exchange = exchange
+        self._keep = keep
         self._head = head
         self._settings = settings
         self._inline = inline
@@ -141,10 +156,15 @@ class StoredSink:
         self._size += len(data)
         if self._file is None:
             self._pieces.append(data)
-            if max(self._size, self._head.content_length or 0) <= self._inline or not self._begin():
+            if max(self._size, self._head.content_length or 0) <= self._inline:
+                if not self._keep(self._size):
+                    self._exchange.fail(503, "too much is sent at once")
+                return
+            if not self._begin():
                 return
             data = b"".join(self._pieces)
             self._pieces.clear()
+            self._keep(0)
         if self._file is not None and not self._is_dropped:
             try:
                 self._file.write(data)
@@ -160,7 +180,10 @@ class StoredSink:
         """Hand the request on, for the second time where it is stored: the file is the handler's from now on."""
         file = self._file
         if file is None:
-            self._exchange.hand_over(b"".join(self._pieces))
+            body = b"".join(self._pieces)
+            self._pieces.clear()
+            self._keep(0)
+            self._exchange.hand_over(body)
             return
         try:
             file.finish()
@@ -184,6 +207,7 @@ class StoredSink:
     def drop(self) -> None:
         """Delete the file."""
         self._pieces.clear()
+        self._keep(0)
         if not self._is_dropped:
             self._is_dropped = True
             if self._file is not None:
@@ -304,4 +328,4 @@ def sink_for(exchange: Exchange, connection: BrowserConnection, head: Head, limi
         return None
     if limits.uploads.stream:
         return StreamedSink(exchange, connection, head, limits.buffer_size)
-    return StoredSink(exchange, head, limits.uploads, limits.content_length)
+    return StoredSink(exchange, connection.keep, head, limits.uploads, limits.content_length)

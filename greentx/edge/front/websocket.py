@@ -83,6 +83,9 @@ class WebSocketSide:
                 if incoming.give_way(number) and self._connection.outgoing.ending:
                     return
             parser.check()
+            if not self._connection.keep(parser.kept + self._assembler.kept):
+                self._end(CloseCode.TRY_AGAIN_LATER, "too much is sent at once")
+                return
             if text.concerns(parser.begun):
                 part = parser.beginning(text.seen)
                 if part is not None:

@@ -246,6 +246,11 @@ class FrameParser:
         return frames
 
     @property
+    def kept(self) -> int:
+        """Bytes of the frame that is not whole."""
+        return len(self._buffer)
+
+    @property
     def begun(self) -> int | None:
         """The first byte of the frame that is not whole, where one has begun."""
         return self._buffer[0] if self._buffer else None
@@ -327,6 +332,11 @@ class MessageAssembler:
         self._first: Frame | None = None
         self._parts: list[bytes] = []
         self._size = 0
+
+    @property
+    def kept(self) -> int:
+        """Bytes of the message that is not whole."""
+        return self._size
 
     def add(self, frame: Frame) -> Frame | None:
         """Add the next frame.
