@@ -10,6 +10,7 @@ from typing import Any
 
 import gevent.pywsgi
 import pytest
+from front_ends import FRONT_ENDS
 from gevent import socket
 from websocket_peer import Peer
 from wsgi_rig import SERVERS
@@ -58,13 +59,13 @@ def seen(server: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.mongrel2
-def test_an_address_is_listened_on_as_gevent_does():
+@pytest.mark.parametrize("kind", FRONT_ENDS)
+def test_an_address_is_listened_on_as_gevent_does(kind):
     """An empty host and a port are IPv6 and IPv4; the client's address is what gevent shows."""
     with ExitStack() as stack:
         servers = []
         for listener in LISTENERS:
-            for cls in SERVERS.values():
+            for cls in (SERVERS["gevent"], SERVERS[kind]):
                 server = cls(listener, who, log=None)
                 server.start()
                 stack.callback(server.stop, 0)

@@ -19,7 +19,7 @@ from gevent import socket
 from gevent.event import Event
 from gevent.pool import Pool
 from http_rig import Browser, StartMongrel2, wait_until
-from wsgi_rig import SERVERS, Server, ask, see, serving, talk
+from wsgi_rig import KINDS, SERVERS, Server, ask, see, serving, talk
 
 import greentx
 from greentx.edge import Handler
@@ -27,8 +27,6 @@ from greentx.errors import BindError, Mongrel2NotFound
 from greentx.wsgi import WSGIHandler, WSGIServer
 from greentx.wsgi import exchange as exchange_module
 from greentx.wsgi.listeners import TcpListener
-
-pytestmark = pytest.mark.mongrel2
 
 TEXT = [("Content-Type", "text/plain")]
 LOCAL = ("127.0.0.1", 0)
@@ -63,7 +61,7 @@ class Stuck:
 # -- its life, as gevent's ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_server_may_be_started_and_stopped_again_and_again(kind: str) -> None:
     """Twice is once; after an end it begins anew, on the same port."""
     server = SERVERS[kind](LOCAL, hello, log=None)
@@ -85,7 +83,7 @@ def test_a_server_may_be_started_and_stopped_again_and_again(kind: str) -> None:
     server.stop()
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("end", ["stop", "close", "_stop_event.set"])
 def test_serve_forever_returns_when_the_server_is_stopped(kind: str, end: str) -> None:
     """By whatever means; some frameworks set its event themselves."""
@@ -101,7 +99,7 @@ def test_serve_forever_returns_when_the_server_is_stopped(kind: str, end: str) -
     assert server.closed
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_block_stops_the_server_at_its_end(kind: str) -> None:
     """But does not start it."""
     with SERVERS[kind](LOCAL, hello, log=None) as server:
@@ -112,7 +110,7 @@ def test_a_block_stops_the_server_at_its_end(kind: str) -> None:
     assert not server.started and server.closed
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_it_takes_the_address_of_a_bound_socket(kind: str) -> None:
     """As systemd and supervisors hand them over."""
     listener = socket.socket()
@@ -127,7 +125,7 @@ def test_it_takes_the_address_of_a_bound_socket(kind: str) -> None:
         server.stop()
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "spawn",
     ["default", 3, Pool, gevent.spawn_raw, gevent.spawn],
@@ -144,7 +142,7 @@ def test_handlers_run_the_way_they_were_told(kind: str, spawn: Any) -> None:
             wait_until(lambda: pool.free_count() == pool.size == 3)
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_do_handle_may_be_assigned_before_it_serves(kind: str) -> None:
     """On one server, without a subclass."""
     seen: list[str] = []
@@ -164,7 +162,7 @@ def test_do_handle_may_be_assigned_before_it_serves(kind: str) -> None:
         server.stop()
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_application_may_be_replaced_while_it_runs(kind: str) -> None:
     """From the next request on."""
     server = SERVERS[kind](LOCAL, hello, log=None)
@@ -183,7 +181,7 @@ def test_the_application_may_be_replaced_while_it_runs(kind: str) -> None:
         server.stop()
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_environ_may_be_configured(kind: str) -> None:
     """By the constructor, a subclass, and a class of one's own."""
 
@@ -248,7 +246,7 @@ def custom_handler(base: Any, calls: list[Any]) -> Any:
     return Custom
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_hooks_of_a_handler_are_called(kind: str) -> None:
     """With the same attributes to look at."""
     calls: list[Any] = []
@@ -266,7 +264,7 @@ def test_the_hooks_of_a_handler_are_called(kind: str) -> None:
     assert lines.startswith("custom 127.0.0.1 - - [") and '"GET /page?a=b HTTP/1.1" 200' in lines
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_error_reaches_the_hook(kind: str) -> None:
     """Which may answer itself, or leave it."""
     calls: list[Any] = []

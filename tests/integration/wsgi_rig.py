@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -17,11 +16,22 @@ from http_rig import Browser
 
 import greentx.wsgi
 
-SERVERS = {
+
+class _BehindMongrel2(greentx.wsgi.WSGIServer):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"front_end": "mongrel2", **options})
+
+
+class _BehindEdge(greentx.wsgi.WSGIServer):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"front_end": "edge", **options})
+
+
+SERVERS: dict[str, Any] = {
     "gevent": gevent.pywsgi.WSGIServer,
     "greentx": greentx.wsgi.WSGIServer,
-    "mongrel2": functools.partial(greentx.wsgi.WSGIServer, front_end="mongrel2"),
-    "edge": functools.partial(greentx.wsgi.WSGIServer, front_end="edge"),
+    "mongrel2": _BehindMongrel2,
+    "edge": _BehindEdge,
 }
 #: What tests of all kinds of servers are parametrized by.
 KINDS = (pytest.param("gevent"), *FRONT_ENDS)
