@@ -232,17 +232,28 @@ class BrowserConnection:
         """Have an id from now on."""
         self.conn_id = self.conn_id or self._owner.register(self)
 
-    def send(self, entry: Entry, message: bytes) -> bool:
-        """Hand a request to a handler; blocks this greenlet while none has room for it.
+    def send(self, entry: Entry, message: bytes, *, patiently: bool = False) -> bool:
+        """Hand a message to a handler; blocks this greenlet while none has room for it.
+
+        A handler that is busy is waited for, as Mongrel2 does, as long as the client is there.
+
+        Args:
+            patiently: So is one that has to come first.
 
         Returns:
-            False where no handler came in time: the message is not sent.
+            False where that took too long, or too much waits already: the message is not sent.
         """
         self.patience.forget()
         # A handler may have answered before this greenlet goes on.
         before, self._told = self._told, entry
+        if entry.offer(message):
+            return True
+
+        def goes_on(busy: bool) -> bool:
+            return (busy or patiently) and not (self.outgoing.ending or _has_ended(self._sock))
+
         try:
-            entry.send(message, self.patience.times.no_handler)
+            entry.send(message, self.patience.times.no_handler, goes_on)
         except SendTimeout:
             self._told = before
             return False

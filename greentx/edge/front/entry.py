@@ -88,31 +88,35 @@ class Entry:
         """How many handlers are connected now."""
         return self._pusher.peers
 
-    def send(self, message: bytes, timeout: float | None) -> None:
-        """Hand on a message; blocks this greenlet while no handler has room for it.
+    def offer(self, message: bytes) -> bool:
+        """Hand on a message if a handler has room for it now; never blocks. Returns whether it was."""
+        return self._pusher.offer(message)
+
+    def send(self, message: bytes, seconds: float, goes_on: Callable[[bool], bool]) -> None:
+        """Hand on a message that none had room for; blocks this greenlet until one has.
+
+        Args:
+            goes_on: Asked after *seconds*, again and again, whether the message waits on; with True where handlers are
+                there, which are busy then. Must not block.
 
         Raises:
-            SendTimeout: No handler was connected for *timeout* seconds, or more waits already than may. The message
-                will not be sent.
+            SendTimeout: It does not, or more waits already than may. The message will not be sent.
         """
-        if self._pusher.offer(message):
-            return
         waiting, size = self._waiting, len(message)
         if waiting.size + size > _MAX_WAITING_BYTES:
             raise SendTimeout(f"{waiting.size} bytes wait for handlers at {self.handler.send_spec}, which is the most")
         waiting.size += size
         try:
-            self._send_later(message, timeout)
+            self._send_later(message, seconds, goes_on)
         finally:
             waiting.size -= size
 
-    def _send_later(self, message: bytes, timeout: float | None) -> None:
+    def _send_later(self, message: bytes, seconds: float, goes_on: Callable[[bool], bool]) -> None:
         while True:
             try:
-                self._pusher.send(message, timeout)
+                self._pusher.send(message, seconds)
             except SendTimeout:
-                # One that is busy is waited for, as Mongrel2 does.
-                if not self._pusher.peers:
+                if not goes_on(self._pusher.peers > 0):
                     raise
                 if self._pusher.offer(message):
                     return

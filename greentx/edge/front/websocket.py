@@ -6,7 +6,7 @@ import logging
 
 import gevent
 
-from ...errors import RemoteProtocolError, SendTimeout
+from ...errors import RemoteProtocolError
 from ...protocol.websocket.frames import CloseCode, FrameParser, MessageAssembler, Opcode, build_close, build_frame
 from .connection import BrowserConnection
 from .entry import Entry
@@ -71,7 +71,8 @@ class WebSocketSide:
 
     def feed(self, data: bytes) -> None:
         """Hand on the messages that are whole."""
-        parser, text, incoming = self._parser, self._text, self._connection.incoming
+        parser, text, connection = self._parser, self._text, self._connection
+        incoming, outgoing = connection.incoming, connection.outgoing
         try:
             for number, frame in enumerate(incoming.parsed(parser.feed, data), 1):
                 if not frame.fin or text.seen:
@@ -79,22 +80,23 @@ class WebSocketSide:
                 message = self._assembler.add(frame)
                 if message is not None:
                     self._closing = self._closing or message.opcode == Opcode.CLOSE
-                    self._entry.send(self._messages.build(message), None)
-                if incoming.give_way(number) and self._connection.outgoing.ending:
+                    if not connection.send(self._entry, self._messages.build(message), patiently=True):
+                        log.warning("%r ends: no handler had room for a message of it, which is lost", connection)
+                        self._end(CloseCode.TRY_AGAIN_LATER, "handlers are busy")
+                incoming.give_way(number)
+                # Meanwhile it may have ended.
+                if outgoing.ending:
                     return
             parser.check()
-            if not self._connection.keep(parser.kept + self._assembler.kept):
+            if not connection.keep(parser.kept + self._assembler.kept):
                 self._end(CloseCode.TRY_AGAIN_LATER, "too much is sent at once")
                 return
             if text.concerns(parser.begun):
                 part = parser.beginning(text.seen)
                 if part is not None:
                     text.part(part)
-        except SendTimeout as error:
-            log.warning("%r was ended: %s", self._connection, error)
-            self._end(CloseCode.TRY_AGAIN_LATER, "handlers are busy")
         except RemoteProtocolError as error:
-            log.debug("%r: %s", self._connection, error)
+            log.debug("%r: %s", connection, error)
             self._fail(error)
 
     def eof(self) -> None:

@@ -1,0 +1,59 @@
+"""Connections of the embedded front end that nobody goes on with end, and what they held is free."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import gevent
+from http_rig import wait_until
+from websocket_peer import HEAD, KEY, MASK
+from wire_rig import SENDER, RawBrowser, raw_handler
+
+from greentx.edge import Edge, Handler
+from greentx.protocol.websocket.frames import Opcode, build_frame
+
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: %b\r\n\r\n" % KEY.encode()
+)
+
+
+@contextlib.contextmanager
+def websocket_without_handler(edge: Edge) -> Iterator[RawBrowser]:
+    """One whose handler has gone, and that has sent messages since."""
+    with RawBrowser(edge) as browser:
+        with raw_handler(edge) as handler:
+            browser.send(UPGRADE)
+            handler.reply(handler.request().conn_id, HEAD)
+            browser.read(HEAD)
+        # The front end may not have seen yet that the handler has gone, and then the first one is lost.
+        for _ in range(4):
+            browser.send(build_frame(b"hi", Opcode.TEXT, mask=MASK))
+            gevent.sleep(0.05)
+        yield browser
+
+
+def test_a_websocket_whose_client_has_gone_does_not_wait_for_a_handler():
+    """Not for longer than a request does: its place is free then."""
+    with Edge({"/": Handler(SENDER)}, no_handler_timeout=0.1) as edge:
+        with websocket_without_handler(edge):
+            pass
+        wait_until(lambda: not edge.connections)
+
+
+def test_a_websocket_whose_client_is_there_waits_for_a_handler():
+    """For longer than a request does."""
+    with Edge({"/": Handler(SENDER)}, no_handler_timeout=0.1) as edge, websocket_without_handler(edge):
+        gevent.sleep(0.5)  # it would have been given up
+        with raw_handler(edge) as handler:
+            assert handler.request().body == b"hi"
+
+
+def test_a_silent_websocket_that_waits_for_a_handler_ends():
+    """As one that waits for nothing."""
+    silence = {"limits.min_ping": 1, "limits.kill_limit": 0, "limits.tick_timer": 1}
+    with Edge({"/": Handler(SENDER)}, no_handler_timeout=0.1, settings=silence) as edge:
+        with websocket_without_handler(edge) as browser:
+            browser.read_to_end()
+            wait_until(lambda: not edge.connections)
