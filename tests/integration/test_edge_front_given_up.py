@@ -13,6 +13,8 @@ from wire_rig import SENDER, RawBrowser, raw_handler
 from greentx.edge import Edge, Handler
 from greentx.protocol.websocket.frames import Opcode, build_frame
 
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: %b\r\n\r\n" % KEY.encode()
@@ -57,3 +59,27 @@ def test_a_silent_websocket_that_waits_for_a_handler_ends():
         with websocket_without_handler(edge) as browser:
             browser.read_to_end()
             wait_until(lambda: not edge.connections)
+
+
+def test_a_client_that_asks_for_the_end_holds_up_no_stop():
+    """Also where its handler does not close the connection."""
+    with Edge({"/": Handler(SENDER)}) as edge, raw_handler(edge) as handler, RawBrowser(edge) as browser:
+        browser.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        handler.reply(handler.request().conn_id, ANSWER)
+        browser.read(ANSWER)
+        with gevent.Timeout(30):
+            edge.stop(60)
+        assert browser.read_to_end() == ANSWER
+
+
+def test_a_client_that_asked_for_the_end_gets_no_second_answer():
+    """It may wait for the end for longer than a request may take."""
+    with Edge({"/": Handler(SENDER)}, request_timeout=0.1) as edge, raw_handler(edge) as handler:
+        with RawBrowser(edge) as browser:
+            browser.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            conn_id = handler.request().conn_id
+            handler.reply(conn_id, ANSWER)
+            browser.read(ANSWER)
+            gevent.sleep(0.6)  # it would have been told 408
+            handler.reply(conn_id, b"")
+            assert browser.read_to_end() == ANSWER

@@ -119,8 +119,8 @@ class RequestReader:
 
     @property
     def idle(self) -> bool:
-        """True between two requests, with nothing of the next one there."""
-        return (self._state is _HEAD or self._state is _HELD) and not self._data
+        """True between two requests, with nothing of the next one there, and once it is over."""
+        return (self._state is _HEAD or self._state is _HELD or self._state is _OVER) and not self._data
 
     @property
     def full(self) -> bool:
