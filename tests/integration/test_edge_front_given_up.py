@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import gevent
+import pytest
 from http_rig import wait_until
 from websocket_peer import HEAD, KEY, MASK
 from wire_rig import SENDER, RawBrowser, raw_handler
@@ -83,3 +84,26 @@ def test_a_client_that_asked_for_the_end_gets_no_second_answer():
             gevent.sleep(0.6)  # it would have been told 408
             handler.reply(conn_id, b"")
             assert browser.read_to_end() == ANSWER
+
+
+@pytest.mark.parametrize("said", [ANSWER, ANSWER[:-1]], ids=["whole", "begun"])
+def test_a_request_without_a_handler_gets_no_second_answer(said):
+    """A handler of another route may have given it one."""
+    routes = {"/": Handler(SENDER), "/nobody": Handler("nobody-1")}
+    with Edge(routes, no_handler_timeout=1) as edge, raw_handler(edge) as handler, RawBrowser(edge) as browser:
+        browser.send(GET)
+        conn_id = handler.request().conn_id
+        handler.reply(conn_id, ANSWER)
+        browser.read(ANSWER)
+        browser.send(GET.replace(b"/", b"/nobody", 1))
+        gevent.sleep(0.2)  # it waits
+        handler.reply(conn_id, said)
+        assert browser.read_to_end() == ANSWER + said
+
+
+def test_what_is_refused_of_a_head_request_has_no_body():
+    """Whatever refuses it, and whenever."""
+    with Edge({"/": Handler(SENDER)}, request_timeout=0.1) as edge, RawBrowser(edge) as browser:
+        browser.send(b"HEAD / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\na")
+        answer = browser.read_to_end()
+        assert answer.startswith(b"HTTP/1.1 408 ") and answer.endswith(b"\r\n\r\n")

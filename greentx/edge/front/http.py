@@ -175,8 +175,11 @@ class HttpSide:
         self.speaks_messages = False
         self._turns.asked(head.method)
         if not connection.send(entry, message):
-            self._turns.withdraw()
-            self._refuse(503, "no handler is there", head_only=head.method == b"HEAD")
+            # A handler that does not know of it may have answered.
+            if self._turns.withdraw():
+                self._refuse(503, "no handler is there", head_only=head.method == b"HEAD")
+            else:
+                connection.end()
 
     def announce(self, body: bytes, *, streamed: bool) -> bool:
         """Hand on its head, and what there is of its body; False where no handler is there: then it has failed."""
@@ -336,12 +339,11 @@ class HttpSide:
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.drop()
-            if sink.announced:
-                # It is the last one that an answer is due to; there are not two to one request.
-                if not self._turns or (self._turns.begun and len(self._turns) == 1):
-                    self._connection.end()
-                    return
-                self._turns.withdraw()
+            # It is the last one that an answer is due to; there are not two to one request.
+            if sink.announced and not self._turns.withdraw():
+                self._connection.end()
+                return
+        head_only = head_only or (self._head is not None and self._head.method == b"HEAD")
         self._wait_turns(1)
         self._connection.refuse(status, reason, head_only=head_only)
 

@@ -31,20 +31,17 @@ class Turns:
         """How many requests wait for the end of their answers."""
         return len(self._methods)
 
-    @property
-    def begun(self) -> bool:
-        """True while a part of an answer was written, and its rest was not."""
-        return self._tracker is not None
-
     def asked(self, method: bytes) -> None:
         """A request was handed to a handler."""
         self._methods.append(method)
 
-    def withdraw(self) -> None:
-        """The last request was not handed on after all."""
-        self._methods.pop()
-        if not self._methods:
-            self._tracker = None
+    def withdraw(self) -> bool:
+        """Give up the answer to the last request; False where some of it was written, or all: there is no other one."""
+        methods = self._methods
+        if not methods or (len(methods) == 1 and self._tracker is not None):
+            return False
+        methods.pop()
+        return True
 
     def wrote(self, data: bytes) -> bool:
         """A handler has written so much more; return whether an answer is whole by it."""
