@@ -47,9 +47,9 @@ _HTTP11, _HTTP10 = b"HTTP/1.1", b"HTTP/1.0"
 _HOST_NAME, _CONNECTION, _UPGRADE, _EXPECT = b"host", b"connection", b"upgrade", b"expect"
 _CODING, _CONTENT_LENGTH = b"transfer-encoding", b"content-length"
 _KEY, _WEBSOCKET_VERSION = b"sec-websocket-key", b"sec-websocket-version"
-# llhttp takes it for another name of `Connection`.
 # What a client says of it is not handed on.
 _FORWARDED = b"x-forwarded-for"
+# llhttp takes it for another name of `Connection`.
 _PROXY_CONNECTION = b"proxy-connection"
 # Lists of values: several lines are one (RFC 9110, section 5.3). A length is not a list, and two are not a number then.
 _LISTS = (_CONNECTION, _UPGRADE, _EXPECT, _CODING, _CONTENT_LENGTH)
