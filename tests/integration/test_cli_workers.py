@@ -335,7 +335,9 @@ def test_a_relay_and_nodes_by_themselves(run, start_mongrel2):
 def test_a_relay_has_a_front_end_of_its_own(run):
     """Requests wait until a Node is there; without one they get a 503."""
     relay = run("relay", "--bind", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--send-timeout", "1")
-    found = relay.wait_for(r"relay of http://127.0.0.1:(\d+)/, for Nodes at tcp://(127.0.0.1:\d+)")
+    found = relay.wait_for(
+        r"relay of http://127.0.0.1:(\d+)/ \((?:mongrel2|embedded front end)\), for Nodes at tcp://(127.0.0.1:\d+)"
+    )
     port, endpoint = int(found[1]), found[2]
     assert ask(port).startswith(b"HTTP/1.1 503 ")
     node = run("node", "cli_app:app", "--relay", endpoint)
