@@ -180,12 +180,15 @@ class Handler:
             raise LocalProtocolError(f"raw_payload {self.raw_payload!r} is unknown: write 1 or 0")
 
 
-def checked_settings(overrides: Mapping[str, int | str] | None) -> dict[str, int | str]:
+def checked_settings(overrides: Mapping[str, int | str] | None, *, embedded: bool = False) -> dict[str, int | str]:
     """Return :data:`DEFAULT_SETTINGS` with *overrides* put over them.
 
+    Args:
+        embedded: They are for the embedded front end, which takes bodies inline that are smaller than heads may be.
+
     Raises:
-        LocalProtocolError: A name that is mistyped; a value, or a combination, with which Mongrel2 would not work. The
-            message says why.
+        LocalProtocolError: A name that is mistyped; a value, or a combination, with which the server would not work.
+            The message says why.
     """
     settings = {**DEFAULT_SETTINGS, **(overrides or {})}
     for name in settings.keys() - _KNOWN:
@@ -198,6 +201,8 @@ def checked_settings(overrides: Mapping[str, int | str] | None) -> dict[str, int
     for name in ("limits.buffer_size", "limits.content_length", "limits.kill_limit", *_IDLE_LIMITS):
         if not str(settings[name]).isdecimal():
             raise LocalProtocolError(f"setting {name} is {settings[name]!r}, which is not a whole number")
+    if embedded:
+        return settings
     size, length = settings["limits.buffer_size"], settings["limits.content_length"]
     if "limits.buffer_size" not in (overrides or {}):
         # Smaller bodies inline can be asked for without knowing our default for heads.

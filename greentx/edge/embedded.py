@@ -66,7 +66,7 @@ class EdgeProcess(FrontEndProcess):
             # As Mongrel2 has it, the files are looked at when it starts.
             options["certfile"] = os.path.abspath(certfile)
             options["keyfile"] = os.path.abspath(keyfile or certfile)
-        checked = checked_settings(settings)
+        checked = checked_settings(settings, embedded=True)
         super().__init__(
             _Program(dict(settings or {}), options),
             checked,

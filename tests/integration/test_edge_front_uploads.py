@@ -50,6 +50,19 @@ def grant(handler: RawHandler, conn_id: int, count: int) -> None:
     handler.send(build_extended_reply(SENDER, [conn_id], "ctl", {b"credits": count}))
 
 
+def test_the_bound_of_bodies_may_be_less_than_that_of_heads():
+    """With which uploads to Mongrel2 would hang."""
+    with at({"limits.content_length": 10}) as (edge, handler), RawBrowser(edge) as browser:
+        browser.send(head(10, b"A: " + b"a" * 30_000) + b"0123456789")
+        message = handler.receive()
+        assert message.body == b"0123456789"
+        handler.reply(message.conn_id, ANSWER)
+        browser.read(ANSWER)
+        browser.send(head(11))
+        browser.read_to_end()
+        assert browser.statuses == [200, 413]
+
+
 class Store:
     """Where files of a test are stored."""
 

@@ -126,7 +126,7 @@ class Edge:
         of_hosts = {name: dict(routes) for name, routes in (hosts or {}).items()}
         Hosts(handlers, of_hosts)
         # It knows what was meant by a name that is mistyped.
-        checked = checked_settings(settings)
+        checked = checked_settings(settings, embedded=True)
         # Those that every server is started with say how Mongrel2 works, and what holds here in any case.
         for name in (settings or {}).keys() - _SETTINGS - DEFAULT_SETTINGS.keys():
             raise LocalProtocolError(f"setting {name!r} means nothing to the embedded front end")
