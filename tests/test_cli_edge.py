@@ -40,7 +40,8 @@ class Program:
             stderr=gevent.subprocess.PIPE,
             text=True,
         )
-        self.said = self.process.stderr.readline()
+        # Before it there may be a warning about the limits of the machine.
+        self.said = next((line for line in self.process.stderr if "listening on" in line), "")
         found = re.search(r"listening on https?://[^/]*:(\d+)/", self.said)
         assert found is not None, self.said + self.process.communicate()[1]
         self.port = int(found.group(1))

@@ -136,6 +136,7 @@ def _edge(arguments: argparse.Namespace) -> int:
         with errors_as_one_line():
             check_installed()
             from ..edge import Edge
+            from ..edge.front.descriptors import make_room
 
             edge = Edge(
                 routes,
@@ -145,6 +146,7 @@ def _edge(arguments: argparse.Namespace) -> int:
                 **options,
                 **front_end.tls(arguments),
             )
+            make_room(edge.max_connections)
             edge.start()
         try:
             handlers = "; ".join(f"{one.sender} at {one.send_spec} and {one.recv_spec}" for one in edge.handlers)

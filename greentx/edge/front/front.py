@@ -217,6 +217,11 @@ class Edge:
         return self._running is not None
 
     @property
+    def max_connections(self) -> int:
+        """As given."""
+        return self._configuration.admission[0]
+
+    @property
     def connections(self) -> int:
         """How many browser connections there are."""
         return 0 if self._running is None else len(self._running.browsers)

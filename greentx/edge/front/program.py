@@ -17,6 +17,7 @@ from gevent.event import Event
 from ...errors import GreentxError
 from .. import lines
 from ..config import Handler
+from .descriptors import make_room
 from .front import Edge
 from .log_pipe import LogPipe
 
@@ -56,6 +57,7 @@ def main(configuration: dict[str, Any]) -> int:
             settings=configuration["settings"],
             **configuration["options"],
         )
+        make_room(edge.max_connections)
         edge.start()
     except (GreentxError, OSError) as error:
         output.write(lines.failed(str(error), getattr(error, "address", None), getattr(error, "errno", None)))
