@@ -114,7 +114,10 @@ class WebSocketSide:
         """Frames are handed on as they come."""
 
     def drop(self) -> None:
-        """Nothing is kept elsewhere."""
+        """Forget the message that is not whole: while the connection waits for its client, others need the room."""
+        self._parser = FrameParser(require_mask=True)
+        self._assembler = MessageAssembler()
+        self._connection.keep(0)
 
     def close(self) -> None:
         """Nothing is kept elsewhere."""
@@ -130,6 +133,7 @@ class WebSocketSide:
         if not connection.outgoing.ending:
             if self._accepted:
                 connection.outgoing.add(build_frame(build_close(code, reason), Opcode.CLOSE))
+            self.drop()
             connection.end()
 
     def _settle(self) -> None:
