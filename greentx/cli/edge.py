@@ -136,6 +136,7 @@ def _edge(arguments: argparse.Namespace) -> int:
         with errors_as_one_line():
             check_installed()
             from ..edge import Edge
+            from ..edge.front.collecting import collect_seldom
             from ..edge.front.descriptors import make_room
 
             edge = Edge(
@@ -148,6 +149,7 @@ def _edge(arguments: argparse.Namespace) -> int:
             )
             make_room(edge.max_connections)
             edge.start()
+            collect_seldom()
         try:
             handlers = "; ".join(f"{one.sender} at {one.send_spec} and {one.recv_spec}" for one in edge.handlers)
             where = " and ".join(_shown(one, tls=bool(arguments.certfile)) for one in edge.addresses)

@@ -303,6 +303,10 @@ class BrowserConnection:
             self.keep(0)
             if self._told is not None and not self._is_closed_by_handler:
                 self._told.notify(self._told.messages.disconnect(self.conn_id))
+            # What knows it, and is known by it: cycles, which stop the loop when they are collected, for 0.1 s where
+            # there are thousands of connections.
+            self.outgoing.let_go()
+            del self.side
 
     def _read(self) -> None:
         outgoing = self.outgoing

@@ -143,6 +143,11 @@ class Outgoing:
             if self._on_written is not None:
                 self._on_written(size)
 
+    def let_go(self) -> None:
+        """Call nobody any more; behind :meth:`drop`."""
+        self._on_idle = _nobody
+        self._on_written = None
+
     def forget(self) -> None:
         """Write nothing more, and touch nothing; for a forked child."""
         self.ending = self.over = True
@@ -202,3 +207,7 @@ class Outgoing:
             with contextlib.suppress(OSError):  # it has gone
                 self._sock.shutdown(socket.SHUT_WR)
             self._on_idle()
+
+
+def _nobody() -> None:
+    """Called in place of who has gone."""

@@ -17,6 +17,7 @@ from gevent.event import Event
 from ...errors import GreentxError
 from .. import lines
 from ..config import Handler
+from .collecting import collect_seldom
 from .descriptors import make_room
 from .front import Edge
 from .log_pipe import LogPipe
@@ -62,6 +63,7 @@ def main(configuration: dict[str, Any]) -> int:
     except (GreentxError, OSError) as error:
         output.write(lines.failed(str(error), getattr(error, "address", None), getattr(error, "errno", None)))
         return 1
+    collect_seldom()
     output.write(lines.ready())
     ending.wait()
     stopping = gevent.spawn(edge.stop, _END_SECONDS)
