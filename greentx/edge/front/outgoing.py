@@ -132,6 +132,8 @@ class Outgoing:
         """Write nothing more, not even what waits. Does not block."""
         self.ending = True
         self._waiting.clear()
+        # Nobody is told anything of a connection behind its end.
+        self._untold.clear()
         if self._greenlet is not None:
             self._greenlet.kill(block=False)
         self._finish()
