@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import gevent
 import pytest
+from gevent import socket
 from http_rig import wait_until
 from websocket_peer import HEAD, KEY, MASK
 from wire_rig import SENDER, RawBrowser, raw_handler
 
 from greentx.edge import Edge, Handler
+from greentx.edge.front.admission import Admission
+from greentx.edge.front.browsers import Browsers
+from greentx.edge.front.budget import Budget
+from greentx.edge.front.hosts import Hosts
+from greentx.edge.front.limits import Limits
+from greentx.edge.front.patience import Times
+from greentx.edge.front.replies import Replies
 from greentx.protocol.websocket.frames import Opcode, build_frame
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -107,3 +116,25 @@ def test_what_is_refused_of_a_head_request_has_no_body():
         browser.send(b"HEAD / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\na")
         answer = browser.read_to_end()
         assert answer.startswith(b"HTTP/1.1 408 ") and answer.endswith(b"\r\n\r\n")
+
+
+def test_a_client_that_comes_in_the_turn_of_the_stop_is_not_served():
+    """Nobody would end it but the time that clients have to go."""
+    browsers = Browsers(Admission(1), Replies(), Limits(), Times(linger=60), Budget(0))
+    hosts: Hosts[Any] = Hosts({"/": None})
+    ours, client = socket.socketpair()
+    with client:
+        browsers.accept(ours, "192.0.2.1", hosts)
+        with gevent.Timeout(20):
+            browsers.end(0)
+            assert client.recv(1) == b""
+
+
+def test_a_listener_that_somebody_else_has_shut_down_waits_and_says_so(caplog):
+    """It would ask for the next connection without a pause."""
+    with socket.socket() as given:
+        given.bind(("127.0.0.1", 0))
+        given.listen()
+        with Edge({"/": Handler(SENDER)}, listeners=[given]):
+            given.shutdown(socket.SHUT_RDWR)
+            wait_until(lambda: "accepts nothing for now" in caplog.text)

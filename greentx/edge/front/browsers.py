@@ -72,6 +72,7 @@ class Browsers:
         self._refused = 0
         self._refused_said = -_SAID_SECONDS
         self._turned_away = 0
+        self._is_over = False
         self._ticker = gevent.spawn(self._tick)
 
     def __len__(self) -> int:
@@ -99,6 +100,7 @@ class Browsers:
                     break
                 gevent.sleep(_LEAVE_SECONDS)
         finally:
+            self._is_over = True
             for connection in list(self._connections):
                 connection.abort()
             self._greenlets.join(self._times.linger)
@@ -112,6 +114,10 @@ class Browsers:
         self._connections.clear()
 
     def _admit(self, sock: socket.socket, address: str, hosts: Hosts[Entry], is_unix: bool) -> None:
+        # It was accepted in the last turn.
+        if self._is_over:
+            sock.close()
+            return
         # Not in accept(): the loop may know already of others that have gone, and they make room.
         counted = None if is_unix else address
         if not self._admission.enter(counted):

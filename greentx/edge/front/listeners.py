@@ -26,9 +26,24 @@ _BACKLOG = 1024
 _READ = 1
 # Connections that are accepted in a row, before others have their turn.
 _IN_A_ROW = 64
-# Between two tries where the process, or the system, has no room for one more. Meanwhile they wait in the backlog.
+# Between two tries where nothing can be accepted. Meanwhile they wait in the backlog.
 _PAUSE_SECONDS = 0.25
-_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# Of one connection, which has gone before it was accepted, or may not come in: accept(2).
+_OF_ONE = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EINTR,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+        errno.EPROTO,
+        getattr(errno, "ENONET", errno.EPROTO),
+    }
+)
 
 
 class _Socket(Protocol):
@@ -85,7 +100,7 @@ class Listener:
         sock = self._sock
         hub = gevent.get_hub()
         self._watcher = hub.loop.io(sock.fileno(), _READ)
-        is_full = False
+        is_stuck = False
         try:
             while True:
                 hub.wait(self._watcher)
@@ -95,15 +110,15 @@ class Listener:
                     except BlockingIOError:
                         break
                     except OSError as error:
-                        if error.errno in _NO_ROOM:
-                            if not is_full:
-                                log.error("%s accepts nothing for now: %s", self, error.strerror)
-                            is_full = True
-                            gevent.sleep(_PAUSE_SECONDS)
-                            break
-                        # It has gone before it was accepted.
-                        continue
-                    is_full = False
+                        if error.errno in _OF_ONE:
+                            continue
+                        # No descriptors, no memory; or whoever shares the socket has shut it down.
+                        if not is_stuck:
+                            log.error("%s accepts nothing for now: %s", self, error.strerror)
+                        is_stuck = True
+                        gevent.sleep(_PAUSE_SECONDS)
+                        break
+                    is_stuck = False
                     client.settimeout(None)
                     serve(self, client, "127.0.0.1" if self.is_unix else str(peer[0]).partition("%")[0])
         finally:
