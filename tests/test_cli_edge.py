@@ -112,6 +112,17 @@ def test_routes_lead_to_handlers(run, tmp_path):
     assert program.end(signal.SIGINT)[0] == 0
 
 
+def test_requests_are_logged_where_that_is_asked_for(run, tmp_path):
+    """To a file, each when its answer is whole."""
+    push, sub = entry(tmp_path, "echo")
+    log = tmp_path / "access.log"
+    program = run("--bind", "127.0.0.1:0", "--handler", f"echo={push},{sub}", "--access-log", str(log))
+    with answering(tmp_path, "echo"):
+        program.ask("/a")
+    assert program.end()[0] == 0
+    assert re.fullmatch(r'127\.0\.0\.1 - - \[.*\] "GET /a HTTP/1\.1" 200 \d+ "-" "-" \d\.\d{6}\n', log.read_text())
+
+
 def test_it_listens_at_several_addresses_and_knows_hosts(run, tmp_path):
     """A Unix socket among them; a host has routes of its own."""
     options = [f"--handler={name}={','.join(entry(tmp_path, name))}" for name in ("one", "two")]

@@ -92,7 +92,7 @@ def test_it_is_known_how_many_answers_are_due(methods, written, left):
     """However they are cut."""
     turns = Turns()
     for method in methods:
-        turns.asked(method.encode())
+        turns.asked(Head(method.encode(), b"/", b"HTTP/1.1", []))
     moved = sum([turns.wrote(piece) for piece in written])
     assert len(turns) == left
     assert bool(moved) == (left < len(methods))

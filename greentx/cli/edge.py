@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
+from functools import partial
 from typing import Any
 
 import gevent
@@ -12,7 +14,7 @@ import gevent
 from . import arguments as read
 from . import front_end, groups
 from .arguments import Failure, errors_as_one_line
-from .logs import log_to_stderr
+from .logs import log_to_stderr, open_access_log
 from .options import Options
 from .signals import Signals
 
@@ -88,6 +90,7 @@ def _add_browsers(options: Options) -> None:
         type=read.setting,
         help="a setting by Mongrel2's name, such as limits.content_length=1000000; may be repeated",
     )
+    group.add("--access-log", metavar="FILE", nargs="?", const="-", help="log requests to FILE, or to stderr (no log)")
     group.add(
         "--request-timeout",
         metavar="SECONDS",
@@ -132,8 +135,11 @@ def _edge(arguments: argparse.Namespace) -> int:
     if arguments.max_message_size is not None:
         options["max_message_size"] = arguments.max_message_size or None
     signals = Signals()
-    with signals.watched():
+    with signals.watched(), contextlib.ExitStack() as stack:
         with errors_as_one_line():
+            access_log = stack.enter_context(open_access_log(arguments.access_log))
+            if access_log is not None:
+                options["access_log"] = partial(print, file=access_log)
             check_installed()
             from ..edge import Edge
             from ..edge.front.collecting import collect_seldom

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
+from typing import IO
 
-__all__ = ["FORMAT", "LEVELS", "keep_logging", "log_to_stderr"]
+__all__ = ["FORMAT", "LEVELS", "keep_logging", "log_to_stderr", "open_access_log"]
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -36,3 +39,14 @@ def keep_logging() -> None:
     for name in list(logging.root.manager.loggerDict):
         if name == _NAME or name.startswith(f"{_NAME}."):
             logging.getLogger(name).disabled = False
+
+
+@contextlib.contextmanager
+def open_access_log(name: str | None) -> Iterator[IO[str] | None]:
+    """Open what ``--access-log`` names, to append to it: a file, or stderr where that is ``-``; ``None`` for none."""
+    if name is None or name == "-":
+        yield None if name is None else sys.stderr
+        return
+    # A line at a time, as people read access logs while they grow.
+    with open(name, "a", buffering=1, encoding="utf-8") as file:
+        yield file

@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import IO, Any, Protocol
 
 import gevent
 
 from .arguments import Failure, errors_as_one_line
 from .loading import MISSING, file_state, files_of, load_application, source_files
-from .logs import keep_logging
+from .logs import keep_logging, open_access_log
 from .signals import Ended, Signals, ending_at_once
 
 __all__ = ["EXIT_RELOAD", "Site", "Worker"]
@@ -123,7 +122,7 @@ class Worker:
         arguments = self.arguments
         with contextlib.ExitStack() as stack:
             with errors_as_one_line():
-                access_log = stack.enter_context(_open_log(arguments.access_log))
+                access_log = stack.enter_context(open_access_log(arguments.access_log))
                 server = self.site.make(application, access_log)
                 self.site.start(server)
             log.info("serving %s %s", arguments.app, self.site.where(server))
@@ -167,13 +166,3 @@ class Worker:
                     self.signals.stop.set()
                     return
             gevent.sleep(_WATCH_SECONDS)
-
-
-@contextlib.contextmanager
-def _open_log(name: str | None) -> Iterator[IO[str] | None]:
-    if name is None or name == "-":
-        yield None if name is None else sys.stderr
-        return
-    # A line at a time, as people read access logs while they grow.
-    with open(name, "a", buffering=1, encoding="utf-8") as file:
-        yield file

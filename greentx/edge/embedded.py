@@ -41,7 +41,7 @@ class EdgeProcess(FrontEndProcess):
     Args:
         routes, bind_addr, port, transport, certfile, keyfile: As for :class:`~greentx.edge.Mongrel2`.
         settings: By Mongrel2's names, those that :class:`~greentx.edge.Edge` has.
-        options: Its other arguments: ``no_handler_timeout``, ``max_connections`` and so on.
+        options: Its other arguments: ``no_handler_timeout``, ``max_connections`` and so on; no ``access_log``.
 
     Raises:
         LocalProtocolError: (a ``ValueError``) a value that it could not use; the message names it.
@@ -66,6 +66,8 @@ class EdgeProcess(FrontEndProcess):
             # As Mongrel2 has it, the files are looked at when it starts.
             options["certfile"] = os.path.abspath(certfile)
             options["keyfile"] = os.path.abspath(keyfile or certfile)
+        if options.get("access_log") is not None:
+            raise LocalProtocolError("access_log is called by an Edge of this process: another one cannot")
         checked = checked_settings(settings, embedded=True)
         super().__init__(
             _Program(dict(settings or {}), options),

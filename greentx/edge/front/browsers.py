@@ -11,6 +11,7 @@ import gevent
 from gevent import socket
 from gevent.pool import Group
 
+from .access_log import AccessLog
 from .admission import Admission
 from .answers import RETRY, build_answer
 from .budget import Budget
@@ -47,6 +48,7 @@ class Browsers:
         budget: Of what they keep.
         tls: What they have to speak.
         flow_control: As for :class:`~.connection.BrowserConnection`.
+        access_log: Of their requests.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Browsers:
         tls: ssl.SSLContext | None = None,
         *,
         flow_control: bool = False,
+        access_log: AccessLog | None = None,
     ) -> None:
         self._admission = admission
         self._replies = replies
@@ -67,6 +70,7 @@ class Browsers:
         self._budget = budget
         self._tls = tls
         self._flow_control = flow_control
+        self._access_log = access_log
         self._connections: set[BrowserConnection] = set()
         self._greenlets = Group()
         self._refused = 0
@@ -136,7 +140,7 @@ class Browsers:
         connection = BrowserConnection(
             stream, address, self._replies, self._times, self._budget, flow_control=self._flow_control
         )
-        connection.side = side = HttpSide(connection, hosts, self._limits)
+        connection.side = side = HttpSide(connection, hosts, self._limits, self._access_log)
         if isinstance(stream, TlsSocket):
             stream.on_ready = side.identify
         self._connections.add(connection)

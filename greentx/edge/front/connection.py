@@ -259,12 +259,19 @@ class BrowserConnection:
             return False
         return True
 
-    def refuse(self, status: int, reason: str, *, head_only: bool = False) -> None:
-        """Answer for the front end, and end; the answers before it have to be whole (:meth:`wait`)."""
-        if not self.outgoing.ending:
-            headers = RETRY if status == 503 else None
-            self.outgoing.add(build_answer(status, reason, timestamp=time.time(), head_only=head_only, headers=headers))
-            self.end()
+    def refuse(self, status: int, reason: str, *, head_only: bool = False) -> int:
+        """Answer for the front end, and end; the answers before it have to be whole (:meth:`wait`).
+
+        Returns:
+            Bytes of the answer; 0 where the connection ends already.
+        """
+        if self.outgoing.ending:
+            return 0
+        headers = RETRY if status == 503 else None
+        answer = build_answer(status, reason, timestamp=time.time(), head_only=head_only, headers=headers)
+        self.outgoing.add(answer)
+        self.end()
+        return len(answer)
 
     def end(self) -> None:
         """Let what waits get out, and then end."""

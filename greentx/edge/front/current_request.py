@@ -6,9 +6,11 @@ A connection has one of these for all its requests: an object for each would cos
 from __future__ import annotations
 
 from ...protocol.websocket.handshake import accept_key
+from .access_log import AccessLog
 from .connection import BrowserConnection
 from .entry import Entry
 from .events import Head
+from .logged_turns import LoggedTurns
 from .messages import Own
 from .outgoing import MAX_BYTES
 from .sinks import Sink
@@ -33,10 +35,10 @@ class CurrentRequest:
 
     __slots__ = ("_connection", "_entry", "_own", "_pattern", "_peer", "head", "sink", "turns")
 
-    def __init__(self, connection: BrowserConnection) -> None:
+    def __init__(self, connection: BrowserConnection, access_log: AccessLog | None = None) -> None:
         self.head: Head | None = None
         self.sink: Sink | None = None
-        self.turns = Turns()
+        self.turns = Turns() if access_log is None else LoggedTurns(access_log, connection.address)
         self._connection = connection
         # Those of the last request stay.
         self._pattern = b""
@@ -88,11 +90,12 @@ class CurrentRequest:
         address = connection.address.encode()
         message = entry.messages.request(connection.conn_id, head, self._pattern, address, body, self._own)
         self._own = self._peer
-        self.turns.asked(head.method)
+        self.turns.asked(head)
         if not connection.send(entry, message):
             # A handler that does not know of it may have answered.
             if self.turns.withdraw():
-                self.fail(503, "no handler is there", head_only=head.method == b"HEAD")
+                self.head = head
+                self.fail(503, "no handler is there")
             else:
                 connection.end()
 
@@ -104,7 +107,7 @@ class CurrentRequest:
         build = entry.messages.stream if streamed else entry.messages.request
         address = connection.address.encode()
         message = build(connection.conn_id, head, self._pattern, address, body, self._own)
-        self.turns.asked(head.method)
+        self.turns.asked(head)
         return self._tell(message)
 
     def hand_piece(self, piece: Piece) -> bool:
@@ -149,7 +152,7 @@ class CurrentRequest:
             self.fail(503, "no handler is there")
             return False
         messages = entry.messages.frames(connection.conn_id, head, self._pattern, address, own)
-        connection.side = WebSocketSide(connection, entry, messages, max_size)
+        connection.side = WebSocketSide(connection, entry, messages, max_size, self.turns.upgraded(head))
         return True
 
     def fail(self, status: int, reason: str, *, head_only: bool = False) -> None:
@@ -169,7 +172,8 @@ class CurrentRequest:
                 return
         head_only = head_only or (self.head is not None and self.head.method == b"HEAD")
         self.wait_turns(1)
-        self._connection.refuse(status, reason, head_only=head_only)
+        if size := self._connection.refuse(status, reason, head_only=head_only):
+            self.turns.refused(self.head, status, size)
 
     def _tell(self, message: bytes) -> bool:
         assert self._entry is not None

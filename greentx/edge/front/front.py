@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from gevent.lock import RLock
@@ -94,6 +94,8 @@ class Edge:
             have limits of their own, a Transceiver 1 MiB by default. ``None`` sets no limit, as in Mongrel2.
         max_kept: Bytes of bodies and messages that are not whole, of all connections together, beyond the first 64 KiB
             of each. The one that would be beyond it ends, with 503 or 1013.
+        access_log: Called with a line for each request, without its end (:mod:`~.access_log` has the format): a
+            logger's ``info``, or what appends to a file; must not block for long. ``None`` writes none.
 
     Raises:
         LocalProtocolError: (a ``ValueError``) a value that cannot be used; the message names it.
@@ -119,6 +121,7 @@ class Edge:
         max_upload: int | None = None,
         max_message_size: int | None = 16 * 1024 * 1024,
         max_kept: int = 256 * 1024 * 1024,
+        access_log: Callable[[str], object] | None = None,
     ) -> None:
         handlers = dict({"/": Handler(SERVER_UUID)} if routes is None else routes)
         if not handlers:
@@ -155,6 +158,7 @@ class Edge:
             flow_control=_number(checked, "download.flow_control", 0) != 0,
             believes=_number(checked, "no_clobber_xff", 0) != 0,
             tls=None,
+            access_log=access_log,
         )
         self._running: Running | None = None
         self._changing = RLock()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from .access_log import AccessLog
 from .answers import CONTINUE
 from .connection import BrowserConnection
 from .current_request import CurrentRequest
@@ -37,12 +38,14 @@ class HttpSide:
 
     __slots__ = ("_begun", "_connection", "_hosts", "_limits", "_reader", "_request", "_turns", "speaks_messages")
 
-    def __init__(self, connection: BrowserConnection, hosts: Hosts[Entry], limits: Limits) -> None:
+    def __init__(
+        self, connection: BrowserConnection, hosts: Hosts[Entry], limits: Limits, access_log: AccessLog | None = None
+    ) -> None:
         self._connection = connection
         self._hosts = hosts
         self._limits = limits
         self._reader = RequestReader(limits)
-        self._request = CurrentRequest(connection)
+        self._request = CurrentRequest(connection, access_log)
         self._turns = self._request.turns
         # Whether the time for what is being read runs.
         self._begun = False
@@ -126,6 +129,7 @@ class HttpSide:
         """Drop the body in hand, and wait until nothing is left of it."""
         if self._request.sink is not None:
             self._request.sink.close()
+        self._turns.closed()
 
     def _take(self, events: list[Event]) -> None:
         request = self._request
@@ -160,7 +164,8 @@ class HttpSide:
         routes = hosts.find(head.headers) if hosts.named else hosts.default
         found = routes.match(head.target.partition(b"?")[0])
         if found is None:
-            request.fail(404, "nothing is served there", head_only=head.method == b"HEAD")
+            request.head = head
+            request.fail(404, "nothing is served there")
             return False
         request.begin(head, *found)
         if head.upgrade:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import gevent
 from gevent import socket
@@ -12,6 +12,7 @@ from gevent import socket
 from ...transport import Context
 from ..config import Handler
 from ..listen_address import ListenAddress
+from .access_log import AccessLog
 from .admission import Admission
 from .browsers import Browsers
 from .budget import Budget
@@ -40,6 +41,7 @@ class Configuration:
         flow_control: ``download.flow_control``.
         believes: ``no_clobber_xff``.
         tls: What browsers have to speak.
+        access_log: Called with its lines; ``None`` for none.
     """
 
     routes: Mapping[str, Handler]
@@ -53,6 +55,7 @@ class Configuration:
     flow_control: bool
     believes: bool
     tls: ssl.SSLContext | None
+    access_log: Callable[[str], object] | None = None
 
     @property
     def handlers(self) -> tuple[Handler, ...]:
@@ -86,6 +89,7 @@ class Running:
             Budget(configuration.max_kept),
             configuration.tls,
             flow_control=configuration.flow_control,
+            access_log=None if configuration.access_log is None else AccessLog(configuration.access_log),
         )
         try:
             self._open(configuration, replies)

@@ -6,6 +6,7 @@ import re
 from collections import deque
 
 from ...protocol.http1_parser import ResponseTracker
+from .events import Head
 
 __all__ = ["Turns"]
 
@@ -31,9 +32,19 @@ class Turns:
         """How many requests wait for the end of their answers."""
         return len(self._methods)
 
-    def asked(self, method: bytes) -> None:
+    def asked(self, head: Head) -> None:
         """A request was handed to a handler."""
-        self._methods.append(method)
+        self._methods.append(head.method)
+
+    def upgraded(self, head: Head) -> Turns | None:
+        """An opening handshake was handed to a handler; return who follows what is written from then on."""
+        return None
+
+    def refused(self, head: Head | None, status: int, size: int) -> None:
+        """A request got an answer of so many bytes that is no handler's; *head* is ``None`` where it was not read."""
+
+    def closed(self) -> None:
+        """The connection has ended."""
 
     def withdraw(self) -> bool:
         """Give up the answer to the last request; False where some of it was written, or all: there is no other one."""

@@ -12,6 +12,7 @@ from .connection import BrowserConnection
 from .entry import Entry
 from .messages import FrameMessages
 from .text import TextCheck
+from .turns import Turns
 
 __all__ = ["WebSocketSide"]
 
@@ -27,20 +28,37 @@ class WebSocketSide:
 
     Args:
         entry: Who gets the messages.
+        answer: Follows the answer to the handshake; ``None``: nobody does.
         messages: Builds them.
         max_size: Bytes of a message, and so of a frame; ``None`` is no limit. What is compressed, and cannot be made
             smaller, may be a little larger.
     """
 
-    __slots__ = ("_accepted", "_assembler", "_closing", "_connection", "_entry", "_messages", "_parser", "_text")
+    __slots__ = (
+        "_accepted",
+        "_answer",
+        "_assembler",
+        "_closing",
+        "_connection",
+        "_entry",
+        "_messages",
+        "_parser",
+        "_text",
+    )
 
     speaks_messages = False
 
     def __init__(
-        self, connection: BrowserConnection, entry: Entry, messages: FrameMessages, max_size: int | None
+        self,
+        connection: BrowserConnection,
+        entry: Entry,
+        messages: FrameMessages,
+        max_size: int | None,
+        answer: Turns | None = None,
     ) -> None:
         self._connection = connection
         self._entry = entry
+        self._answer = answer
         self._messages = messages
         if max_size is not None:
             # Five bytes for each block of up to 64 KiB (RFC 1951, section 3.2.4); some write smaller ones.
@@ -67,6 +85,8 @@ class WebSocketSide:
         """See whether it was let in."""
         if self._accepted is None:
             self._accepted = data.startswith(b"HTTP/1.1 101")
+            if self._answer is not None:
+                self._answer.wrote(data)
             self._connection.moved()
 
     def feed(self, data: bytes) -> None:
@@ -121,6 +141,8 @@ class WebSocketSide:
 
     def close(self) -> None:
         """Nothing is kept elsewhere."""
+        if self._answer is not None:
+            self._answer.closed()
 
     def _fail(self, error: RemoteProtocolError) -> None:
         connection = self._connection
