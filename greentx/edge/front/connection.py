@@ -305,15 +305,21 @@ class BrowserConnection:
             self.outgoing.drop()
             self.incoming.close()
             self._sock.close()
-            self.side.close()
-            self._owner.unregister(self)
-            self.keep(0)
-            if self._told is not None and not self._is_closed_by_handler:
-                self._told.notify(self._told.messages.disconnect(self.conn_id))
-            # What knows it, and is known by it: cycles, which stop the loop when they are collected, for 0.1 s where
-            # there are thousands of connections.
-            self.outgoing.let_go()
-            del self.side
+            try:
+                # Before the notice: of what was stored of a body nothing is left then.
+                self.side.close()
+            finally:
+                self._gone()
+
+    def _gone(self) -> None:
+        self._owner.unregister(self)
+        self.keep(0)
+        if self._told is not None and not self._is_closed_by_handler:
+            self._told.notify(self._told.messages.disconnect(self.conn_id))
+        # What knows it, and is known by it: cycles, which stop the loop when they are collected, for 0.1 s where there
+        # are thousands of connections.
+        self.outgoing.let_go()
+        del self.side
 
     def _read(self) -> None:
         outgoing = self.outgoing
