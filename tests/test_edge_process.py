@@ -294,6 +294,7 @@ def test_a_free_port_that_was_taken_in_between_is_replaced(monkeypatch):
 def test_why_it_could_not_start_is_an_error(said, kind, message):
     """As it says itself, with the address as it was given."""
     output = EmbeddedOutput()
+    output.place = "127.0.0.1:81"
     output.line(said)
     error = output.start_failure("name:81", 3)
     assert type(error) is kind

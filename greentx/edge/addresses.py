@@ -40,7 +40,7 @@ class Addresses:
 
     Args:
         routes: Paths and their handlers.
-        bind_addr: The address to listen on, or a name for one; ``""`` is every IPv4 address.
+        bind_addr: The address to listen on, or a name for one; ``""`` is every IPv4 address; ``None`` is none.
         port: 0 for a free one.
         transport: ``"ipc"`` or ``"tcp"``: how endpoints are made up for handlers that have none.
         folder: Where ``ipc`` sockets go.
@@ -54,7 +54,7 @@ class Addresses:
     """
 
     def __init__(
-        self, routes: Mapping[str, Handler], *, bind_addr: str, port: int, transport: str, folder: str
+        self, routes: Mapping[str, Handler], *, bind_addr: str | None, port: int, transport: str, folder: str
     ) -> None:
         # Refuses what is not a port.
         bind_endpoint(("*", port))
@@ -92,12 +92,13 @@ class Addresses:
     @property
     def http(self) -> str:
         """``host:port``, for messages."""
-        return f"{_bracketed(self._bind_addr)}:{self.port}"
+        return f"{_bracketed(self._bind_addr or '')}:{self.port}"
 
     @property
     def host_and_port(self) -> str:
         """``host:port`` of a URL that works on this machine."""
-        host = _REACHED_AT.get(self._bind_addr, self._bind_addr)
+        host = self._bind_addr or ""
+        host = _REACHED_AT.get(host, host)
         return f"{_bracketed(host)}:{self.port}"
 
     def choose(self) -> set[str]:
@@ -110,7 +111,7 @@ class Addresses:
             return set()
         # Returned, so that the caller knows which losses of a race are worth another attempt.
         chosen = set()
-        if self._wanted_port == 0:
+        if self._bind_addr is not None and self._wanted_port == 0:
             self.port = free_port(numeric_host(self._bind_addr))
             chosen.add(self.http)
         if self._transport == "tcp":

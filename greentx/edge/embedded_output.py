@@ -19,11 +19,13 @@ class EmbeddedOutput(Output):
 
     Attributes:
         ready: It said of this start that it serves.
+        place: The numeric address and port that it is to listen on, as its errors name it.
     """
 
     def __init__(self) -> None:
         super().__init__(_NAME, logging.getLogger(lines.LOGGER))
         self.ready = False
+        self.place: str | None = None
         self._failure: lines.Line | None = None
 
     def begin(self) -> None:
@@ -60,10 +62,10 @@ class EmbeddedOutput(Output):
         _, text, where, number = self._failure
         if where is None:
             return FrontEndError(f"{_NAME} cannot start: {text}")
-        if number == errno.EACCES:
+        if number == errno.EACCES and not str(where).startswith("unix:"):
             text = f"{where} cannot be bound: a port below 1024 needs root or CAP_NET_BIND_SERVICE"
         # Where it listens has a name here, and a number there.
-        if "://" not in str(where):
+        if where == self.place:
             text, where = str(text).replace(str(where), address, 1), address
         return BindError(str(text), address=str(where), errno=None if number is None else int(number))
 

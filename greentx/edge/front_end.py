@@ -46,13 +46,13 @@ class Place:
     Attributes:
         folder: That it is started in; its configuration goes there. It is there.
         routes: Handlers by path, with their endpoints.
-        host: The numeric address to listen on.
+        host: The numeric address to listen on; ``None``: only where the program was told by other means.
         port: Next to it.
     """
 
     folder: str
     routes: Mapping[str, Handler]
-    host: str
+    host: str | None
     port: int
 
 
@@ -62,12 +62,18 @@ class Program(Protocol):
     Attributes:
         name: For messages.
         output: What reads its lines.
+        descriptors: Of ours that it gets.
+        files: Paths of Unix sockets that it listens on, and removes when it is not killed.
     """
 
     @property
     def name(self) -> str: ...
     @property
     def output(self) -> Output: ...
+    @property
+    def descriptors(self) -> Sequence[int]: ...
+    @property
+    def files(self) -> Sequence[str]: ...
 
     def command(self) -> list[str]:
         """Return the program, with its absolute path, and its arguments. Raises ``FrontEndNotFound``."""
@@ -109,7 +115,7 @@ class FrontEndProcess:
         settings: Mapping[str, int | str],
         routes: Mapping[str, Handler] | None,
         *,
-        bind_addr: str,
+        bind_addr: str | None,
         port: int,
         transport: str,
         tls: bool,
@@ -276,6 +282,11 @@ class FrontEndProcess:
                 # Those outside of the folder: a process that was killed does not remove them.
                 for spec in self._addresses.specs:
                     addresses.remove_socket(spec)
+                if self._process is not None:
+                    for path in self._program.files:
+                        # Another process may listen there by now.
+                        if not addresses.accepts(f"ipc://{path}"):
+                            addresses.remove_socket(f"ipc://{path}")
                 atexit.unregister(self._at_exit)
                 self._owner = None
 
@@ -335,12 +346,13 @@ class FrontEndProcess:
             addresses.check_free(spec)
         if self._folder.make():
             atexit.register(self._at_exit)
-        host = addresses.numeric_host(self.bind_addr)
+        host = None if self.bind_addr is None else addresses.numeric_host(self.bind_addr)
         self._program.write(Place(folder=self._folder.path, routes=self.routes, host=host, port=self.port))
         process = self._process = ChildProcess(
             command,
             cwd=self._folder.path,
             on_line=self.output.line,
+            descriptors=self._program.descriptors,
             on_end=lambda: self.output.ended(self.pid, self.returncode),
         )
         while True:

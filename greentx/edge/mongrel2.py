@@ -81,6 +81,8 @@ class Mongrel2(FrontEndProcess):
 
 class _Program:
     name = "mongrel2"
+    descriptors = ()
+    files = ()
 
     def __init__(self, settings: Mapping[str, int | str], certificate: tuple[str, str] | None) -> None:
         self.output = Mongrel2Output()
@@ -99,6 +101,7 @@ class _Program:
 
     def write(self, place: Place) -> None:
         folder = place.folder
+        assert place.host is not None
         # A PID that is some other process by now would keep Mongrel2 from starting.
         for leftover in ("pid", "control", f"{SERVER_UUID}.crt", f"{SERVER_UUID}.key"):
             with contextlib.suppress(FileNotFoundError):

@@ -56,6 +56,7 @@ class ChildProcess:
         args: The program, with its absolute path, and its arguments.
         cwd: The folder it runs in.
         on_line: Called with each line of output, without its end.
+        descriptors: Of ours that it has, too, by the same numbers.
         on_end: Called once, after the last line, when the process was reaped; not in a forked copy of us.
     """
 
@@ -65,6 +66,7 @@ class ChildProcess:
         *,
         cwd: str,
         on_line: Callable[[str], object],
+        descriptors: Sequence[int] = (),
         on_end: Callable[[], object] | None = None,
     ) -> None:
         self._on_line = on_line
@@ -77,7 +79,9 @@ class ChildProcess:
                 fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
         os.set_blocking(output, False)
         try:
-            self._popen = _start([sys.executable, "-I", "-S", "-c", _GUARD, str(self._owner), *args], cwd, theirs)
+            self._popen = _start(
+                [sys.executable, "-I", "-S", "-c", _GUARD, str(self._owner), *args], cwd, theirs, descriptors
+            )
         except BaseException:  # raised again: it did not start, so nobody else closes this
             os.close(output)
             raise
@@ -157,10 +161,10 @@ class ChildProcess:
             self._on_end()
 
 
-def _start(args: Sequence[str], cwd: str, output: int) -> subprocess.Popen[bytes]:
+def _start(args: Sequence[str], cwd: str, output: int, descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
     """Return the new process; where whoever waits for that is killed, so is the process. Closes *output*."""
     # It waits for the child to be another program. Killed in there, it would leave a process that nobody knows.
-    starting = gevent.Greenlet(_popen, args, cwd, output)
+    starting = gevent.Greenlet(_popen, args, cwd, output, descriptors)
     starting.start()
     try:
         popen: subprocess.Popen[bytes] | OSError = starting.get()
@@ -172,7 +176,7 @@ def _start(args: Sequence[str], cwd: str, output: int) -> subprocess.Popen[bytes
     return popen
 
 
-def _popen(args: Sequence[str], cwd: str, output: int) -> subprocess.Popen[bytes] | OSError:
+def _popen(args: Sequence[str], cwd: str, output: int, descriptors: Sequence[int]) -> subprocess.Popen[bytes] | OSError:
     """Return the new process, or why there is none: raised here, gevent would print it, whoever handles it."""
     try:
         return subprocess.Popen(
@@ -181,6 +185,7 @@ def _popen(args: Sequence[str], cwd: str, output: int) -> subprocess.Popen[bytes
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            pass_fds=tuple(descriptors),
             # Ctrl-C is for us to handle: it would end the front end before the requests in it.
             start_new_session=True,
         )

@@ -55,6 +55,7 @@ def main(configuration: dict[str, Any]) -> int:
             {path: handlers[number] for path, number in configuration["routes"].items()},
             bind_addr=configuration["bind_addr"],
             port=configuration["port"],
+            listeners=configuration["listeners"],
             settings=configuration["settings"],
             **configuration["options"],
         )
