@@ -91,11 +91,11 @@ def seconds(text: str) -> float:
 
 
 def address(text: str) -> str:
-    """Return *text*, which has to be an address to listen on: ``HOST:PORT``, or a port."""
-    if text.startswith("unix:") or "/" in text.partition("://")[0]:
-        raise argparse.ArgumentTypeError(
-            f"{text} is a Unix socket, and Mongrel2 listens on TCP only; write 127.0.0.1:8000, for the proxy in front"
-        )
+    """Return *text*, which has to be an address to listen on: ``HOST:PORT``, a port, or ``unix:/path``."""
+    if text.startswith("unix:"):
+        return listen_address(text)
+    if "/" in text.partition("://")[0]:
+        raise argparse.ArgumentTypeError(f"{text} is not HOST:PORT; write unix:{text} for a Unix socket")
     if "://" in text:
         parts = urlsplit(text)
         meant = f"; write {parts.netloc}" if parts.scheme.startswith("http") and ":" in parts.netloc else ""

@@ -51,4 +51,6 @@ def url(address: Any, *, tls: bool) -> str:
 def shown(listener: Any) -> str:
     """Return where a listener of our own is reached, and which front end that is."""
     kind = {"mongrel2": "mongrel2", "edge": "embedded front end"}[listener.front_end]
+    if isinstance(listener.address, str):
+        return f"unix:{listener.address} ({kind})"
     return f"{url(listener.address, tls=listener.ssl_enabled)} ({kind})"

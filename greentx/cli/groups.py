@@ -59,7 +59,7 @@ def front_end(options: Options, *, shared: bool = False) -> None:
         "--bind",
         metavar="ADDRESS",
         type=read.address,
-        help=f"where it listens: HOST:PORT, or a port of every address of this machine ({DEFAULT_BIND})",
+        help=f"where it listens: HOST:PORT, a port of every address of this machine, or unix:/path ({DEFAULT_BIND})",
     )
     group.add(
         "--front-end",

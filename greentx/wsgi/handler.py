@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import socket
 import sys
 from collections.abc import Sequence
 from functools import cached_property
@@ -38,6 +39,9 @@ _KEEP_ALIVE = (b"Connection", b"keep-alive")
 
 # Codes whose responses end with their head, among those that an application may answer with.
 _WITHOUT_BODY = frozenset({204, 304})
+
+# What the embedded front end says of a client of a Unix socket.
+_OF_UNIX = "127.0.0.1"
 
 _ERROR_BODIES = {400: b"Bad Request", 500: b"Internal Server Error"}
 
@@ -565,8 +569,11 @@ class WSGIHandler:
     def format_request(self) -> str:
         """Return the line of the access log for this request, without its end."""
         address = self.client_address
+        client = address[0] if isinstance(address, tuple) else address
+        if client == _OF_UNIX and self.server.family == socket.AF_UNIX:
+            client = ""  # as gevent has it; what a trusted proxy says of its client stays
         return format_line(
-            address[0] if isinstance(address, tuple) else address,
+            client,
             self.requestline,
             # What was not sent nobody got.
             (self.response_length and self._orig_status) or "000",

@@ -6,8 +6,10 @@
 ``(host, port)``, ``':8000'``  a front end of our own on that address, over ``ipc://`` sockets: *front_end* says which
 ``('', port)``, a port         the same, on IPv6 and IPv4 (where there is no IPv6, on IPv4); as in gevent ``':8000'``
                                is IPv4 alone, and the ``REMOTE_ADDR`` of an IPv4 client begins with ``::ffff:``
-a bound socket                 the same, on the address of the socket, which is closed to make room: connections
-                               that waited there are reset
+a bound socket                 the same. The embedded front end listens on it; for a ``mongrel2`` it is closed to make
+                               room, so connections that waited there are reset
+``'unix:/run/app.sock'``       the embedded front end on a Unix socket, with ``,mode=660`` behind it for its file; the
+                               same for a path, and for a bound Unix socket
 ``(sender, pull, pub)``        the Mongrel2 whose handler entry that is
 ``'mongrel2://sender@host'``   the same, as a URL: ``?pull=9999&pub=9998`` are ports of *host*, or endpoints; and
                                ``&control=ipc:///...`` is Mongrel2's control port
@@ -15,7 +17,7 @@ a ``Transceiver``              whatever it is connected to
 a ``Node``                     that of the relay's API, next to other Nodes
 =============================  =============================================================================
 
-Mongrel2 listens on TCP only (probed): a Unix socket, and a text such as ``unix:/run/app.sock``, are a ``ValueError``.
+Mongrel2 listens on TCP only (probed): with ``front_end="mongrel2"`` a Unix socket is a ``ValueError``.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs, urlsplit
 
@@ -34,6 +37,7 @@ from gevent.baseserver import parse_address
 from ..edge import Handler, Keeper
 from ..edge.addresses import every_host, family, numeric_host
 from ..edge.choice import choose, make_front_end
+from ..edge.listen_address import ListenAddress
 from ..errors import LocalProtocolError
 from ..handler.pinger import PING_SECONDS
 from ..handler.transceiver import Transceiver
@@ -160,8 +164,9 @@ class Listener:
     """Where requests come from, from :meth:`open` to :meth:`close`; may be opened again.
 
     Attributes:
-        address: ``(host, port)`` for a TCP address, with the real port once bound; else a text that names it.
-        family: ``socket.AF_INET`` or ``AF_INET6``; ``None`` where there is no TCP address.
+        address: ``(host, port)`` for a TCP address, with the real port once bound; the path of a Unix socket; else a
+            text that names it.
+        family: ``socket.AF_INET``, ``AF_INET6`` or ``AF_UNIX``; ``None`` where the front end is somebody else's.
         ssl_enabled: Browsers talk TLS to our own front end.
         owned: The Transceiver is ours to stop.
     """
@@ -192,14 +197,14 @@ class TcpListener(Listener):
     """A front end of our own, which is started again should it end by itself.
 
     Args:
-        listener: What ``gevent.pywsgi`` accepts: an address, or a bound socket.
+        listener: What ``gevent.pywsgi`` accepts: an address, or a bound socket; and a path of a Unix socket.
         certfile, keyfile: PEM files, for TLS.
         settings: Mongrel2's settings by name, over :data:`SETTINGS`.
         options: Of the Transceiver.
-        front_end: ``"mongrel2"``, ``"edge"``, or ``"auto"``: the first one where it is installed.
+        front_end: ``"mongrel2"``, ``"edge"``, or ``"auto"``: the first one where it is installed and can.
 
     Raises:
-        ValueError: The address, a setting or an option is malformed, or a Unix socket.
+        ValueError: The address, a setting or an option is malformed, or a Unix socket for a ``mongrel2``.
         TypeError: It is something else.
         FrontEndNotFound: ``"auto"``, and there is none.
 
@@ -219,39 +224,48 @@ class TcpListener(Listener):
         front_end: str = "auto",
     ) -> None:
         self._options = options
-        self.front_end = choose(front_end)
+        unix = _unix_text(listener)
+        is_unix = unix is not None or getattr(listener, "family", None) == socket.AF_UNIX
+        self.front_end = choose("edge" if is_unix and front_end == "auto" else front_end)
+        if is_unix and self.front_end != "edge":
+            raise _not_tcp(listener)
         self._socket: Any = None
         if hasattr(listener, "accept"):
             if hasattr(listener, "do_handshake"):
                 raise TypeError(f"expected a regular socket, not {listener!r}: TLS is given by certfile and keyfile")
             self.family = int(listener.family)
-            if self.family not in (socket.AF_INET, socket.AF_INET6):
-                raise _not_tcp(listener)
             self.address = listener.getsockname()
             self._socket = listener
         else:
-            if isinstance(listener, os.PathLike) or (
-                isinstance(listener, str) and (listener.startswith("unix:") or "/" in listener)
-            ):
-                raise _not_tcp(listener)
-            self.family, self.address = parse_address(listener)
+            if unix is None:
+                self.family, self.address = parse_address(listener)
+            else:
+                # As a bound socket says it.
+                self.family, self.address = int(socket.AF_UNIX), ListenAddress.parse(unix).path
         self.ssl_enabled = certfile is not None
-        host, port = self.address[0] or "", self.address[1]
-        self.process = make_front_end(
+        self._make = partial(
+            make_front_end,
             self.front_end,
             # "*" is for OPTIONS, which asks about the server itself.
             {"/": Handler("greentx"), "*": Handler("greentx")},
-            # ":8000" is IPv4 alone, as in gevent.
-            bind_addr=every_host() if not host and self.family == socket.AF_INET6 else host,
-            port=port,
             settings={**SETTINGS, **(settings or {})},
             certfile=certfile,
             keyfile=keyfile,
             # Mongrel2 has no such limit.
             **({"max_message_size": options.max_message_size} if self.front_end == "edge" else {}),
         )
+        # What the embedded front end gets, in place of an address.
+        self._handed = self._socket if self.front_end == "edge" and self._socket is not None else unix
+        self.process = self._make(**self._place())
         self._keeper = Keeper(self.process)
         self._new()  # checked now, not when the server starts
+
+    def _place(self) -> dict[str, Any]:
+        if self._handed is not None:
+            return {"listeners": [self._handed]}
+        host, port = self.address[0] or "", self.address[1]
+        # ":8000" is IPv4 alone, as in gevent.
+        return {"bind_addr": every_host() if not host and self.family == socket.AF_INET6 else host, "port": port}
 
     def _new(self) -> Transceiver:
         (handler,) = self.process.handlers
@@ -268,18 +282,23 @@ class TcpListener(Listener):
 
     def bind(self) -> None:
         """Start it. Raises what its ``start`` raises."""
-        if self._socket is not None:
+        if self._socket is not None and self._handed is None:
             self._socket.close()
             self._socket = None
         # Where it runs, or is just being started again, this waits until it is ready.
         self.process.start()
+        if self._handed is None:
+            self._name_address()
+        # Here, since a supervisor binds only: its workers are who opens.
+        self._keeper.start()
+
+    def _name_address(self) -> None:
         # As a bound socket says it.
+        assert self.process.bind_addr is not None
         host = numeric_host(self.process.bind_addr)
         self.family = family(host)
         more = (self.address[2:] or (0, 0)) if self.family == socket.AF_INET6 else ()
         self.address = (host, self.process.port, *more)
-        # Here, since a supervisor binds only: its workers are who opens.
-        self._keeper.start()
 
     def open(self) -> Transceiver:
         self.bind()
@@ -288,12 +307,18 @@ class TcpListener(Listener):
         return transceiver
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
         self._keeper.stop()
         # It has reported every answer as written, so nothing is lost; SIGTERM would cost half a second (probed).
         self.process.stop(0)
+        if self._socket is None:
+            return
+        self._socket.close()
+        self._socket = None
+        if self._handed is not None:
+            # The next start binds the address itself, as gevent does.
+            self._handed = f"unix:{self.address}" if self.family == socket.AF_UNIX else None
+            self.process = self._make(**self._place())
+            self._keeper = Keeper(self.process)
 
 
 class MongrelListener(Listener):
@@ -392,8 +417,17 @@ def make_listener(
 def _not_tcp(listener: Any) -> ValueError:
     return ValueError(
         f"listener {listener!r} is not a TCP address, and Mongrel2 listens on no other: give one such as "
-        "('127.0.0.1', 8000), and have the proxy in front connect to that"
+        "('127.0.0.1', 8000), and have the proxy in front connect to that, or front_end='edge'"
     )
+
+
+def _unix_text(listener: Any) -> str | None:
+    """Return a listener that is the path of a Unix socket as ``unix:/path``; ``None`` for any other."""
+    if isinstance(listener, os.PathLike):
+        return f"unix:{os.fsdecode(listener)}"
+    if isinstance(listener, str) and (listener.startswith("unix:") or "/" in listener):
+        return listener if listener.startswith("unix:") else f"unix:{listener}"
+    return None
 
 
 def control_options(

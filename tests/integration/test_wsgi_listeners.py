@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import pathlib
 import re
 from contextlib import ExitStack
@@ -137,15 +138,73 @@ def test_where_there_is_no_ipv6_an_empty_host_is_every_ipv4_address(monkeypatch,
 def test_a_unix_socket_is_refused_with_what_to_do(listener):
     """Mongrel2 has no such listener."""
     with pytest.raises(ValueError, match=r"not a TCP address, and Mongrel2 .*('127.0.0.1', 8000).* the proxy in front"):
-        WSGIServer(listener, who)
+        WSGIServer(listener, who, front_end="mongrel2")
 
 
 def test_a_bound_unix_socket_is_refused_with_what_to_do(tmp_path):
     """It cannot be handed on either."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "app.sock"))
-        with pytest.raises(ValueError, match="not a TCP address, and Mongrel2 listens on no other"):
-            WSGIServer(sock, who)
+        with pytest.raises(ValueError, match=r"not a TCP address, and Mongrel2 listens on no other.* front_end='edge'"):
+            WSGIServer(sock, who, front_end="mongrel2")
+
+
+@pytest.mark.parametrize("kind", ["path", "text", "socket"])
+def test_the_embedded_front_end_serves_a_unix_socket_as_gevent_does(kind, tmp_path):
+    """The address is its path, there is no port, and the access log has no name for its clients."""
+    path = tmp_path / "app.sock"
+
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return []
+
+    def serve(cls: Any, log: Any) -> Any:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(path))
+        sock.listen()
+        with sock:
+            given = sock if cls is gevent.pywsgi.WSGIServer or kind == "socket" else path
+            if given is path:
+                path.unlink()
+            server = cls(f"unix:{path}" if given is path and kind == "text" else given, application, log=log)
+            server.start()
+            try:
+                with gevent.Timeout(20), socket.socket(socket.AF_UNIX) as client:
+                    client.connect(str(path))
+                    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                    while client.recv(65536):
+                        pass
+                return server.address, server.family, server.server_port, server.server_host
+            finally:
+                server.stop()
+                # What was bound by somebody else is theirs to remove.
+                assert path.exists() == (given is sock)
+                path.unlink(missing_ok=True)
+
+    logs = io.StringIO(), io.StringIO()
+    assert serve(WSGIServer, logs[0]) == serve(gevent.pywsgi.WSGIServer, logs[1])
+    first, second = (log.getvalue().split("[")[0] for log in logs)
+    assert first == second
+
+
+def test_connections_that_wait_at_a_bound_socket_are_served():
+    """The embedded front end listens on the socket itself, and a later start binds its address."""
+    with socket.socket() as sock:
+        # As gevent's own: a connection that lingers keeps nobody from binding the address again.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        address = sock.getsockname()
+        server = WSGIServer(sock, who, front_end="edge")
+        with gevent.Timeout(20), socket.create_connection(address) as waits:
+            waits.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            with server:
+                server.start()
+                assert server.address == address
+                assert b"127.0.0.1" in b"".join(iter(lambda: waits.recv(65536), b""))
+    with server:
+        server.start()
+        assert ask(*address) == "127.0.0.1"
 
 
 def test_the_repr_shows_what_stands_in_for_the_handle():
