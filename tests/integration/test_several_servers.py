@@ -11,7 +11,7 @@ from typing import Any
 
 import gevent
 import pytest
-from front_ends import FrontEnd, StartFrontEnd
+from front_ends import ONE_FRONT_END, FrontEnd, StartFrontEnd
 from http_rig import Browser, wait_until
 from websocket_rig import RawClient
 
@@ -399,6 +399,7 @@ def test_the_websockets_of_a_killed_server_end_and_a_broadcast_reaches_all_other
         trans.stop(timeout=SOON)
 
 
+@ONE_FRONT_END
 def test_a_burst_of_one_server_does_not_starve_the_others(servers: list[Any]) -> None:
     """The inbox is full of its events, and its server has more of them: another one's come in their turn."""
     one, two = servers

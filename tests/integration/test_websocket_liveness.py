@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 import pytest
 import zmq.green as zmq
-from front_ends import ONLY_MONGREL2, FrontEnd
+from front_ends import ONE_FRONT_END, ONLY_MONGREL2, FrontEnd
 from websocket_rig import echo, kill, rig, sharing, until
 
 from greentx import Transceiver
@@ -60,6 +60,7 @@ def test_who_is_silent_is_ended_and_who_answers_stays() -> None:
         silent.close()
 
 
+@ONE_FRONT_END
 def test_a_process_that_was_busy_drops_nobody() -> None:
     """The hub is blocked for several intervals; the pongs had come meanwhile, and are looked at first."""
     with rig(ping_timeout=0.4) as one:
@@ -190,6 +191,7 @@ def test_a_handler_that_left_replies_to_the_dead_behind_does_not_lock_its_succes
             trans.wait_ready(5)
 
 
+@ONE_FRONT_END
 @pytest.mark.parametrize("flow_control", [0, 1])
 def test_a_server_that_stands_still_drops_nobody_and_the_silent_are_ended_all_the_same(flow_control: int) -> None:
     """Three times it is stopped for several intervals, in which no pong can come; before and after, pongs count."""
