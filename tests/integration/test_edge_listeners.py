@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
+import gevent
 import pytest
 from gevent import socket
 from http_rig import SENDER, Browser, serving, transceiver, wait_until
@@ -290,3 +291,30 @@ def test_hosts_have_routes_of_their_own():
             assert said("http://example.com/", "localhost") == (200, b"second-1 /")
             assert said("/only", "only.example.com") == (200, b"second-1 /only")
             assert said("/", "only.example.com")[0] == 404
+
+
+@pytest.mark.parametrize("first", ["the client", "what stops it"])
+def test_a_client_that_comes_in_the_turn_of_the_stop_is_no_error(caplog, first):
+    """The loop tells of both at once, and the listener is closed when it looks."""
+    with caplog.at_level(logging.ERROR, "greentx"):
+        for _ in range(3):
+            edge = Edge()
+            edge.start()
+            ours, theirs = socket.socketpair()
+            with ours, theirs, system_socket.socket() as client:
+
+                def stop(waits: Any = ours, running: Edge = edge) -> None:
+                    waits.recv(1)
+                    running.stop(0)
+
+                stopping = gevent.spawn(stop)
+                gevent.sleep(0)  # it waits
+                # Neither lets the loop run.
+                if first == "the client":
+                    client.connect(("127.0.0.1", edge.port))
+                os.write(theirs.fileno(), b"x")
+                if first == "what stops it":
+                    client.connect(("127.0.0.1", edge.port))
+                stopping.join(10)
+                assert stopping.successful()
+    assert not caplog.records

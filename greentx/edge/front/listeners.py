@@ -71,6 +71,7 @@ class Listener:
         self.is_unix = sock.family == socket.AF_UNIX
         self.port = 0 if self.is_unix else int(sock.getsockname()[1])
         self._sock = sock
+        self._is_closed = False
         self._greenlet: gevent.Greenlet[..., None] | None = None
         self._watcher: Any = None
         self._file = None if address.path is None else _identity(address.path)
@@ -81,6 +82,7 @@ class Listener:
 
     def close(self) -> None:
         """Accept none any more. Does not block."""
+        self._is_closed = True
         if self._greenlet is not None:
             self._greenlet.kill(block=False)
         self._sock.close()
@@ -110,6 +112,9 @@ class Listener:
                     except BlockingIOError:
                         break
                     except OSError as error:
+                        # The loop may have told of a client in the turn in which it was closed.
+                        if self._is_closed:
+                            return
                         if error.errno in _OF_ONE:
                             continue
                         # No descriptors, no memory; or whoever shares the socket has shut it down.
