@@ -36,13 +36,18 @@ class Signals:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Signals are counted, whenever the hub runs."""
-        watchers = [gevent.signal_handler(number, self.received) for number in _not_ignored()]
+        """Signals are counted, whenever the hub runs; afterwards they do what they did before."""
+        before = {number: signal.getsignal(number) for number in _not_ignored()}
+        watchers = [gevent.signal_handler(number, self.received) for number in before]
         try:
             yield
         finally:
             for watcher in watchers:
                 watcher.cancel()
+            for number, handler in before.items():
+                # The loop leaves the system's own, which ends the program, and Python knows nothing of that.
+                if handler is not None:
+                    signal.signal(number, handler)
 
 
 @contextlib.contextmanager
